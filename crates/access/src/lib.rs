@@ -1,0 +1,1 @@
+//! KubeSphere's permission model: roles, templates, bindings, aggregation, migration, effective access.

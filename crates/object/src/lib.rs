@@ -1,0 +1,1 @@
+//! Kubernetes objects as data: keys, metadata, quantities, comparison, three-way merge, field ownership.

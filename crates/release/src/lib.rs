@@ -1,0 +1,1 @@
+//! What a KubeSphere release is: version, compatibility, components, manifests, images, access catalog.

@@ -1,0 +1,1 @@
+//! An embedded Kubernetes API in memory, as a tower service and over HTTP.

@@ -1,0 +1,1 @@
+//! The decisions: settings, snapshot to findings, plan, health predicates.

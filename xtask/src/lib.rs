@@ -1,0 +1,1 @@
+//! Developer chores as a library, so that tests can start a control plane.
