@@ -1,0 +1,412 @@
+//! The three-way comparison of an upgrade: what the old release set, what is there now, what the new release
+//! sets. It tells what the upgrade changes, and what people or controllers changed by hand since.
+//!
+//! Source of the idea: Helm 3's three-way strategic merge, and kubectl's declarative management ("Merge key").
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Object, diff, quantity};
+use diff::Change;
+
+/// What becomes of a field that somebody changed since the old release set it, where the new release sets it to
+/// the same value as the old.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriftPolicy {
+    /// The change stays.
+    #[default]
+    Keep,
+    /// The release's value is put back.
+    Overwrite,
+}
+
+/// A field whose live value is neither the old release's nor the new one's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drift {
+    pub path: String,
+    /// What the old release set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Value>,
+    /// What is there now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Value>,
+    /// Whether the live value stays.
+    pub kept: bool,
+}
+
+/// The outcome of [`three_way`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Merged {
+    /// What to send in a server-side apply: the new release's fields, with drift that is kept put in.
+    pub applied: Value,
+    /// What the apply changes; empty when the object already equals the result.
+    pub changes: Vec<Change>,
+    pub drift: Vec<Drift>,
+}
+
+/// Compares `old` (what the old release set, when that is known), `live` and `new` (what the new release sets).
+pub fn three_way(old: Option<&Value>, live: &Object, new: &Object, policy: DriftPolicy) -> Merged {
+    let mut new = new.as_value().clone();
+    if live.kind() == "CustomResourceDefinition" {
+        keep_descriptions(live.as_value(), &mut new);
+    }
+    let builtin = !live.group().contains('.') || live.group().ends_with(".k8s.io");
+    let mut context = Context {
+        policy,
+        builtin,
+        changes: Vec::new(),
+        drift: Vec::new(),
+    };
+    let applied = context.map("", old, live.as_value(), &new);
+    Merged {
+        applied,
+        changes: context.changes,
+        drift: context.drift,
+    }
+}
+
+/// Descriptions in a live CRD's schemas that the new one lacks are kept: they are what `kubectl explain` shows,
+/// and nothing depends on them.
+fn keep_descriptions(live: &Value, new: &mut Value) {
+    match (live, new) {
+        (Value::Object(live), Value::Object(new)) => {
+            for (name, value) in new.iter_mut() {
+                if let Some(live) = live.get(name) {
+                    keep_descriptions(live, value);
+                }
+            }
+            // A property may itself be called "description": then it is a schema, not a text.
+            let is_schema = new.contains_key("type")
+                || new.contains_key("properties")
+                || new.contains_key("x-kubernetes-int-or-string")
+                || new.contains_key("x-kubernetes-preserve-unknown-fields");
+            if let Some(text @ Value::String(_)) = live.get("description")
+                && is_schema
+                && !new.contains_key("description")
+            {
+                new.insert("description".into(), text.clone());
+            }
+        }
+        (Value::Array(live), Value::Array(new)) => {
+            for (index, value) in new.iter_mut().enumerate() {
+                let same = match value.get("name") {
+                    Some(name) => live.iter().find(|l| l.get("name") == Some(name)),
+                    None => live.get(index),
+                };
+                if let Some(same) = same {
+                    keep_descriptions(same, value);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The fields by which the items of a list are told apart (strategic merge keys of the built-in types), or `None`
+/// for a list that is one value.
+pub fn list_keys(field: &str, item: &Value) -> Option<&'static [&'static str]> {
+    Some(match field {
+        "containers" | "initContainers" | "volumes" | "env" | "imagePullSecrets" | "secrets" | "webhooks" => {
+            &["name"]
+        }
+        "volumeMounts" => &["mountPath"],
+        "ports" if item.get("containerPort").is_some() => &["containerPort", "protocol"],
+        "ports" => &["port", "protocol"],
+        "hostAliases" => &["ip"],
+        _ => return None,
+    })
+}
+
+fn same_item(keys: &[&str], a: &Value, b: &Value) -> bool {
+    let key = |item: &Value, name: &str| match (item.get(name), name) {
+        (None, "protocol") => Value::from("TCP"),
+        (value, _) => value.cloned().unwrap_or(Value::Null),
+    };
+    keys.iter().all(|name| key(a, name) == key(b, name))
+}
+
+fn is_absent(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::Array(items)) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether two values mean the same to the API server and to who reads them: quantities by value, embedded
+/// documents by content, an empty list like no list.
+fn same(path: &str, a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) => {
+            let covers = |x: &Map<String, Value>, y: &Map<String, Value>| {
+                x.iter().all(|(name, value)| match y.get(name) {
+                    Some(other) => same(&diff::join(path, name), value, other),
+                    None => is_absent(Some(value)),
+                })
+            };
+            covers(x, y)
+                && y.iter()
+                    .all(|(name, value)| x.contains_key(name) || is_absent(Some(value)))
+        }
+        (Value::Array(x), Value::Array(y)) => {
+            x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(path, a, b))
+        }
+        (Value::String(x), Value::String(y)) if x == y => true,
+        (Value::String(x), Value::String(y)) if path.starts_with("data") => {
+            matches!((diff::document(x), diff::document(y)), (Some(x), Some(y)) if x == y)
+        }
+        _ if a == b => true,
+        _ if path.contains("resources.") || path.contains(".capacity") => quantity::equal(a, b),
+        _ => is_absent(Some(a)) && is_absent(Some(b)),
+    }
+}
+
+struct Context {
+    policy: DriftPolicy,
+    builtin: bool,
+    changes: Vec<Change>,
+    drift: Vec<Drift>,
+}
+
+impl Context {
+    fn map(&mut self, path: &str, old: Option<&Value>, live: &Value, new: &Value) -> Value {
+        let (Some(live), Some(new)) = (live.as_object(), new.as_object()) else {
+            return self.leaf(path, old, Some(live), new);
+        };
+        let old = old.and_then(Value::as_object);
+        let mut applied = Map::new();
+        for (name, value) in new {
+            if path.is_empty() && (name == "apiVersion" || name == "kind") {
+                applied.insert(name.clone(), value.clone());
+                continue;
+            }
+            if value.is_null() {
+                continue;
+            }
+            let path = diff::join(path, name);
+            let old = old.and_then(|o| o.get(name));
+            let out = match live.get(name) {
+                Some(live) if value.is_object() => self.map(&path, old, live, value),
+                Some(live) if value.is_array() => self.list(&path, name, old, live, value),
+                live => self.leaf(&path, old, live, value),
+            };
+            applied.insert(name.clone(), out);
+        }
+        for (name, value) in old.into_iter().flatten() {
+            let outside = path.is_empty() && (name == "apiVersion" || name == "kind" || name == "status");
+            if outside || new.get(name).is_some_and(|v| !v.is_null()) || is_absent(Some(value)) {
+                continue;
+            }
+            if let Some(live) = live.get(name).filter(|l| !l.is_null()) {
+                let path = diff::join(path, name);
+                if let Some(kept) = self.dropped(&path, value, live) {
+                    applied.insert(name.clone(), kept);
+                }
+            }
+        }
+        Value::Object(applied)
+    }
+
+    /// A field that the new release no longer sets: goes, unless somebody made it something else meanwhile.
+    fn dropped(&mut self, path: &str, old: &Value, live: &Value) -> Option<Value> {
+        if path == "metadata.creationTimestamp" {
+            return None;
+        }
+        if let (Some(old), Some(live)) = (old.as_object(), live.as_object())
+            && !old.is_empty()
+        {
+            let mut kept = Map::new();
+            for (name, value) in old {
+                if let Some(live) = live.get(name)
+                    && let Some(value) = self.dropped(&diff::join(path, name), value, live)
+                {
+                    kept.insert(name.clone(), value);
+                }
+            }
+            return (!kept.is_empty()).then_some(Value::Object(kept));
+        }
+        if same(path, old, live) || self.policy == DriftPolicy::Overwrite {
+            self.changes.push(Change::new(path, Some(live), None));
+            return None;
+        }
+        self.drift.push(Drift {
+            path: path.to_owned(),
+            released: Some(old.clone()),
+            live: Some(live.clone()),
+            kept: true,
+        });
+        Some(live.clone())
+    }
+
+    fn list(&mut self, path: &str, field: &str, old: Option<&Value>, live: &Value, new: &Value) -> Value {
+        let (Some(live_items), Some(items)) = (live.as_array(), new.as_array()) else {
+            return self.leaf(path, old, Some(live), new);
+        };
+        let keys = items
+            .first()
+            .filter(|_| self.builtin)
+            .and_then(|item| list_keys(field, item));
+        let Some(keys) = keys else {
+            return self.leaf(path, old, Some(live), new);
+        };
+        let no_items = Vec::new();
+        let old_items = old.and_then(Value::as_array).unwrap_or(&no_items);
+        let label = |item: &Value| {
+            let value = item.get(keys[0]).cloned().unwrap_or_default();
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            format!("{path}[{}={value}]", keys[0])
+        };
+        let mut applied = Vec::new();
+        for item in items {
+            let old = old_items.iter().find(|o| same_item(keys, o, item));
+            let out = match live_items.iter().find(|l| same_item(keys, l, item)) {
+                Some(live) => self.map(&label(item), old, live, item),
+                None => self.leaf(&label(item), old, None, item),
+            };
+            applied.push(out);
+        }
+        for old in old_items
+            .iter()
+            .filter(|o| !items.iter().any(|i| same_item(keys, i, o)))
+        {
+            if let Some(live) = live_items.iter().find(|l| same_item(keys, l, old)) {
+                self.changes.push(Change::new(&label(old), Some(live), None));
+            }
+        }
+        Value::Array(applied)
+    }
+
+    fn leaf(&mut self, path: &str, old: Option<&Value>, live: Option<&Value>, new: &Value) -> Value {
+        let live = live.filter(|l| !l.is_null());
+        match live {
+            None if is_absent(Some(new)) => return new.clone(),
+            Some(live) if same(path, live, new) => return live.clone(),
+            _ => {}
+        }
+        let Some(old) = old.filter(|o| !o.is_null()) else {
+            self.changes.push(Change::new(path, live, Some(new)));
+            return new.clone();
+        };
+        let drifted = live.is_none_or(|live| !same(path, old, live));
+        // What a release ships as one embedded document is not kept by halves: the new document wins.
+        let kept = drifted && live.is_some() && self.policy == DriftPolicy::Keep && same(path, old, new);
+        if drifted {
+            self.drift.push(Drift {
+                path: path.to_owned(),
+                released: Some(old.clone()),
+                live: live.cloned(),
+                kept,
+            });
+        }
+        match live {
+            Some(live) if kept => live.clone(),
+            _ => {
+                self.changes.push(Change::new(path, live, Some(new)));
+                new.clone()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn deployment(spec: Value) -> Object {
+        Object::try_from(
+            json!({"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"},"spec":spec}),
+        )
+        .unwrap()
+    }
+
+    #[track_caller]
+    fn check(old: Option<Value>, live: Value, new: Value, changes: &[&str], drift: &[(&str, bool)]) -> Value {
+        let old = old.map(|spec| deployment(spec).into_value());
+        let merged = three_way(
+            old.as_ref(),
+            &deployment(live),
+            &deployment(new),
+            DriftPolicy::Keep,
+        );
+        assert_eq!(
+            merged.changes.iter().map(|c| c.path.as_str()).collect::<Vec<_>>(),
+            changes
+        );
+        assert_eq!(
+            merged
+                .drift
+                .iter()
+                .map(|d| (d.path.as_str(), d.kept))
+                .collect::<Vec<_>>(),
+            drift
+        );
+        merged.applied["spec"].clone()
+    }
+
+    #[test]
+    fn what_equals_the_result_changes_nothing() {
+        check(
+            None,
+            json!({"replicas":1,"strategy":{"type":"RollingUpdate"},"template":{"spec":{"containers":[
+                {"name":"a","image":"i","resources":{"limits":{"cpu":"1","memory":"1Gi"}},"imagePullPolicy":"Always"}]}}}),
+            json!({"replicas":1,"template":{"spec":{"tolerations":[],"containers":[
+                {"name":"a","image":"i","env":null,"resources":{"limits":{"cpu":1,"memory":"1024Mi"}}}]}}}),
+            &[],
+            &[],
+        );
+    }
+
+    #[test]
+    fn a_dropped_field_goes_and_a_hand_made_change_stays() {
+        let applied = check(
+            Some(json!({"replicas":1,"paused":false,"minReadySeconds":3})),
+            json!({"replicas":5,"paused":false,"minReadySeconds":9,"other":1}),
+            json!({"replicas":1}),
+            &["spec.paused"],
+            &[("spec.replicas", true), ("spec.minReadySeconds", true)],
+        );
+        assert_eq!(applied, json!({"replicas":5,"minReadySeconds":9}));
+    }
+
+    #[test]
+    fn what_the_release_changes_wins_and_is_told() {
+        let applied = check(
+            Some(json!({"template":{"spec":{"containers":[{"name":"a","image":"i:1"}]}}})),
+            json!({"template":{"spec":{"containers":[{"name":"s","image":"sidecar"},{"name":"a","image":"mine"}]}}}),
+            json!({"template":{"spec":{"containers":[{"name":"a","image":"i:2"}]}}}),
+            &["spec.template.spec.containers[name=a].image"],
+            &[("spec.template.spec.containers[name=a].image", false)],
+        );
+        assert_eq!(
+            applied["template"]["spec"]["containers"],
+            json!([{"name":"a","image":"i:2"}])
+        );
+    }
+
+    #[test]
+    fn descriptions_of_a_live_crd_are_kept() {
+        let crd = |schema: Value| {
+            Object::try_from(json!({"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition",
+                "metadata":{"name":"a.b.c"},"spec":{"versions":[{"name":"v1","schema":{"openAPIV3Schema":schema}}]}}))
+            .unwrap()
+        };
+        let live = crd(json!({"type":"object","description":"Words.","properties":{
+            "description":{"type":"string","description":"More words."}}}));
+        let new = crd(json!({"type":"object","properties":{"description":{"type":"string"}}}));
+        let merged = three_way(None, &live, &new, DriftPolicy::Keep);
+        assert_eq!(merged.changes, []);
+        let grown =
+            crd(json!({"type":"object","properties":{"description":{"type":"string","maxLength":3}}}));
+        let merged = three_way(None, &live, &grown, DriftPolicy::Keep);
+        assert_eq!(merged.changes.len(), 1);
+        assert_eq!(
+            merged
+                .applied
+                .pointer("/spec/versions/0/schema/openAPIV3Schema/description"),
+            Some(&json!("Words."))
+        );
+    }
+}

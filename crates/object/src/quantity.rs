@@ -1,0 +1,68 @@
+//! Resource quantities (`100m`, `1Gi`, `2`), compared by value.
+//! Source: Kubernetes API reference, "Quantity".
+
+use serde_json::Value;
+
+/// The amount in thousandths, or `None` when the text is no quantity.
+fn milli(text: &str) -> Option<i128> {
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-' || c == '+'));
+    let (number, suffix) = text.split_at(split.unwrap_or(text.len()));
+    let factor: i128 = match suffix {
+        "" => 1000,
+        "m" => 1,
+        "k" => 1_000_000,
+        "M" => 1_000_000_000,
+        "G" => 1_000_000_000_000,
+        "T" => 1_000_000_000_000_000,
+        "P" => 1_000_000_000_000_000_000,
+        "Ki" => 1000 << 10,
+        "Mi" => 1000 << 20,
+        "Gi" => 1000 << 30,
+        "Ti" => 1000 << 40,
+        "Pi" => 1000 << 50,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let negative = whole.starts_with('-');
+    let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let mut amount = whole.checked_mul(factor)?;
+    let mut place = factor;
+    for digit in fraction.chars() {
+        place /= 10;
+        let part = i128::from(digit.to_digit(10)?) * place;
+        amount += if negative { -part } else { part };
+    }
+    Some(amount)
+}
+
+/// Whether two values are the same quantity: `1` and `"1"`, `1024Mi` and `1Gi`.
+pub fn equal(a: &Value, b: &Value) -> bool {
+    let amount = |value: &Value| match value {
+        Value::String(text) => milli(text),
+        Value::Number(number) => milli(&number.to_string()),
+        _ => None,
+    };
+    match (amount(a), amount(b)) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn quantities_compare_by_value() {
+        let check = |a: Value, b: Value, expect: bool| assert_eq!(equal(&a, &b), expect, "{a} {b}");
+        check(json!(1), json!("1"), true);
+        check(json!("1024Mi"), json!("1Gi"), true);
+        check(json!("0.5"), json!("500m"), true);
+        check(json!("1000Mi"), json!("1Gi"), false);
+        check(json!("1M"), json!("1Mi"), false);
+        check(json!("x"), json!("x"), true);
+        check(json!("x"), json!("y"), false);
+    }
+}
