@@ -212,13 +212,9 @@ mod tests {
         let live = Object::try_from(json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a",
             "managedFields":[{"manager":"kubectl-edit","operation":"Update","fieldsV1":{"f:data":{"f:x":{}}}}]}}))
         .unwrap();
+        let old = json!({"data":{"x":"1"}});
         assert_eq!(
-            hand_over(
-                &live,
-                &json!({"data":{"x":"1"}}),
-                &["helm".into()],
-                "ks-installer"
-            ),
+            hand_over(&live, &old, &old, &["helm".into()], "ks-installer"),
             None
         );
     }
