@@ -1,0 +1,301 @@
+//! A plan: what an upgrade will do, as a value.
+
+use std::collections::BTreeMap;
+
+use object::{Object, ObjectKey, diff::Change, merge::Drift};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Finding, Permission, Snapshot};
+
+/// The version of the saved form. A file of another format is refused.
+pub const FORMAT: u32 = 1;
+
+/// What an upgrade will do. It can be printed, saved, compared and approved; it holds no secrets.
+///
+/// What is written is decided again from the cluster when a saved plan is run, and must come out the same
+/// ([`Plan::check_permits`]). So a plan needs no object bodies, and cannot be used on a cluster that has changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub format: u32,
+    /// UID of namespace kube-system.
+    pub cluster: String,
+    /// KubeSphere's version now.
+    pub from: String,
+    /// KubeSphere's version afterwards.
+    pub to: String,
+    pub kubernetes: String,
+    /// In the order in which they are carried out. A stage without steps is left out.
+    pub stages: Vec<Stage>,
+    /// Objects of the release that already are as they should be.
+    pub unchanged: usize,
+    /// Components that are enabled but not touched by this version of the installer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untouched_components: Vec<String>,
+    pub findings: Vec<Finding>,
+    pub impact: access::Impact,
+}
+
+/// Steps that do not depend on each other and are carried out side by side. Waits come after all others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Stable, kebab-case: `custom-roles`.
+    pub name: String,
+    /// For people: `Custom roles`.
+    pub title: String,
+    pub steps: Vec<Step>,
+}
+
+/// One thing to do to one object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub object: ObjectKey,
+    pub action: Action,
+    /// Digest of the declared part of the object that this was decided on; `None` when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// What changes, with secrets left out. Empty for a new object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+    /// What people or controllers changed by hand, and whether it stays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<Drift>,
+    /// Why, where it does not go without saying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// How an object is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Action {
+    /// Server-side apply, after the fields that the old tools set have been handed over.
+    Apply {
+        /// Digest of what is applied.
+        digest: String,
+        /// What is applied. Kept in memory only: it may hold secrets.
+        #[serde(skip)]
+        body: Body,
+        /// What the old release set, for the hand-over. Kept in memory only.
+        #[serde(skip)]
+        previous: Option<Body>,
+    },
+    /// A JSON merge patch, guarded by the resource version that was read.
+    Patch {
+        digest: String,
+        #[serde(skip)]
+        body: Body,
+    },
+    /// A Secret whose values are made when acting, and only where they are missing.
+    Generate {
+        /// What to make; see [`release::GeneratedSecret`].
+        secret: release::GeneratedSecret,
+    },
+    Delete {
+        uid: String,
+    },
+    /// Sets `spec.replicas`.
+    Scale {
+        replicas: i64,
+    },
+    /// Waits until a condition holds.
+    Wait {
+        condition: Condition,
+    },
+}
+
+/// What is sent. Never shown, never saved, and not part of a comparison: its digest is.
+#[derive(Clone, Default)]
+pub struct Body(pub Value);
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Body(..)")
+    }
+}
+
+impl PartialEq for Body {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// What a wait waits for. The deadline is the engine's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// A CustomResourceDefinition is Established.
+    Established,
+    /// A workload's rollout is complete.
+    RolledOut,
+    /// A workload is scaled to 0 and its pods are gone.
+    Stopped,
+    /// A new CRD's resource is served.
+    Served,
+}
+
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Established => "established",
+            Self::RolledOut => "rolled out",
+            Self::Stopped => "stopped",
+            Self::Served => "served",
+        })
+    }
+}
+
+/// How a plan made now differs from the saved one, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    pub object: Option<ObjectKey>,
+    pub message: String,
+}
+
+impl Plan {
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.stages.iter().flat_map(|stage| &stage.steps)
+    }
+
+    /// How many writes the plan makes. Waits write nothing.
+    pub fn writes(&self) -> usize {
+        self.steps().filter(|s| !matches!(s.action, Action::Wait { .. })).count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.writes() == 0
+    }
+
+    /// Checks that running `fresh`, decided just now, is what this saved plan announced: every step of it stands
+    /// in the saved plan, decided on the same state. Steps that are done already are no longer in `fresh`.
+    pub fn check_permits(&self, fresh: &Plan) -> Result<(), Vec<Difference>> {
+        let mut differences = Vec::new();
+        let mut differ = |object: Option<ObjectKey>, message: String| {
+            differences.push(Difference { object, message });
+        };
+        if self.cluster != fresh.cluster {
+            differ(None, "the plan was made for another cluster".into());
+        }
+        if self.to != fresh.to {
+            differ(None, format!("the plan leads to {}, not to {}", self.to, fresh.to));
+        }
+        if self.kubernetes != fresh.kubernetes {
+            differ(None, format!("Kubernetes was {} and is {} now", self.kubernetes, fresh.kubernetes));
+        }
+        let saved: BTreeMap<_, _> =
+            self.steps().map(|step| ((&step.object, step.action.name()), step)).collect();
+        for step in fresh.steps() {
+            match saved.get(&(&step.object, step.action.name())) {
+                None => differ(
+                    Some(step.object.clone()),
+                    format!("the plan does not have the step \"{}\", which is needed now", step.action.name()),
+                ),
+                Some(old) if old.before != step.before => {
+                    differ(Some(step.object.clone()), "changed since the plan was made".into());
+                }
+                Some(old) if old.action != step.action => {
+                    differ(Some(step.object.clone()), "what is to be written differs from the plan".into());
+                }
+                Some(_) => {}
+            }
+        }
+        if differences.is_empty() { Ok(()) } else { Err(differences) }
+    }
+
+    /// What the caller must be allowed to do to carry the plan out.
+    pub fn permissions(&self, snapshot: &Snapshot) -> Vec<Permission> {
+        let mut found = std::collections::BTreeSet::new();
+        for step in self.steps() {
+            let key = &step.object;
+            let resource = snapshot
+                .served
+                .iter()
+                .find(|r| r.group == key.group && r.kind == key.kind)
+                .map_or_else(|| format!("{}s", key.kind.to_lowercase()), |r| r.resource.clone());
+            for verb in step.action.verbs(step.before.is_some()) {
+                found.insert(Permission {
+                    verb: (*verb).to_owned(),
+                    group: key.group.clone(),
+                    resource: resource.clone(),
+                    namespace: key.namespace.clone(),
+                });
+            }
+        }
+        found.into_iter().collect()
+    }
+}
+
+impl Action {
+    /// `apply`, `patch`, …
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Apply { .. } => "apply",
+            Self::Patch { .. } => "patch",
+            Self::Generate { .. } => "generate",
+            Self::Delete { .. } => "delete",
+            Self::Scale { .. } => "scale",
+            Self::Wait { .. } => "wait",
+        }
+    }
+
+    fn verbs(&self, exists: bool) -> &'static [&'static str] {
+        match self {
+            Self::Apply { .. } if exists => &["get", "patch"],
+            Self::Apply { .. } => &["get", "patch", "create"],
+            Self::Patch { .. } | Self::Scale { .. } => &["get", "patch"],
+            Self::Generate { .. } => &["get", "create", "patch"],
+            Self::Delete { .. } => &["get", "delete"],
+            Self::Wait { .. } => &["get", "list"],
+        }
+    }
+}
+
+/// Digest (SHA-256, hex) of the declared part of an object: without status, managedFields, resourceVersion, uid,
+/// timestamps and what controllers note in annotations.
+pub fn digest(object: &Object) -> String {
+    let mut declared = object.declared();
+    if let Some(annotations) =
+        declared.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut)
+    {
+        annotations.remove("deployment.kubernetes.io/revision");
+    }
+    digest_value(&declared)
+}
+
+/// Digest (SHA-256, hex) of a value; the order of map keys does not matter.
+pub fn digest_value(value: &Value) -> String {
+    use sha2::{Digest as _, Sha256};
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    write_canonical(value, &mut text);
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(text.as_bytes()) {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+fn write_canonical(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(map) => {
+            out.push('{');
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            for (name, value) in sorted {
+                out.push_str(&Value::from(name.as_str()).to_string());
+                out.push(':');
+                write_canonical(value, out);
+                out.push(',');
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for item in items {
+                write_canonical(item, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        other => out.push_str(&other.to_string()),
+    }
+}

@@ -1,0 +1,81 @@
+//! The state of a cluster, as far as an upgrade is concerned, at one moment.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use object::{Object, ObjectKey};
+use serde::{Deserialize, Serialize};
+
+/// A resource that the API server serves (from discovery).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServedResource {
+    /// Empty for the core group.
+    pub group: String,
+    /// Without the group, e.g. `v1`.
+    pub version: String,
+    pub kind: String,
+    /// Plural, as in URLs.
+    pub resource: String,
+    pub namespaced: bool,
+}
+
+/// A resource that could not be read. What depends on it is not known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Unreadable {
+    /// `globalroles.iam.kubesphere.io`
+    pub resource: String,
+    /// The API server's words.
+    pub message: String,
+}
+
+/// Something that the caller must be allowed to do (a SelfSubjectAccessReview's resource attributes).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Permission {
+    pub verb: String,
+    pub group: String,
+    /// Plural; `deployments/scale` for a subresource.
+    pub resource: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// Read state. Made by the `cluster` crate from a live API, or in tests from objects.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// `gitVersion` of the API server, e.g. `v1.20.2`.
+    pub kubernetes: String,
+    /// Every object that was read. Secrets are among them: a snapshot is never printed.
+    pub objects: BTreeMap<ObjectKey, Arc<Object>>,
+    /// What the API server serves; all versions of every group.
+    pub served: Vec<ServedResource>,
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Snapshot {
+    /// A snapshot of the given objects. Of two with the same key the later counts.
+    pub fn from_objects(kubernetes: &str, objects: impl IntoIterator<Item = Object>) -> Self {
+        Self {
+            kubernetes: kubernetes.to_owned(),
+            objects: objects.into_iter().map(|o| (o.key(), Arc::new(o))).collect(),
+            ..Self::default()
+        }
+    }
+
+    pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
+        self.objects.get(key).map(AsRef::as_ref)
+    }
+
+    /// All objects of a kind, in order of namespace and name.
+    pub fn of_kind<'a>(&'a self, group: &'a str, kind: &'a str) -> impl Iterator<Item = &'a Object> {
+        self.objects.iter().filter(move |(key, _)| key.is(group, kind)).map(|(_, o)| o.as_ref())
+    }
+
+    /// Whether the API server serves a kind, in any version.
+    pub fn serves(&self, group: &str, kind: &str) -> bool {
+        self.served.iter().any(|r| r.group == group && r.kind == kind)
+    }
+
+    /// What identifies the cluster: the UID of namespace kube-system, which outlives everything in it.
+    pub fn cluster_id(&self) -> Option<&str> {
+        self.get(&ObjectKey::cluster("", "Namespace", "kube-system"))?.uid()
+    }
+}
