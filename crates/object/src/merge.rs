@@ -162,6 +162,28 @@ fn same(path: &str, a: &Value, b: &Value) -> bool {
     }
 }
 
+/// `live` with what is applied put in, and what the old release set and nobody sets any more taken out.
+fn overlay(live: &Value, old: Option<&Value>, applied: &Value) -> Value {
+    let (Some(live), Some(applied)) = (live.as_object(), applied.as_object()) else {
+        return applied.clone();
+    };
+    let old_value = |name: &str| old.and_then(|o| o.get(name));
+    let mut merged = Map::new();
+    for (name, value) in live {
+        match applied.get(name) {
+            Some(applied) => merged.insert(name.clone(), overlay(value, old_value(name), applied)),
+            None if old_value(name).is_none() => merged.insert(name.clone(), value.clone()),
+            None => None,
+        };
+    }
+    for (name, value) in applied {
+        if !merged.contains_key(name) {
+            merged.insert(name.clone(), value.clone());
+        }
+    }
+    Value::Object(merged)
+}
+
 struct Context {
     policy: DriftPolicy,
     builtin: bool,
@@ -277,6 +299,28 @@ impl Context {
         Value::Array(applied)
     }
 
+    /// A document inside a text (a configuration file in a ConfigMap) that somebody edited is merged key by key
+    /// like an object, so that neither the edit nor the release's changes are lost.
+    fn edited_document(&mut self, path: &str, old: &Value, live: &Value, new: &Value) -> Option<Value> {
+        if !path.starts_with("data") {
+            return None;
+        }
+        let read = |value: &Value| diff::document(value.as_str()?).filter(Value::is_object);
+        let (old, live_document, new) = (read(old)?, read(live)?, read(new)?);
+        if old == live_document {
+            return None;
+        }
+        let builtin = std::mem::replace(&mut self.builtin, false);
+        let before = self.changes.len();
+        let applied = self.map(path, Some(&old), &live_document, &new);
+        self.builtin = builtin;
+        if self.changes.len() == before {
+            return Some(live.clone());
+        }
+        let merged = overlay(&live_document, Some(&old), &applied);
+        serde_saphyr::to_string(&merged).ok().map(Value::String)
+    }
+
     fn leaf(&mut self, path: &str, old: Option<&Value>, live: Option<&Value>, new: &Value) -> Value {
         let live = live.filter(|l| !l.is_null());
         match live {
@@ -288,8 +332,10 @@ impl Context {
             self.changes.push(Change::new(path, live, Some(new)));
             return new.clone();
         };
+        if let Some(merged) = live.and_then(|live| self.edited_document(path, old, live, new)) {
+            return merged;
+        }
         let drifted = live.is_none_or(|live| !same(path, old, live));
-        // What a release ships as one embedded document is not kept by halves: the new document wins.
         let kept = drifted && live.is_some() && self.policy == DriftPolicy::Keep && same(path, old, new);
         if drifted {
             self.drift.push(Drift {
@@ -384,6 +430,32 @@ mod tests {
             applied["template"]["spec"]["containers"],
             json!([{"name":"a","image":"i:2"}])
         );
+    }
+
+    #[test]
+    fn an_edited_document_keeps_the_edit_and_gets_the_change() {
+        let config = |text: &str| {
+            Object::try_from(
+                json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"c.yaml":text}}),
+            )
+            .unwrap()
+        };
+        let old = config("a: 1\nb: {x: 1}\ngone: 1\nlevel: info\n").into_value();
+        let live = config("a: 1\nb: {x: 1, mine: 2}\ngone: 1\nlevel: debug\n");
+        let new = config("a: 2\nb: {x: 1}\nlevel: info\n");
+        let merged = three_way(Some(&old), &live, &new, DriftPolicy::Keep);
+        let text = merged
+            .applied
+            .pointer("/data/c.yaml")
+            .and_then(Value::as_str)
+            .unwrap();
+        assert_eq!(
+            diff::document(text),
+            Some(json!({"a":2,"b":{"x":1,"mine":2},"level":"debug"}))
+        );
+        let paths: Vec<_> = merged.changes.iter().map(|c| c.path.as_str()).collect();
+        assert_eq!(paths, ["data[c.yaml].a", "data[c.yaml].gone"]);
+        assert_eq!(merged.drift[0].path, "data[c.yaml].level");
     }
 
     #[test]
