@@ -1,1 +1,8 @@
 //! Developer chores as a library, so that tests can start a control plane.
+//!
+//! `cargo xtask` (see `main.rs`) is the same on a command line; what CI runs is in [`ci`].
+
+pub mod ci;
+pub mod control_plane;
+pub mod generate;
+pub mod openapi;

@@ -1,17 +1,67 @@
-//! Who owns which field: `metadata.managedFields`.
+//! Who owns which field: `metadata.managedFields`, as kube-apiserver 1.20 keeps it.
+//!
+//! Every entry is a manager: a name, an operation (`Apply` or `Update`) and, for updates, the API version. A write is
+//! compared with what was there; what it adds or changes goes over to its manager, what it removes goes from all.
+//! Entries of 1.20 know no subresource.
 
-use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::Schema;
+use super::schema::{Schema, Source};
+use super::set::{Element, Path, Set, display_path};
+use super::shape::shape;
+use super::typed::{self, Comparison};
+
+/// The annotation in which `kubectl apply` keeps what it applied last.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// The manager of fields that were there before the first apply, where nobody had kept track.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+/// The manager into which the oldest updates are merged.
+const ANCIENT_CHANGES: &str = "ancient-changes";
+/// How many managers of updates an object keeps.
+const MAX_UPDATE_MANAGERS: usize = 10;
+const UNKNOWN_MANAGER: &str = "unknown";
+
+/// Fields that nobody owns: they are the server's own.
+static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
+    let mut set = Set::default();
+    let field = |name: &str| Element::Field(name.to_owned());
+    for name in ["apiVersion", "kind", "metadata"] {
+        set.insert(&[field(name)]);
+    }
+    for name in [
+        "name",
+        "namespace",
+        "creationTimestamp",
+        "selfLink",
+        "uid",
+        "clusterName",
+        "generation",
+        "managedFields",
+        "resourceVersion",
+    ] {
+        set.insert(&[field("metadata"), field(name)]);
+    }
+    set
+});
 
 /// A field that another manager owns with a different value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// The owner as the server names it: `"helm" using v1`, with subresource and time left out.
+    /// The owner as the server names it: `"helm" using apps/v1`, or `"argo"` where it applied.
     pub manager: String,
     /// The path of the field, as the server writes it: `.spec.replicas`.
     pub field: String,
+}
+
+impl Conflict {
+    /// The message of the cause in the server's answer; its reason is `FieldManagerConflict`.
+    pub fn message(&self) -> String {
+        format!("conflict with {}", self.manager)
+    }
 }
 
 /// Why a configuration was not applied.
@@ -20,21 +70,395 @@ pub enum ApplyError {
     /// Fields that others own with another value; answered as 409 with a cause each.
     #[error("{}", conflicts_message(.0))]
     Conflicts(Vec<Conflict>),
-    /// The configuration does not fit the schema; answered as 500 or 422 with this text.
+    /// The request makes no sense as an apply; answered as 400.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The configuration or the object does not fit the schema; answered as 500 with this text.
     #[error("{0}")]
     Invalid(String),
 }
 
+/// The server's message for a refused apply.
 fn conflicts_message(conflicts: &[Conflict]) -> String {
-    format!("Apply failed with {} conflicts", conflicts.len())
+    if let [conflict] = conflicts {
+        return format!(
+            "Apply failed with 1 conflict: conflict with {}: {}",
+            conflict.manager, conflict.field
+        );
+    }
+    let mut lines = Vec::new();
+    let mut last = None;
+    for conflict in conflicts {
+        if last != Some(&conflict.manager) {
+            lines.push(format!("conflicts with {}:", conflict.manager));
+            last = Some(&conflict.manager);
+        }
+        lines.push(format!("- {}", conflict.field));
+    }
+    format!(
+        "Apply failed with {} conflicts: {}",
+        conflicts.len(),
+        lines.join("\n")
+    )
 }
 
-/// Records in `new` what `manager` changed by a create, update or patch of `old`.
+/// One manager and what it owns.
+#[derive(Debug, Clone, PartialEq)]
+struct Entry {
+    manager: String,
+    operation: String,
+    api_version: String,
+    time: Option<String>,
+    set: Set,
+}
+
+impl Entry {
+    fn new(manager: &str, operation: &str, api_version: &str, set: Set) -> Entry {
+        Entry {
+            manager: manager.to_owned(),
+            operation: operation.to_owned(),
+            api_version: api_version.to_owned(),
+            time: None,
+            set,
+        }
+    }
+
+    fn applied(&self) -> bool {
+        self.operation == "Apply"
+    }
+
+    fn id(&self) -> String {
+        identifier(&self.manager, &self.operation, &self.api_version)
+    }
+
+    /// As in messages: who did it, and for updates in which version.
+    fn describe(&self) -> String {
+        if self.operation == "Update" {
+            format!("{:?} using {}", self.manager, self.api_version)
+        } else {
+            format!("{:?}", self.manager)
+        }
+    }
+}
+
+/// What tells managers apart: one who applies stays the same in whatever version it applies.
+fn identifier(manager: &str, operation: &str, api_version: &str) -> String {
+    let mut fields = Map::new();
+    let mut put = |key: &str, value: &str| {
+        if !value.is_empty() {
+            fields.insert(key.to_owned(), value.into());
+        }
+    };
+    put("manager", manager);
+    put("operation", operation);
+    if operation != "Apply" {
+        put("apiVersion", api_version);
+    }
+    Value::Object(fields).to_string()
+}
+
+type Managers = BTreeMap<String, Entry>;
+
+fn decode(managed_fields: &Value) -> Option<Managers> {
+    let mut managers = Managers::new();
+    for entry in managed_fields.as_array().map_or(&[][..], Vec::as_slice) {
+        if entry["fieldsType"] != "FieldsV1" {
+            return None;
+        }
+        let text = |key: &str| entry[key].as_str().unwrap_or_default();
+        let fields = &entry["fieldsV1"];
+        let set = if fields.is_null() {
+            Set::default()
+        } else {
+            Set::parse(fields).ok()?
+        };
+        let entry = Entry {
+            time: entry["time"].as_str().map(str::to_owned),
+            ..Entry::new(text("manager"), text("operation"), text("apiVersion"), set)
+        };
+        managers.insert(entry.id(), entry);
+    }
+    Some(managers)
+}
+
+fn encode(managers: &Managers) -> Value {
+    let mut entries: Vec<&Entry> = managers.values().collect();
+    // Times are of one form and in UTC, so their text sorts as they do.
+    entries.sort_by_key(|entry| {
+        (
+            entry.operation.clone(),
+            entry.time.clone(),
+            entry.manager.clone(),
+            entry.api_version.clone(),
+        )
+    });
+    entries
+        .into_iter()
+        .map(|entry| {
+            let mut fields = Map::new();
+            let mut put = |key: &str, value: &str| {
+                if !value.is_empty() {
+                    fields.insert(key.to_owned(), value.into());
+                }
+            };
+            put("manager", &entry.manager);
+            put("operation", &entry.operation);
+            put("apiVersion", &entry.api_version);
+            put("time", entry.time.as_deref().unwrap_or_default());
+            put("fieldsType", "FieldsV1");
+            fields.insert("fieldsV1".into(), entry.set.to_fields());
+            Value::Object(fields)
+        })
+        .collect()
+}
+
+/// Takes the managed fields out of an object.
+fn take(object: &mut Value) -> Value {
+    object
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+        .and_then(|metadata| metadata.shift_remove("managedFields"))
+        .unwrap_or_default()
+}
+
+fn put(object: &mut Value, managers: &Managers) {
+    if managers.is_empty() {
+        return;
+    }
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("managedFields".into(), encode(managers));
+    }
+}
+
+/// `[]` and `[{}]` in a request ask for the managed fields to be forgotten.
+fn is_reset(managed_fields: &Value) -> bool {
+    match managed_fields.as_array().map(Vec::as_slice) {
+        Some([]) => true,
+        Some([only]) => only.as_object().is_some_and(Map::is_empty),
+        _ => false,
+    }
+}
+
+/// Records in `new` what `manager` changed by a create (`old` is `None`), update or patch of `old`.
+///
+/// Both objects are complete, `new` with its defaults filled in and before the server's own changes (a status that is
+/// reset on create, an allocated address): that is the moment at which kube-apiserver does this. The managed fields in
+/// `new` are those of the request: they are taken over, so that a client can change them; absent ones stand for those
+/// of `old`, and `[]` or `[{}]` for none. `time` is RFC 3339 in UTC with seconds.
 pub fn update(old: Option<&Value>, new: &mut Value, manager: &str, time: &str, schema: &Schema) {
-    let _ = (old, new, manager, time, schema);
+    let requested = take(new);
+    let live = old.map_or(&Value::Null, |old| &old["metadata"]["managedFields"]);
+    let managers = if is_reset(&requested) {
+        Managers::new()
+    } else {
+        decode(&requested)
+            .filter(|managers| !managers.is_empty())
+            .or_else(|| decode(live))
+            .unwrap_or_default()
+    };
+    finish_update(old, new, managers, manager, time, schema);
 }
 
-/// Applies a configuration server-side and returns the new object.
+/// Like [`update`], for a write through a subresource: the managed fields of the request are ignored.
+pub fn update_subresource(old: &Value, new: &mut Value, manager: &str, time: &str, schema: &Schema) {
+    take(new);
+    let managers = decode(&old["metadata"]["managedFields"]).unwrap_or_default();
+    finish_update(Some(old), new, managers, manager, time, schema);
+}
+
+fn finish_update(
+    old: Option<&Value>,
+    new: &mut Value,
+    managers: Managers,
+    manager: &str,
+    time: &str,
+    schema: &Schema,
+) {
+    shape(new, schema);
+    let exists = old.is_some_and(|old| old["metadata"]["uid"].as_str().is_some_and(|uid| !uid.is_empty()));
+    if managers.is_empty() && exists {
+        // An object that nobody keeps track of stays so until the first apply.
+        return;
+    }
+    let blank;
+    let old = match old {
+        Some(old) if old["metadata"].get("managedFields").is_none() => old,
+        Some(old) => {
+            let mut old = old.clone();
+            take(&mut old);
+            blank = old;
+            &blank
+        }
+        None => {
+            blank = blank_object(new, schema);
+            &blank
+        }
+    };
+    // What the merge cannot read (an environment variable twice) costs the object its managed fields, no more.
+    if typed::validate(schema, new).is_err() || typed::validate(schema, old).is_err() {
+        return;
+    }
+    let mut managers = record(old, new, managers, manager, time, schema);
+    cap(&mut managers);
+    put(new, &managers);
+}
+
+/// The object that a new one is compared with: what the server holds before the first field is set.
+fn blank_object(like: &Value, schema: &Schema) -> Value {
+    let mut blank = json!({"apiVersion": like["apiVersion"], "kind": like["kind"]});
+    if schema.source == Source::Builtin {
+        shape(&mut blank, schema);
+    }
+    blank
+}
+
+/// The entry of `manager` takes what it added or changed; its time changes where its set does.
+fn record(
+    old: &Value,
+    new: &Value,
+    managers: Managers,
+    manager: &str,
+    time: &str,
+    schema: &Schema,
+) -> Managers {
+    let api_version = new["apiVersion"].as_str().unwrap_or_default();
+    let manager = if manager.is_empty() {
+        UNKNOWN_MANAGER
+    } else {
+        manager
+    };
+    let id = identifier(manager, "Update", api_version);
+    let former = managers.get(&id).cloned();
+
+    let mut managers = reconcile(old, managers, api_version, schema);
+    let comparison = typed::compare(schema, old, new);
+    drop_unknown_versions(&mut managers, new, schema);
+    hand_over(&mut managers, None, &comparison);
+
+    let taken = comparison.modified.union(&comparison.added).difference(&STRIPPED);
+    if !taken.is_empty() {
+        let entry = managers
+            .entry(id)
+            .or_insert_with(|| Entry::new(manager, "Update", api_version, Set::default()));
+        api_version.clone_into(&mut entry.api_version);
+        entry.set.extend(&taken);
+        entry.time = match former {
+            Some(former) if former.set == entry.set => former.time,
+            _ => Some(time.to_owned()),
+        };
+    }
+    managers
+}
+
+/// Sets written before a list or map became atomic, or ceased to be.
+fn reconcile(object: &Value, mut managers: Managers, api_version: &str, schema: &Schema) -> Managers {
+    for entry in managers.values_mut() {
+        let other;
+        let schema = if entry.api_version == api_version {
+            schema
+        } else {
+            match version_of(schema, &entry.api_version, object) {
+                Some(found) => {
+                    other = found;
+                    &other
+                }
+                None => continue,
+            }
+        };
+        if let Some(set) = typed::reconcile(schema, &entry.set, object) {
+            entry.set = set;
+        }
+    }
+    managers
+}
+
+/// The schema of another version of the same kind. Objects are not converted between versions here: the fields that
+/// managers of two versions own have the same paths in almost all built-in kinds.
+fn version_of(schema: &Schema, api_version: &str, object: &Value) -> Option<Schema> {
+    match schema.source {
+        Source::Builtin => Schema::builtin(api_version, object["kind"].as_str()?),
+        Source::Crd | Source::Deduced => Some(schema.clone()),
+    }
+}
+
+/// Managers of a version that is not served any more are forgotten.
+fn drop_unknown_versions(managers: &mut Managers, object: &Value, schema: &Schema) {
+    let current = object["apiVersion"].as_str().unwrap_or_default();
+    managers.retain(|_, entry| {
+        entry.api_version == current || version_of(schema, &entry.api_version, object).is_some()
+    });
+}
+
+/// Takes what changed from everybody but `keeper`, and what is gone from everybody.
+fn hand_over(managers: &mut Managers, keeper: Option<&str>, comparison: &Comparison) {
+    let changed = comparison.modified.union(&comparison.added);
+    for (id, entry) in managers.iter_mut() {
+        if keeper == Some(id.as_str()) {
+            continue;
+        }
+        let lost = entry.set.intersection(&changed);
+        if !lost.is_empty() {
+            entry.set = entry.set.difference(&lost);
+        }
+        if !comparison.removed.is_empty() {
+            entry.set = entry.set.difference(&comparison.removed);
+        }
+    }
+    managers.retain(|_, entry| !entry.set.is_empty());
+}
+
+/// Merges the oldest updates of a version into one entry while there are too many.
+fn cap(managers: &mut Managers) {
+    let mut updaters: Vec<(Option<String>, String)> = managers
+        .iter()
+        .filter(|(_, entry)| !entry.applied())
+        .map(|(id, entry)| (entry.time.clone(), id.clone()))
+        .collect();
+    if updaters.len() <= MAX_UPDATE_MANAGERS {
+        return;
+    }
+    updaters.sort();
+    let mut length = updaters.len();
+    let mut first_of_version: BTreeMap<String, String> = BTreeMap::new();
+    for (_, id) in updaters {
+        if length <= MAX_UPDATE_MANAGERS {
+            break;
+        }
+        let Some(version) = managers.get(&id).map(|entry| entry.api_version.clone()) else {
+            continue;
+        };
+        let Some(first) = first_of_version.get(&version) else {
+            first_of_version.insert(version, id);
+            continue;
+        };
+        let bucket = identifier(ANCIENT_CHANGES, "Update", &version);
+        if !managers.contains_key(&bucket)
+            && let Some(entry) = managers.remove(first)
+        {
+            managers.insert(
+                bucket.clone(),
+                Entry {
+                    manager: ANCIENT_CHANGES.to_owned(),
+                    ..entry
+                },
+            );
+        }
+        if id == bucket {
+            continue;
+        }
+        if let Some(entry) = managers.remove(&id)
+            && let Some(ancient) = managers.get_mut(&bucket)
+        {
+            ancient.set.extend(&entry.set);
+            ancient.time = entry.time;
+            length -= 1;
+        }
+    }
+}
+
+/// Applies a configuration server-side and returns the new object, defaults filled in.
+///
+/// `live` is `None` for an object that does not exist yet. `time` is RFC 3339 in UTC with seconds.
 pub fn apply(
     live: Option<&Value>,
     applied: &Value,
@@ -43,8 +467,227 @@ pub fn apply(
     time: &str,
     schema: &Schema,
 ) -> Result<Value, ApplyError> {
-    let _ = (manager, force, time, schema);
-    let mut result = live.cloned().unwrap_or_else(|| applied.clone());
-    json_patch::merge(&mut result, applied);
-    Ok(result)
+    let mut live = match live {
+        Some(live) => live.clone(),
+        None => blank_object(applied, schema),
+    };
+    let managed_fields = take(&mut live);
+    let mut managers = decode(&managed_fields)
+        .ok_or_else(|| ApplyError::Invalid("failed to decode managed fields".to_owned()))?;
+    if managers.is_empty() {
+        let blank = blank_object(&live, schema);
+        managers = record(&blank, &live, managers, BEFORE_FIRST_APPLY, time, schema);
+    }
+
+    let request = Request {
+        live: &live,
+        applied,
+        manager,
+        time,
+        schema,
+    };
+    let outcome = match request.run(managers.clone(), force) {
+        // kubectl's own move from client-side to server-side apply: what its annotation says it set is its own.
+        Err(Failure::Conflicts(conflicts)) if manager == "kubectl" => {
+            match allowed_by_last_applied(&live, schema) {
+                None => Err(Failure::Conflicts(conflicts)),
+                Some(allowed) => {
+                    let rest: Vec<_> = conflicts
+                        .into_iter()
+                        .filter(|(_, path)| !allowed.has(path))
+                        .collect();
+                    if rest.is_empty() {
+                        request.run(managers, true)
+                    } else {
+                        Err(Failure::Conflicts(rest))
+                    }
+                }
+            }
+        }
+        outcome => outcome,
+    };
+    let (mut object, managers) = outcome.map_err(Failure::into_error)?;
+    if manager == "kubectl" && object["metadata"]["annotations"].get(LAST_APPLIED).is_some() {
+        let mut own = applied.clone();
+        if let Some(annotations) = own["metadata"]["annotations"].as_object_mut() {
+            annotations.shift_remove(LAST_APPLIED);
+        }
+        own.sort_all_objects();
+        object["metadata"]["annotations"][LAST_APPLIED] = format!("{own}\n").into();
+    }
+    put(&mut object, &managers);
+    Ok(object)
+}
+
+enum Failure {
+    Conflicts(Vec<(String, Path)>),
+    Error(ApplyError),
+}
+
+impl Failure {
+    fn into_error(self) -> ApplyError {
+        match self {
+            Failure::Error(error) => error,
+            Failure::Conflicts(conflicts) => ApplyError::Conflicts(
+                conflicts
+                    .into_iter()
+                    .map(|(manager, path)| Conflict {
+                        manager,
+                        field: display_path(&path),
+                    })
+                    .collect(),
+            ),
+        }
+    }
+}
+
+struct Request<'a> {
+    live: &'a Value,
+    applied: &'a Value,
+    manager: &'a str,
+    time: &'a str,
+    schema: &'a Schema,
+}
+
+impl Request<'_> {
+    fn run(&self, managers: Managers, force: bool) -> Result<(Value, Managers), Failure> {
+        let Request {
+            live,
+            applied,
+            manager,
+            time,
+            schema,
+        } = *self;
+        let bad_request = |message: String| Failure::Error(ApplyError::BadRequest(message));
+        let invalid = |message: String| Failure::Error(ApplyError::Invalid(message));
+        let api_version = applied["apiVersion"].as_str().unwrap_or_default();
+        let expected = live["apiVersion"].as_str().unwrap_or_default();
+        if api_version != expected {
+            return Err(bad_request(format!(
+                "Incorrect version specified in apply patch. Specified patch version: {api_version}, expected: {expected}"
+            )));
+        }
+        if !applied["metadata"]["managedFields"].is_null() {
+            return Err(bad_request("metadata.managedFields must be nil".to_owned()));
+        }
+        typed::validate(schema, applied)
+            .map_err(|error| invalid(format!("failed to create typed patch object: {error}")))?;
+        typed::validate(schema, live)
+            .map_err(|error| invalid(format!("failed to create typed live object: {error}")))?;
+
+        let manager = if manager.is_empty() {
+            UNKNOWN_MANAGER
+        } else {
+            manager
+        };
+        let id = identifier(manager, "Apply", api_version);
+        let former = managers.clone();
+        let mut managers = reconcile(live, managers, api_version, schema);
+        let merged = typed::merge(schema, live, applied);
+        let set = typed::field_set(schema, applied);
+        let last = managers.get(&id).cloned();
+        let mut entry = Entry::new(manager, "Apply", api_version, set);
+        entry.time = last.as_ref().and_then(|last| last.time.clone());
+        managers.insert(id.clone(), entry);
+
+        let merged = prune(merged, &managers, last.as_ref().map(|last| &last.set), schema);
+        let comparison = typed::compare(schema, live, &merged);
+        drop_unknown_versions(&mut managers, applied, schema);
+        if !force {
+            let conflicts = conflicts(&managers, &id, &comparison);
+            if !conflicts.is_empty() {
+                return Err(Failure::Conflicts(conflicts));
+            }
+        }
+        hand_over(&mut managers, Some(&id), &comparison);
+        if let Some(entry) = managers.get_mut(&id) {
+            entry.set = entry.set.difference(&STRIPPED);
+            if entry.set.is_empty() {
+                managers.remove(&id);
+            }
+        }
+        let same = comparison.is_same();
+        if (!same || differs(&former, &managers))
+            && let Some(entry) = managers.get_mut(&id)
+        {
+            entry.time = Some(time.to_owned());
+        }
+        let mut object = if same { live.clone() } else { merged };
+        if !same {
+            super::defaults::apply_defaults(&mut object);
+        }
+        Ok((object, managers))
+    }
+}
+
+/// Whether anybody owns something else than before; times do not count.
+fn differs(before: &Managers, after: &Managers) -> bool {
+    before.len() != after.len()
+        || before.iter().any(|(id, entry)| {
+            after
+                .get(id)
+                .is_none_or(|other| other.set != entry.set || other.api_version != entry.api_version)
+        })
+}
+
+fn conflicts(managers: &Managers, keeper: &str, comparison: &Comparison) -> Vec<(String, Path)> {
+    let changed = comparison.modified.union(&comparison.added);
+    managers
+        .iter()
+        .filter(|(id, _)| id.as_str() != keeper)
+        .flat_map(|(_, entry)| {
+            let manager = entry.describe();
+            entry
+                .set
+                .intersection(&changed)
+                .paths()
+                .into_iter()
+                .map(move |path| (manager.clone(), path))
+        })
+        .collect()
+}
+
+/// Removes what this manager applied last and does not apply now, unless somebody else owns it too.
+fn prune(merged: Value, managers: &Managers, last: Option<&Set>, schema: &Schema) -> Value {
+    let Some(last) = last.filter(|last| !last.is_empty()) else {
+        return merged;
+    };
+    let pruned = typed::remove(schema, &merged, last);
+    let merged_set = typed::field_set(schema, &merged);
+    let mut kept = typed::field_set(schema, &pruned);
+    // Owners in different versions are served one after the other, as the server does.
+    let versions: BTreeSet<&str> = managers
+        .values()
+        .map(|entry| entry.api_version.as_str())
+        .collect();
+    let mut pruned = pruned;
+    for version in versions {
+        for entry in managers.values().filter(|entry| entry.api_version == version) {
+            kept.extend(&entry.set);
+        }
+        pruned = typed::remove(schema, &merged, &merged_set.difference(&kept));
+        kept = typed::field_set(schema, &pruned);
+    }
+    let pruned_set = typed::field_set(schema, &pruned);
+    typed::remove(
+        schema,
+        &merged,
+        &merged_set.difference(&pruned_set).intersection(last),
+    )
+}
+
+/// What the annotation of client-side apply sets and the object still has: an apply by kubectl may take that over.
+fn allowed_by_last_applied(live: &Value, schema: &Schema) -> Option<Set> {
+    let annotation = live["metadata"]["annotations"].get(LAST_APPLIED)?.as_str()?;
+    let last: Value = serde_json::from_str(annotation).ok()?;
+    if last["apiVersion"] != live["apiVersion"] || typed::validate(schema, &last).is_err() {
+        return None;
+    }
+    let comparison = typed::compare(schema, &last, live);
+    Some(
+        typed::field_set(schema, &last)
+            .difference(&comparison.modified)
+            .difference(&comparison.added)
+            .difference(&comparison.removed),
+    )
 }

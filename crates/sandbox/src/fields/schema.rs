@@ -1,27 +1,404 @@
-//! The types that merging follows.
+//! The types that merging follows: those of Kubernetes 1.20, those of a CRD, and the deduced one.
+//!
+//! A type says what a value may be: a scalar, a list, a map, or (for the untyped ones) any of them, and how lists and
+//! maps merge. Types live in a table and name each other by index, because they refer to themselves
+//! (`JSONSchemaProps`); the table of the built-in types is made once, the table of a CRD with its schema.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
+use super::crd;
+
+/// The compact form of Kubernetes 1.20's types; `cargo run -p xtask --example types` makes it.
+const TYPES: &str = include_str!("../../data/types-1.20.json");
+
+static BUILTIN: LazyLock<Builtin> = LazyLock::new(Builtin::parse);
+
+/// An index into a table of types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TypeId(pub(super) u32);
+
+/// Anything, replaced as a whole.
+pub(super) const UNTYPED: TypeId = TypeId(0);
+/// Anything: lists are replaced as a whole, maps merge field by field.
+pub(super) const DEDUCED: TypeId = TypeId(1);
+
+/// What a scalar must be to pass the merge's own check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scalar {
+    Numeric,
+    Text,
+    Boolean,
+    Untyped,
+}
+
+/// How the server rewrites a scalar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Text,
+    Integer,
+    Number,
+    Boolean,
+    IntOrString,
+    Time,
+    Quantity,
+    /// JSON that the server keeps as it is.
+    Opaque,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ListType {
+    pub(super) element: TypeId,
+    /// Items have an identity: their keys, or without keys their value.
+    pub(super) associative: bool,
+    pub(super) keys: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Field {
+    pub(super) name: String,
+    pub(super) kind: TypeId,
+    /// The value that a list item without this key field is taken to have.
+    pub(super) default: Option<Value>,
+    /// Written even when empty.
+    pub(super) always: bool,
+    /// A Go value, not a pointer: its zero is the same as its absence.
+    pub(super) value: bool,
+    /// `merge` among the patch strategies.
+    pub(super) patch_merge: bool,
+    /// `retainKeys` among the patch strategies.
+    pub(super) retain_keys: bool,
+    /// The field by which a strategic merge patch pairs list items.
+    pub(super) merge_key: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct MapType {
+    /// Declared fields in the order in which the server writes them.
+    pub(super) fields: Vec<Field>,
+    pub(super) index: HashMap<String, usize>,
+    /// The type of the other fields; none are allowed without it.
+    pub(super) element: Option<TypeId>,
+    pub(super) atomic: bool,
+}
+
+impl MapType {
+    pub(super) fn of(element: TypeId) -> MapType {
+        MapType {
+            element: Some(element),
+            ..MapType::default()
+        }
+    }
+
+    pub(super) fn add(&mut self, field: Field) {
+        if let Some(&at) = self.index.get(&field.name) {
+            self.fields[at] = field;
+        } else {
+            self.index.insert(field.name.clone(), self.fields.len());
+            self.fields.push(field);
+        }
+    }
+
+    pub(super) fn field(&self, name: &str) -> Option<&Field> {
+        self.index.get(name).map(|&at| &self.fields[at])
+    }
+
+    /// The type of a field, declared or not.
+    pub(super) fn kind(&self, name: &str) -> Option<TypeId> {
+        self.field(name).map(|field| field.kind).or(self.element)
+    }
+}
+
+/// What a value of a type may be.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Type {
+    pub(super) scalar: Option<Scalar>,
+    pub(super) list: Option<ListType>,
+    pub(super) map: Option<MapType>,
+    pub(super) format: Format,
+}
+
+impl Type {
+    pub(super) fn scalar(scalar: Scalar, format: Format) -> Type {
+        Type {
+            scalar: Some(scalar),
+            list: None,
+            map: None,
+            format,
+        }
+    }
+
+    pub(super) fn list(list: ListType) -> Type {
+        Type {
+            scalar: None,
+            list: Some(list),
+            map: None,
+            format: Format::Opaque,
+        }
+    }
+
+    pub(super) fn map(map: MapType) -> Type {
+        Type {
+            scalar: None,
+            list: None,
+            map: Some(map),
+            format: Format::Opaque,
+        }
+    }
+
+    fn any(map_element: TypeId, atomic: bool) -> Type {
+        Type {
+            scalar: Some(Scalar::Untyped),
+            list: Some(ListType {
+                element: UNTYPED,
+                associative: false,
+                keys: Vec::new(),
+            }),
+            map: Some(MapType {
+                atomic,
+                ..MapType::of(map_element)
+            }),
+            format: Format::Opaque,
+        }
+    }
+}
+
+/// A table of types; the first two entries are [`UNTYPED`] and [`DEDUCED`].
+#[derive(Debug, Clone)]
+pub(super) struct Types(Vec<Type>);
+
+impl Types {
+    pub(super) fn new() -> Types {
+        Types(vec![Type::any(UNTYPED, true), Type::any(DEDUCED, false)])
+    }
+
+    pub(super) fn add(&mut self, kind: Type) -> TypeId {
+        self.0.push(kind);
+        TypeId(u32::try_from(self.0.len() - 1).expect("a schema has fewer than 2^32 types"))
+    }
+
+    pub(super) fn get(&self, id: TypeId) -> &Type {
+        &self.0[id.0 as usize]
+    }
+
+    fn set(&mut self, id: TypeId, kind: Type) {
+        self.0[id.0 as usize] = kind;
+    }
+}
+
+/// Where a schema comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Builtin,
+    Crd,
+    Deduced,
+}
+
 /// How the fields of a type merge. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Schema(Arc<Value>);
+pub struct Schema {
+    pub(super) types: Arc<Types>,
+    pub(super) root: TypeId,
+    pub(super) source: Source,
+}
 
 impl Schema {
     /// The schema of a kind that Kubernetes 1.20 serves itself; `None` for any other.
     pub fn builtin(api_version: &str, kind: &str) -> Option<Schema> {
-        let _ = (api_version, kind);
-        None
+        let root = *BUILTIN.kinds.get(&format!("{api_version}/{kind}"))?;
+        Some(Schema {
+            types: Arc::clone(&BUILTIN.types),
+            root,
+            source: Source::Builtin,
+        })
     }
 
-    /// The schema of a custom resource from its CRD's `openAPIV3Schema`.
+    /// The schema of a custom resource from its CRD's `openAPIV3Schema`. `Value::Null` stands for a version without a
+    /// schema.
     pub fn from_crd(open_api: &Value) -> Schema {
-        Schema(Arc::new(open_api.clone()))
+        Schema::from_crd_preserving(open_api, false)
+    }
+
+    /// Like [`Schema::from_crd`], for a CRD whose `spec.preserveUnknownFields` is true (it was made as `v1beta1`).
+    pub fn from_crd_preserving(open_api: &Value, preserve_unknown_fields: bool) -> Schema {
+        match crd::types(open_api, preserve_unknown_fields) {
+            Some((types, root)) => Schema {
+                types: Arc::new(types),
+                root,
+                source: Source::Crd,
+            },
+            None => Schema::deduced(),
+        }
     }
 
     /// The schema of an object about which nothing is known: lists are atomic, maps are granular.
     pub fn deduced() -> Schema {
-        Schema(Arc::new(Value::Null))
+        static TYPES: LazyLock<Arc<Types>> = LazyLock::new(|| Arc::new(Types::new()));
+        Schema {
+            types: Arc::clone(&TYPES),
+            root: DEDUCED,
+            source: Source::Deduced,
+        }
     }
+
+    /// Whether this is a type of Kubernetes itself.
+    pub fn is_builtin(&self) -> bool {
+        self.source == Source::Builtin
+    }
+}
+
+struct Builtin {
+    types: Arc<Types>,
+    kinds: HashMap<String, TypeId>,
+    names: HashMap<String, TypeId>,
+}
+
+impl Builtin {
+    fn parse() -> Builtin {
+        let file: Value = serde_json::from_str(TYPES).expect("the embedded type file is JSON");
+        let mut types = Types::new();
+        let mut names = HashMap::new();
+        let empty = serde_json::Map::new();
+        let definitions = file["types"].as_object().unwrap_or(&empty);
+        // Every name has its place before the first is filled in: types refer to each other in circles.
+        for name in definitions.keys() {
+            names.insert(name.clone(), types.add(Type::any(UNTYPED, true)));
+        }
+        for (name, definition) in definitions {
+            let kind = build(&mut types, &names, definition);
+            types.set(names[name], kind);
+        }
+        let kinds = file["kinds"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(kind, name)| Some((kind.clone(), *names.get(name.as_str()?)?)))
+            .collect();
+        Builtin {
+            types: Arc::new(types),
+            kinds,
+            names,
+        }
+    }
+}
+
+/// Copies a built-in type, and all that it refers to, into another table.
+pub(super) fn import(types: &mut Types, name: &str) -> TypeId {
+    let Some(&id) = BUILTIN.names.get(name) else {
+        return UNTYPED;
+    };
+    copy(types, id, &mut HashMap::new())
+}
+
+fn copy(types: &mut Types, id: TypeId, done: &mut HashMap<TypeId, TypeId>) -> TypeId {
+    if id == UNTYPED || id == DEDUCED {
+        return id;
+    }
+    if let Some(&copied) = done.get(&id) {
+        return copied;
+    }
+    let mut kind = BUILTIN.types.get(id).clone();
+    let target = types.add(kind.clone());
+    done.insert(id, target);
+    if let Some(list) = &mut kind.list {
+        list.element = copy(types, list.element, done);
+    }
+    if let Some(map) = &mut kind.map {
+        map.element = map.element.map(|element| copy(types, element, done));
+        for field in &mut map.fields {
+            field.kind = copy(types, field.kind, done);
+        }
+    }
+    types.set(target, kind);
+    target
+}
+
+/// The type that an entry of the type file describes; inline types get a place of their own.
+fn build(types: &mut Types, names: &HashMap<String, TypeId>, entry: &Value) -> Type {
+    let atomic = entry["mt"] == "atomic";
+    if let Some(fields) = entry["f"].as_object() {
+        let mut map = MapType {
+            atomic,
+            ..MapType::default()
+        };
+        for (name, field) in fields {
+            map.add(build_field(types, names, name, field));
+        }
+        return Type::map(map);
+    }
+    if let Some(scalar) = entry["s"].as_str() {
+        let (scalar, format) = match scalar {
+            "integer" => (Scalar::Numeric, Format::Integer),
+            "number" => (Scalar::Numeric, Format::Number),
+            "boolean" => (Scalar::Boolean, Format::Boolean),
+            "int-or-string" => (Scalar::Untyped, Format::IntOrString),
+            "time" | "micro-time" => (Scalar::Untyped, Format::Time),
+            "quantity" => (Scalar::Text, Format::Quantity),
+            _ => (Scalar::Text, Format::Text),
+        };
+        return Type::scalar(scalar, format);
+    }
+    if !entry["l"].is_null() {
+        let element = place(types, names, &entry["l"]);
+        let text = |key: &str| entry[key].as_str().unwrap_or_default();
+        let (mut associative, mut keys) = (false, Vec::new());
+        match (text("lt"), text("ps")) {
+            ("set", _) => associative = true,
+            ("map", _) => {
+                associative = true;
+                keys = entry["lk"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .map(str::to_owned)
+                    .collect();
+            }
+            ("", "merge" | "merge,retainKeys") => {
+                associative = true;
+                keys.extend(entry["pk"].as_str().map(str::to_owned));
+            }
+            _ => {}
+        }
+        return Type::list(ListType {
+            element,
+            associative,
+            keys,
+        });
+    }
+    if !entry["m"].is_null() {
+        let element = place(types, names, &entry["m"]);
+        return Type::map(MapType {
+            atomic,
+            ..MapType::of(element)
+        });
+    }
+    Type::any(UNTYPED, true)
+}
+
+fn build_field(types: &mut Types, names: &HashMap<String, TypeId>, name: &str, entry: &Value) -> Field {
+    let strategy = entry["ps"].as_str().unwrap_or_default();
+    Field {
+        name: name.to_owned(),
+        kind: place(types, names, entry),
+        default: entry.get("d").cloned(),
+        always: entry["z"] == true,
+        value: entry["v"] == true,
+        patch_merge: strategy.split(',').any(|word| word == "merge"),
+        retain_keys: strategy.split(',').any(|word| word == "retainKeys"),
+        merge_key: entry["pk"].as_str().map(str::to_owned),
+    }
+}
+
+fn place(types: &mut Types, names: &HashMap<String, TypeId>, entry: &Value) -> TypeId {
+    if let Some(name) = entry["r"].as_str() {
+        return names.get(name).copied().unwrap_or(UNTYPED);
+    }
+    if entry.get("a").is_some() {
+        return UNTYPED;
+    }
+    let kind = build(types, names, entry);
+    types.add(kind)
 }

@@ -1,0 +1,139 @@
+//! The form in which the server keeps a built-in object: its Go type written as JSON.
+//!
+//! Decoding into a Go struct and writing it again drops what the struct does not know and what is empty, fills in the
+//! zero of what is always written, rewrites quantities, and puts fields into the order of the struct.
+
+use serde_json::{Map, Value};
+
+use super::quantity;
+use super::schema::{Field, Format, MapType, Schema, Source, TypeId, Types};
+
+/// Brings a built-in object into the server's form. Objects of other schemas are left as they are.
+pub fn shape(object: &mut Value, schema: &Schema) {
+    if schema.source == Source::Builtin && object.is_object() {
+        *object = shape_value(&schema.types, schema.root, object.take());
+    }
+}
+
+fn shape_value(types: &Types, kind: TypeId, value: Value) -> Value {
+    let shape = types.get(kind);
+    match value {
+        Value::Object(fields) => match &shape.map {
+            Some(map) if map.element.is_none() => Value::Object(shape_struct(types, map, fields)),
+            Some(map) if shape.scalar.is_none() => {
+                let Some(element) = map.element else {
+                    return Value::Object(fields);
+                };
+                let fields = fields.into_iter().map(|(key, value)| {
+                    let value = if value.is_null() {
+                        zero(types, element)
+                    } else {
+                        value
+                    };
+                    (key, shape_value(types, element, value))
+                });
+                // Go writes maps in the order of their keys.
+                let mut fields: Vec<_> = fields.collect();
+                fields.sort_by(|a, b| a.0.cmp(&b.0));
+                Value::Object(fields.into_iter().collect())
+            }
+            _ => Value::Object(fields),
+        },
+        Value::Array(items) => match &shape.list {
+            Some(list) if shape.scalar.is_none() => items
+                .into_iter()
+                .map(|item| {
+                    let item = if item.is_null() {
+                        zero(types, list.element)
+                    } else {
+                        item
+                    };
+                    shape_value(types, list.element, item)
+                })
+                .collect(),
+            _ => Value::Array(items),
+        },
+        scalar => match shape.format {
+            Format::Quantity => quantity::canonical(scalar),
+            _ => scalar,
+        },
+    }
+}
+
+fn shape_struct(types: &Types, map: &MapType, mut fields: Map<String, Value>) -> Map<String, Value> {
+    let mut out = Map::with_capacity(fields.len() + 2);
+    for field in &map.fields {
+        let value = fields.remove(&field.name).filter(|value| !value.is_null());
+        let shaped = match value {
+            Some(value) => {
+                let value = shape_value(types, field.kind, value);
+                if !field.always && field.value && is_empty(types, field.kind, &value) {
+                    continue;
+                }
+                value
+            }
+            None => match absent(types, field) {
+                Some(value) => value,
+                None => continue,
+            },
+        };
+        out.insert(field.name.clone(), shaped);
+    }
+    out
+}
+
+fn is_struct(types: &Types, kind: TypeId) -> bool {
+    types
+        .get(kind)
+        .map
+        .as_ref()
+        .is_some_and(|map| map.element.is_none())
+}
+
+/// Whether `omitempty` leaves the value out. Structs are never empty to it.
+fn is_empty(types: &Types, kind: TypeId, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(number) => {
+            types.get(kind).format != Format::IntOrString
+                && number.as_f64().is_some_and(|number| number == 0.0)
+        }
+        Value::String(text) => {
+            !matches!(types.get(kind).format, Format::IntOrString | Format::Quantity) && text.is_empty()
+        }
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty() && !is_struct(types, kind),
+    }
+}
+
+/// What the server writes for a field that is not set.
+fn absent(types: &Types, field: &Field) -> Option<Value> {
+    let kind = types.get(field.kind);
+    if field.value && is_struct(types, field.kind) {
+        return Some(shape_value(types, field.kind, Value::Object(Map::new())));
+    }
+    let is_list_or_map = kind.scalar.is_none();
+    match kind.format {
+        // These are structs in Go, so `omitempty` has no effect on them.
+        Format::Time if field.value => Some(Value::Null),
+        Format::Quantity | Format::IntOrString if field.value => Some(zero(types, field.kind)),
+        Format::Opaque if field.value && !is_list_or_map => Some(Value::Null),
+        _ if !field.always => None,
+        _ if field.value && !is_list_or_map => Some(zero(types, field.kind)),
+        _ => Some(Value::Null),
+    }
+}
+
+fn zero(types: &Types, kind: TypeId) -> Value {
+    if is_struct(types, kind) {
+        return Value::Object(Map::new());
+    }
+    match types.get(kind).format {
+        Format::Text => "".into(),
+        Format::Quantity => "0".into(),
+        Format::Integer | Format::Number | Format::IntOrString => 0.into(),
+        Format::Boolean => false.into(),
+        Format::Time | Format::Opaque => Value::Null,
+    }
+}
