@@ -1,0 +1,208 @@
+//! What CI runs, in order, and what to do about each step that fails.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::control_plane;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Leave out the tests that need a real control plane, and building one.
+    pub skip_control_plane: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Action {
+    Run {
+        program: &'static str,
+        arguments: Vec<&'static str>,
+        environment: Vec<(&'static str, &'static str)>,
+    },
+    BuildControlPlane,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Step {
+    name: &'static str,
+    /// What to do if it fails.
+    advice: &'static str,
+    action: Action,
+}
+
+fn cargo(name: &'static str, advice: &'static str, arguments: &[&'static str]) -> Step {
+    let action = Action::Run {
+        program: "cargo",
+        arguments: arguments.to_vec(),
+        environment: Vec::new(),
+    };
+    Step { name, advice, action }
+}
+
+fn steps(options: Options) -> Vec<Step> {
+    let mut steps = vec![
+        cargo("format", "run: cargo fmt --all", &["fmt", "--all", "--check"]),
+        cargo(
+            "lints",
+            "run: cargo clippy --workspace --all-targets --fix, and mend the rest by hand",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+        cargo(
+            "tests",
+            "run the test that fails alone: cargo test -p CRATE NAME",
+            &["test", "--workspace", "--locked"],
+        ),
+        cargo(
+            "generated files",
+            "run: cargo xtask generate, and commit what changed",
+            &["xtask", "generate", "--check"],
+        ),
+    ];
+    if !options.skip_control_plane {
+        steps.push(Step {
+            name: "control plane",
+            advice: "see build.log in the control plane's cache (~/.cache/ks-installer/control-plane)",
+            action: Action::BuildControlPlane,
+        });
+        steps.push(Step {
+            name: "tests with a real control plane",
+            advice: "run the test that fails alone: KS_CONTROL_PLANE=1 cargo test -p CRATE --test 'control_plane*' NAME",
+            action: Action::Run {
+                program: "cargo",
+                arguments: vec![
+                    "test",
+                    "--locked",
+                    "-p",
+                    "xtask",
+                    "-p",
+                    "ks-installer",
+                    "--test",
+                    "control_plane*",
+                    "--",
+                    // Each starts four processes: more at once than this only wait for each other.
+                    "--test-threads=2",
+                ],
+                environment: vec![(control_plane::SWITCH, "1")],
+            },
+        });
+    }
+    steps
+}
+
+/// Runs all steps in the workspace's root, up to the first that fails. Returns whether none did.
+pub fn run(root: &Path, options: Options, report: &dyn Fn(&str)) -> bool {
+    let steps = steps(options);
+    let begin = Instant::now();
+    for (number, step) in (1..).zip(&steps) {
+        report(&format!("== {number}/{} {}", steps.len(), step.name));
+        let step_begin = Instant::now();
+        let failure = carry_out(root, &step.action, report).err();
+        let took = seconds(step_begin.elapsed());
+        if let Some(reason) = failure {
+            report(&format!(
+                "== {} failed after {took}: {reason}\n   {}",
+                step.name, step.advice
+            ));
+            return false;
+        }
+        report(&format!("== {} took {took}", step.name));
+    }
+    report(&format!(
+        "== all {} steps passed in {}",
+        steps.len(),
+        seconds(begin.elapsed())
+    ));
+    true
+}
+
+fn carry_out(root: &Path, action: &Action, report: &dyn Fn(&str)) -> Result<(), String> {
+    match action {
+        Action::Run {
+            program,
+            arguments,
+            environment,
+        } => {
+            let mut command = Command::new(program);
+            command
+                .args(arguments)
+                .envs(environment.iter().copied())
+                .current_dir(root);
+            match command.status() {
+                Ok(status) if status.success() => Ok(()),
+                Ok(status) => Err(format!("{program} {}: {status}", arguments.join(" "))),
+                Err(error) => Err(format!("{program} cannot be run: {error}")),
+            }
+        }
+        Action::BuildControlPlane => match control_plane::ensure(report) {
+            Ok(_) => Ok(()),
+            // The tests then skip, each with this reason: a machine without packages is no defect of ours.
+            Err(control_plane::Error::Unavailable(reason)) => {
+                report(&format!("no control plane on this machine: {reason}"));
+                Ok(())
+            }
+            Err(error) => Err(format!("{error}{}", control_plane::sources(&error))),
+        },
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{}.{} s", duration.as_secs(), duration.subsec_millis() / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quick_run_leaves_out_the_control_plane_and_nothing_else() {
+        let names = |skip_control_plane| -> Vec<&str> {
+            steps(Options { skip_control_plane })
+                .iter()
+                .map(|step| step.name)
+                .collect()
+        };
+        let quick = names(true);
+        assert_eq!(quick, ["format", "lints", "tests", "generated files"]);
+        let full = names(false);
+        assert_eq!(full[..quick.len()], quick);
+        assert_eq!(
+            full[quick.len()..],
+            ["control plane", "tests with a real control plane"]
+        );
+    }
+
+    #[test]
+    fn the_switch_is_set_only_where_the_control_plane_is_wanted() {
+        let switched = |step: &&Step| {
+            matches!(&step.action, Action::Run { environment, .. }
+                if environment.contains(&(control_plane::SWITCH, "1")))
+        };
+        let steps = steps(Options {
+            skip_control_plane: false,
+        });
+        assert_eq!(steps.iter().filter(switched).count(), 1);
+        assert!(steps.last().as_ref().is_some_and(switched));
+    }
+
+    #[test]
+    fn stops_at_the_first_failure_and_says_what_failed() {
+        let action = Action::Run {
+            program: "sh",
+            arguments: vec!["-c", "exit 3"],
+            environment: Vec::new(),
+        };
+        let error = carry_out(Path::new("/"), &action, &|_| ()).unwrap_err();
+        assert!(
+            error.contains("exit 3") && error.contains("exit status: 3"),
+            "{error}"
+        );
+    }
+}

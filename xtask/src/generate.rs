@@ -1,0 +1,99 @@
+//! Files in the repository that are made by code, and the check that they are fresh.
+//!
+//! A generator gives the files it makes, by path below the workspace's root; [`run`] writes them, or compares. What one
+//! makes that depends on a crate of ours which this one must not depend on, is had by running that crate's binary.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Paths below the workspace's root, and what the files are to hold.
+pub type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+pub struct Generator {
+    /// What it makes, for the report.
+    pub name: &'static str,
+    /// Gets the workspace's root.
+    pub files: fn(&Path) -> anyhow::Result<Files>,
+}
+
+/// All generators of the workspace. Add yours here.
+pub const GENERATORS: &[Generator] = &[];
+
+/// The workspace's root folder.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask is a folder of the workspace")
+        .to_owned()
+}
+
+/// What [`run`] found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub fresh: Vec<PathBuf>,
+    /// Written, or, if only checked, in need of it.
+    pub stale: Vec<PathBuf>,
+}
+
+/// Runs the generators. With `check`, compares only and writes nothing.
+///
+/// # Errors
+/// A generator's own, and files that cannot be written.
+pub fn run(root: &Path, generators: &[Generator], check: bool) -> anyhow::Result<Outcome> {
+    use anyhow::Context as _;
+
+    let mut outcome = Outcome::default();
+    for generator in generators {
+        let files = (generator.files)(root).with_context(|| format!("generating {}", generator.name))?;
+        for (path, content) in files {
+            let target = root.join(&path);
+            if fs::read(&target).is_ok_and(|current| current == content) {
+                outcome.fresh.push(path);
+                continue;
+            }
+            if !check {
+                if let Some(parent) = target.parent() {
+                    fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+                }
+                fs::write(&target, content).with_context(|| format!("writing {}", target.display()))?;
+            }
+            outcome.stale.push(path);
+        }
+    }
+    Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: Generator = Generator {
+        name: "hello",
+        files: |_| Ok(Files::from([("docs/hello.md".into(), b"hello\n".to_vec())])),
+    };
+
+    #[test]
+    fn checking_finds_stale_files_and_writes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let stale = Outcome {
+            fresh: vec![],
+            stale: vec!["docs/hello.md".into()],
+        };
+        assert_eq!(run(root.path(), &[HELLO], true).unwrap(), stale);
+        assert!(!root.path().join("docs").exists());
+    }
+
+    #[test]
+    fn what_was_written_is_fresh_until_changed() {
+        let root = tempfile::tempdir().unwrap();
+        run(root.path(), &[HELLO], false).unwrap();
+        let fresh = Outcome {
+            fresh: vec!["docs/hello.md".into()],
+            stale: vec![],
+        };
+        assert_eq!(run(root.path(), &[HELLO], true).unwrap(), fresh);
+        fs::write(root.path().join("docs/hello.md"), "edited").unwrap();
+        assert_eq!(run(root.path(), &[HELLO], true).unwrap().stale.len(), 1);
+    }
+}
