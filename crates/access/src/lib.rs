@@ -1,1 +1,45 @@
 //! KubeSphere's permission model: roles, templates, bindings, aggregation, migration, effective access.
+//! Pure: it is given objects, and gives back what would have to change.
+//!
+//! ```text
+//!   releases/VERSION/access.yaml ─▶ AccessFile ─▶ Catalog (templates, built-in roles) + Policy (what goes)
+//!                                                    │
+//!   the cluster's roles and bindings ───────────▶ migrate ─▶ Migration
+//!                                                    │          ├─ role and binding changes, removals, findings
+//!                                       grants: what rules        └─ Impact: who loses and gains which permission
+//!                                       allow, as exact sets
+//! ```
+//!
+//! Nothing here knows a version or a role by name: all of that is data.
+
+mod catalog;
+mod finding;
+mod grants;
+mod impact;
+mod migrate;
+mod policy;
+mod role;
+mod rule;
+mod state;
+
+pub use catalog::{AccessFile, Catalog, CatalogError, Template};
+pub use finding::{AccessFinding, reason};
+pub use grants::{Grant, Grants, Names, Request, UrlPattern};
+pub use impact::{Impact, PermissionChange, Scope, SubjectImpact, WhyChanged};
+pub use migrate::{BindingAction, BindingChange, MigrateOptions, Migration, migrate};
+pub use policy::{Level, Policy, RemovedRole};
+pub use role::{Renamed, RoleChange};
+pub use rule::Rule;
+
+/// The API group of KubeSphere's own roles, bindings, users and groups.
+pub const IAM_GROUP: &str = "iam.kubesphere.io";
+/// The API group of Kubernetes' roles and bindings.
+pub const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+/// On a custom role: a JSON list of the templates that it was put together from.
+pub const AGGREGATION: &str = "iam.kubesphere.io/aggregation-roles";
+/// On a role: it is a template; `"false"` hides it from the console.
+pub const TEMPLATE: &str = "iam.kubesphere.io/role-template";
+/// On a workspace's objects: its name.
+pub const WORKSPACE: &str = "kubesphere.io/workspace";
+/// On a namespace: it belongs to the DevOps project of this name.
+pub const DEVOPS_PROJECT: &str = "kubesphere.io/devopsproject";
