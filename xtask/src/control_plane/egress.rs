@@ -115,9 +115,10 @@ impl Proxy {
         let service = hyper::service::service_fn(async |request| {
             Ok::<_, std::convert::Infallible>(respond(request).await)
         });
-        hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), service)
-            .await?;
+        // A connection for each request, so that each is decided upon.
+        let mut server = hyper::server::conn::http1::Builder::new();
+        server.keep_alive(false);
+        server.serve_connection(TokioIo::new(stream), service).await?;
         Ok(())
     }
 

@@ -146,7 +146,7 @@ impl Drop for Processes {
 }
 
 fn start_reaper(group: u32, folder: &Path) -> Result<Child, Error> {
-    let script = r#"cat >/dev/null; kill -KILL -- "-$1" 2>/dev/null; sleep 0.2; rm -rf -- "$2""#;
+    let script = r#"cat >/dev/null; kill -s KILL -- "-$1" 2>/dev/null; sleep 0.2; rm -rf -- "$2""#;
     Command::new("sh")
         .args(["-c", script, "reaper", &group.to_string()])
         .arg(folder)

@@ -29,9 +29,6 @@ async fn provision(client: &Client) -> Result<(), kube::Error> {
         .list(&cached)
         .await?
         .items;
-    if claims.is_empty() {
-        return Ok(());
-    }
     let classes = Api::<StorageClass>::all(client.clone()).list(&cached).await?;
     let classes: BTreeMap<String, StorageClass> = classes
         .into_iter()
@@ -155,7 +152,7 @@ mod tests {
     fn a_class_that_waits_for_a_consumer_is_heeded() {
         check(|_| (), "WaitForFirstConsumer", None);
         let select = |claim: &mut Value| {
-            claim["metadata"]["annotations"] = json!({"volume.kubernetes.io/selected-node": "n"})
+            claim["metadata"]["annotations"] = json!({"volume.kubernetes.io/selected-node": "n"});
         };
         check(select, "WaitForFirstConsumer", Some("20Gi"));
     }
