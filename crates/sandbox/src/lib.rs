@@ -1,3 +1,384 @@
 //! An embedded Kubernetes API in memory, as a tower service and over HTTP.
+//!
+//! ```text
+//! kube::Client ──▶ Service ─┐
+//! kubectl ──TLS──▶ Server ──┴▶ api ─▶ write ─▶ Transaction ─▶ State (persistent maps of Arc<Value>)
+//!                              │       │                        ▲
+//!                              │       └─ fields (schemas, managedFields, patches, defaults)
+//!                              └─ watch ◀─ changes   controllers ┘ (namespaces, GC, CRDs, workloads: after each write)
+//! ```
+//!
+//! A [`Sandbox`] is a handle to one cluster. Objects are immutable and shared: a list copies none, and a
+//! [fork](Sandbox::fork) takes no time and has its own future. A write runs in a transaction in which the controllers react
+//! until nothing changes any more; a dry run is a transaction that is dropped.
+//!
+//! What is absent: webhooks are never called (one that nobody answers for refuses the writes it matches), requests are not
+//! authorised by RBAC (a valid token may do everything), nothing runs in pods.
 
+mod admission;
+mod api;
+mod controllers;
 pub mod fields;
+mod json;
+mod kinds;
+mod prepare;
+mod seed;
+mod selector;
+mod server;
+mod service;
+mod status;
+mod store;
+mod transaction;
+mod write;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use serde_json::{Value, json};
+
+use kinds::Builtins;
+use status::Result;
+use store::State;
+use transaction::Transaction;
+
+pub use api::respond::Body;
+pub use seed::LoadError;
+pub use server::{ServeOptions, Server};
+pub use service::Service;
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
+
+/// How many snapshots of lists in pages are kept.
+const SNAPSHOTS: usize = 16;
+
+/// What kind of cluster a sandbox plays.
+#[derive(Clone)]
+pub struct Config {
+    /// The Kubernetes version that is played: `v1.20.2`. Served groups and versions follow it.
+    pub kubernetes_version: String,
+    /// The clock; the system's unless told otherwise. Times in objects are in whole seconds.
+    pub clock: Clock,
+    /// Names, UIDs and addresses that a cluster draws at random follow from this and from the history.
+    pub seed: u64,
+    /// The nodes of a new cluster; workloads run on the nodes that the objects have.
+    pub nodes: Vec<String>,
+    /// The first two numbers of the network of Services, where no `kubernetes` Service says otherwise.
+    pub service_network: (u8, u8),
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            kubernetes_version: "v1.20.2".to_owned(),
+            clock: Arc::new(jiff::Timestamp::now),
+            seed: 0,
+            nodes: vec!["node1".to_owned()],
+            service_network: (10, 96),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Config")
+            .field("kubernetes_version", &self.kubernetes_version)
+            .field("seed", &self.seed)
+            .field("nodes", &self.nodes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    pub(crate) fn now(&self) -> String {
+        format_time((self.clock)())
+    }
+
+    /// A time some seconds from now.
+    pub(crate) fn later(&self, seconds: i64) -> String {
+        let now = (self.clock)();
+        format_time(
+            now.checked_add(jiff::SignedDuration::from_secs(seconds))
+                .unwrap_or(now),
+        )
+    }
+
+    /// The minor version: 20 for `v1.20.2`.
+    pub(crate) fn minor(&self) -> kinds::Minor {
+        self.kubernetes_version
+            .trim_start_matches('v')
+            .split('.')
+            .nth(1)
+            .and_then(|minor| {
+                minor
+                    .chars()
+                    .take_while(char::is_ascii_digit)
+                    .collect::<String>()
+                    .parse()
+                    .ok()
+            })
+            .unwrap_or(20)
+    }
+
+    /// The certificate that `kube-root-ca.crt` holds; nobody serves with it in process.
+    pub(crate) fn ca_certificate(&self) -> &'static str {
+        "-----BEGIN CERTIFICATE-----\nc2FuZGJveA==\n-----END CERTIFICATE-----\n"
+    }
+}
+
+fn format_time(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// The kinds of writes that are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Create,
+    Update,
+    Patch,
+    Apply,
+    Delete,
+}
+
+/// How many requests a sandbox has answered. Dry runs count as reads; refused writes count as writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that change nothing: get, list, watch, discovery, reviews, dry runs.
+    pub reads: u64,
+    /// Objects asked to be created by POST.
+    pub creates: u64,
+    /// PUTs.
+    pub updates: u64,
+    /// Patches other than server-side apply.
+    pub patches: u64,
+    /// Server-side applies.
+    pub applies: u64,
+    /// Deletions of objects and of collections.
+    pub deletes: u64,
+}
+
+impl Counts {
+    /// All writes together.
+    pub fn writes(&self) -> u64 {
+        self.creates + self.updates + self.patches + self.applies + self.deletes
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    requests: AtomicU64,
+    creates: AtomicU64,
+    updates: AtomicU64,
+    patches: AtomicU64,
+    applies: AtomicU64,
+    deletes: AtomicU64,
+}
+
+/// What all handles to a cluster share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) builtins: Arc<Builtins>,
+    state: RwLock<State>,
+    /// Tells watches that the state has moved on.
+    news: tokio::sync::watch::Sender<u64>,
+    snapshots: Mutex<VecDeque<State>>,
+    counters: Counters,
+}
+
+impl Shared {
+    fn new(config: Config, builtins: Arc<Builtins>, state: State) -> Shared {
+        let (news, _) = tokio::sync::watch::channel(state.revision);
+        Shared {
+            config,
+            builtins,
+            state: RwLock::new(state),
+            news,
+            snapshots: Mutex::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The state as it is now.
+    pub(crate) fn state(&self) -> State {
+        // A panic while writing leaves the old state in place: a transaction works on a copy.
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Runs a write and lets the controllers react. Nothing of it stays when it fails or is a dry run.
+    pub(crate) fn write<T>(
+        &self,
+        verb: Verb,
+        dry_run: bool,
+        write: impl FnOnce(&mut Transaction) -> Result<T>,
+    ) -> Result<T> {
+        if !dry_run {
+            let counter = match verb {
+                Verb::Create => &self.counters.creates,
+                Verb::Update => &self.counters.updates,
+                Verb::Patch => &self.counters.patches,
+                Verb::Apply => &self.counters.applies,
+                Verb::Delete => &self.counters.deletes,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut transaction = Transaction::new(state.clone(), &self.config, &self.builtins);
+        let written = write(&mut transaction)?;
+        if !dry_run {
+            controllers::settle(&mut transaction);
+            let moved = transaction.state.revision != state.revision;
+            *state = transaction.state;
+            let revision = state.revision;
+            drop(state);
+            if moved {
+                self.news.send_replace(revision);
+            }
+        }
+        Ok(written)
+    }
+
+    /// Keeps a state for the further pages of a list.
+    pub(crate) fn keep_snapshot(&self, state: &State) {
+        let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        if snapshots.iter().any(|kept| kept.revision == state.revision) {
+            return;
+        }
+        snapshots.push_back(state.clone());
+        if snapshots.len() > SNAPSHOTS {
+            snapshots.pop_front();
+        }
+    }
+
+    pub(crate) fn snapshot(&self, revision: u64) -> Option<State> {
+        let snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        snapshots.iter().find(|kept| kept.revision == revision).cloned()
+    }
+
+    pub(crate) fn count_request(&self) {
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The answer to `/version`.
+    pub(crate) fn version(&self) -> Value {
+        json!({
+            "major": "1",
+            "minor": self.builtins.minor.to_string(),
+            "gitVersion": self.config.kubernetes_version,
+            "gitCommit": "",
+            "gitTreeState": "clean",
+            "buildDate": "1970-01-01T00:00:00Z",
+            "goVersion": "",
+            "compiler": "",
+            "platform": "linux/amd64",
+        })
+    }
+}
+
+/// A handle to an embedded Kubernetes cluster. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Sandbox {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Sandbox")
+            .field("config", &self.shared.config)
+            .field("revision", &self.shared.state().revision)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sandbox {
+    /// A new cluster: the namespaces `default`, `kube-system`, `kube-public` and `kube-node-lease`, the built-in APIServices,
+    /// the `kubernetes` Service, and the nodes of the configuration.
+    pub fn new(config: Config) -> Sandbox {
+        let builtins = Arc::new(Builtins::new(config.minor()));
+        let state = seed::empty(&config, &builtins);
+        Sandbox {
+            shared: Arc::new(Shared::new(config, builtins, state)),
+        }
+    }
+
+    /// A cluster with exactly these objects, as they were stored: UIDs, resource versions, managedFields and status stay.
+    /// Nothing reacts to them until they change. The next resource version is above all of theirs.
+    ///
+    /// # Errors
+    ///
+    /// Names the first object that is none: without kind or name, of a kind that is not served, or there twice.
+    pub fn from_objects(
+        config: Config,
+        objects: impl IntoIterator<Item = Value>,
+    ) -> std::result::Result<Sandbox, LoadError> {
+        let builtins = Arc::new(Builtins::new(config.minor()));
+        let state = seed::load(&config, &builtins, objects)?;
+        Ok(Sandbox {
+            shared: Arc::new(Shared::new(config, builtins, state)),
+        })
+    }
+
+    /// Every object, ordered by kind, namespace and name. The objects are shared, not copied.
+    pub fn objects(&self) -> Vec<Arc<Value>> {
+        let state = self.shared.state();
+        state
+            .collections()
+            .flat_map(|(_, collection)| {
+                collection
+                    .iter()
+                    .map(|(_, object)| Arc::clone(object))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// A second cluster with the same past and a future of its own. Takes no time, whatever the size.
+    pub fn fork(&self) -> Sandbox {
+        let shared = Shared::new(
+            self.shared.config.clone(),
+            Arc::clone(&self.shared.builtins),
+            self.shared.state(),
+        );
+        Sandbox {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The API as a tower service, fit for `kube::Client::new(sandbox.service(), "default")`. Requests are the
+    /// administrator's.
+    pub fn service(&self) -> Service {
+        Service::new(Arc::clone(&self.shared))
+    }
+
+    /// How many requests have been answered by now.
+    pub fn requests(&self) -> Counts {
+        let counters = &self.shared.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut counts = Counts {
+            reads: 0,
+            creates: get(&counters.creates),
+            updates: get(&counters.updates),
+            patches: get(&counters.patches),
+            applies: get(&counters.applies),
+            deletes: get(&counters.deletes),
+        };
+        counts.reads = get(&counters.requests).saturating_sub(counts.writes());
+        counts
+    }
+
+    /// Serves the API over HTTPS to those who have the token, until [shut down](Server::shutdown).
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be listened on or no certificate can be made.
+    pub async fn serve(&self, options: ServeOptions) -> std::io::Result<Server> {
+        Server::start(self.service(), options).await
+    }
+}

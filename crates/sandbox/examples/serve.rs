@@ -1,0 +1,28 @@
+//! Serves a dump (one object a line) and prints a kubeconfig: `cargo run -p sandbox --example serve -- FILE [PORT]`.
+#![allow(clippy::print_stdout, reason = "the example talks to the terminal")]
+
+use std::io::BufRead as _;
+use std::net::SocketAddr;
+
+use sandbox::{Config, Sandbox, ServeOptions};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let file = arguments.next();
+    let port: u16 = arguments.next().unwrap_or_default().parse().unwrap_or(0);
+    let sandbox = match file.as_deref() {
+        None | Some("-") => Sandbox::new(Config::default()),
+        Some(file) => {
+            let mut objects = Vec::new();
+            for line in std::io::BufReader::new(std::fs::File::open(file)?).lines() {
+                objects.push(serde_json::from_str(&line?)?);
+            }
+            Sandbox::from_objects(Config::default(), objects)?
+        }
+    };
+    let server = sandbox.serve(ServeOptions { address: SocketAddr::from(([127, 0, 0, 1], port)) }).await?;
+    println!("{}", server.kubeconfig());
+    std::future::pending::<()>().await;
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! Discovery: which groups, versions and kinds are served.
+
+use std::collections::BTreeMap;
+
+use http::Response;
+use serde_json::{Value, json};
+
+use crate::Shared;
+use crate::api::request::Request;
+use crate::api::respond::{self, Body};
+use crate::kinds::{Resource, compare_versions};
+
+const ALL_VERBS: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
+/// Discovery lists the verbs of custom resources in this order.
+const CUSTOM_VERBS: &[&str] = &[
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "create",
+    "update",
+    "watch",
+];
+
+/// Kinds that are only ever created, and stored nowhere.
+pub(crate) const REVIEWS: &[(&str, &str, &str, bool)] = &[
+    ("authentication.k8s.io", "tokenreviews", "TokenReview", false),
+    (
+        "authorization.k8s.io",
+        "localsubjectaccessreviews",
+        "LocalSubjectAccessReview",
+        true,
+    ),
+    (
+        "authorization.k8s.io",
+        "selfsubjectaccessreviews",
+        "SelfSubjectAccessReview",
+        false,
+    ),
+    (
+        "authorization.k8s.io",
+        "selfsubjectrulesreviews",
+        "SelfSubjectRulesReview",
+        false,
+    ),
+    (
+        "authorization.k8s.io",
+        "subjectaccessreviews",
+        "SubjectAccessReview",
+        false,
+    ),
+];
+
+/// All groups with their versions, in the order in which discovery lists them.
+fn all_groups(shared: &Shared) -> Vec<(String, Vec<String>)> {
+    let mut builtin: Vec<_> = shared
+        .builtins
+        .groups
+        .iter()
+        .filter(|group| !group.name.is_empty())
+        .collect();
+    builtin.sort_by_key(|group| std::cmp::Reverse(group.priority));
+    let mut groups: Vec<(String, Vec<String>)> = builtin
+        .into_iter()
+        .map(|group| {
+            (
+                group.name.clone(),
+                group
+                    .versions
+                    .iter()
+                    .map(|(version, _)| version.clone())
+                    .collect(),
+            )
+        })
+        .collect();
+    let state = shared.state();
+    let mut custom: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for resource in state.custom() {
+        let versions = custom.entry(resource.group.clone()).or_default();
+        versions.extend(resource.versions.iter().map(|version| version.name.clone()));
+    }
+    for (group, mut versions) in custom {
+        versions.sort_by(|a, b| compare_versions(b, a));
+        versions.dedup();
+        if !versions.is_empty() && !shared.builtins.has_group(&group) {
+            groups.push((group, versions));
+        }
+    }
+    groups
+}
+
+fn describe((name, versions): &(String, Vec<String>)) -> Value {
+    let versions: Vec<_> = versions
+        .iter()
+        .map(|version| json!({ "groupVersion": format!("{name}/{version}"), "version": version }))
+        .collect();
+    json!({ "name": name, "versions": versions, "preferredVersion": versions.first() })
+}
+
+pub(crate) fn legacy(shared: &Shared, request: &Request) -> Response<Body> {
+    let host = request.header("host");
+    let address = if host.is_empty() { "sandbox" } else { host };
+    let _ = shared;
+    respond::json(
+        200,
+        &json!({
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": address }],
+        }),
+    )
+}
+
+pub(crate) fn groups(shared: &Shared, _request: &Request) -> Response<Body> {
+    let groups: Vec<_> = all_groups(shared).iter().map(describe).collect();
+    respond::json(
+        200,
+        &json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups }),
+    )
+}
+
+pub(crate) fn group(shared: &Shared, name: &str) -> Response<Body> {
+    match all_groups(shared).iter().find(|(known, _)| known == name) {
+        Some(group) => {
+            let mut group = describe(group);
+            group["kind"] = "APIGroup".into();
+            group["apiVersion"] = "v1".into();
+            respond::json(200, &group)
+        }
+        None => respond::text(404, "404 page not found\n"),
+    }
+}
+
+pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Response<Body> {
+    let state = shared.state();
+    let mut resources: Vec<_> = shared
+        .builtins
+        .resources
+        .iter()
+        .chain(state.custom())
+        .filter(|resource| resource.group == group && resource.version(version).is_some())
+        .collect();
+    let known = shared
+        .builtins
+        .groups
+        .iter()
+        .any(|known| known.name == group && known.versions.iter().any(|(name, _)| name == version));
+    if resources.is_empty() && !known {
+        return respond::text(404, "404 page not found\n");
+    }
+    resources.sort_by(|a, b| a.plural.cmp(&b.plural));
+    let mut listed: Vec<Value> = resources
+        .iter()
+        .flat_map(|resource| describe_resource(resource, version))
+        .collect();
+    for (_, plural, kind, namespaced) in REVIEWS.iter().filter(|(known, ..)| *known == group) {
+        listed.push(json!({
+            "name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["create"],
+        }));
+    }
+    let group_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
+    let mut list = json!({ "kind": "APIResourceList" });
+    if group.is_empty() {
+        list["groupVersion"] = group_version.into();
+    } else {
+        list["apiVersion"] = "v1".into();
+        list["groupVersion"] = group_version.into();
+    }
+    list["resources"] = listed.into();
+    respond::json(200, &list)
+}
+
+fn describe_resource(resource: &Resource, version: &str) -> Vec<Value> {
+    let verbs: Vec<_> = if resource.is_custom() {
+        CUSTOM_VERBS.to_vec()
+    } else {
+        ALL_VERBS
+            .iter()
+            .filter(|verb| {
+                **verb != "deletecollection" || !(resource.is("", "Namespace") || resource.is("", "Service"))
+            })
+            .copied()
+            .collect()
+    };
+    let mut main = json!({
+        "name": resource.plural,
+        "singularName": if resource.is_custom() { resource.singular.as_str() } else { "" },
+        "namespaced": resource.namespaced,
+        "kind": resource.kind,
+        "verbs": verbs,
+    });
+    if !resource.short_names.is_empty() {
+        main["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        main["categories"] = json!(resource.categories);
+    }
+    let mut all = vec![main];
+    let mut subresources: Vec<&str> = resource.subresources.iter().map(String::as_str).collect();
+    if resource.is_custom() {
+        subresources = [
+            ("scale", resource.has_scale(version)),
+            ("status", resource.has_status(version)),
+        ]
+        .iter()
+        .filter(|(_, has)| *has)
+        .map(|(name, _)| *name)
+        .collect();
+    }
+    for subresource in subresources {
+        let mut entry = json!({
+            "name": format!("{}/{subresource}", resource.plural),
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "kind": resource.kind,
+        });
+        let (kind, verbs): (Option<(&str, &str, &str)>, &[&str]) = match subresource {
+            "scale" => (Some(("autoscaling", "v1", "Scale")), &["get", "patch", "update"]),
+            "eviction" => (Some(("policy", "v1beta1", "Eviction")), &["create"]),
+            "token" => (Some(("authentication.k8s.io", "v1", "TokenRequest")), &["create"]),
+            "binding" => (Some(("", "", "Binding")), &["create"]),
+            "finalize" => (None, &["update"]),
+            "log" => (None, &["get"]),
+            "attach" | "exec" | "portforward" => (None, &["create", "get"]),
+            "proxy" => (None, &["create", "delete", "get", "patch", "update"]),
+            _ => (None, &["get", "patch", "update"]),
+        };
+        if let Some((group, version, kind)) = kind {
+            if !group.is_empty() {
+                entry["group"] = group.into();
+                entry["version"] = version.into();
+            }
+            entry["kind"] = kind.into();
+        }
+        entry["verbs"] = json!(verbs);
+        all.push(entry);
+    }
+    all
+}
+
+/// The paths that the root lists.
+pub(crate) fn paths(shared: &Shared) -> Value {
+    let mut paths = vec![
+        "/api".to_owned(),
+        "/api/v1".to_owned(),
+        "/apis".to_owned(),
+        "/apis/".to_owned(),
+    ];
+    for (group, versions) in all_groups(shared) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+    }
+    paths.extend(["/healthz", "/livez", "/openapi/v2", "/readyz", "/version"].map(str::to_owned));
+    json!({ "paths": paths })
+}

@@ -1,0 +1,174 @@
+//! The REST API: from a request to an answer.
+
+pub(crate) mod discovery;
+mod mutate;
+mod openapi;
+mod query;
+pub(crate) mod request;
+pub(crate) mod respond;
+mod reviews;
+mod table;
+mod watch;
+
+use std::sync::Arc;
+
+use http::{Method, Response};
+use serde_json::{Value, json};
+
+use crate::Shared;
+use crate::kinds::Resource;
+use crate::status::{Result, Status};
+use request::{Request, Target, decode};
+use respond::Body;
+
+/// A resource that a request names, found.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint {
+    pub resource: Arc<Resource>,
+    pub target: Target,
+}
+
+impl Endpoint {
+    pub(crate) fn version(&self) -> &str {
+        &self.target.version
+    }
+
+    pub(crate) fn api_version(&self) -> String {
+        self.resource.api_version(&self.target.version)
+    }
+}
+
+/// Answers a request.
+pub(crate) fn handle(shared: &Arc<Shared>, request: &Request) -> Response<Body> {
+    let response = route(shared, request).unwrap_or_else(|status| respond::status(&status));
+    tracing::debug!(method = %request.method, path = %request.path, code = response.status().as_u16(), "request");
+    response
+}
+
+fn route(shared: &Arc<Shared>, request: &Request) -> Result<Response<Body>> {
+    let parts: Vec<String> = request
+        .path
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .map(decode)
+        .collect();
+    let words: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let reading = matches!(request.method, Method::GET | Method::HEAD);
+    match words.as_slice() {
+        [] if reading => Ok(respond::json(200, &discovery::paths(shared))),
+        ["version"] if reading => Ok(respond::json(200, &shared.version())),
+        ["healthz" | "livez" | "readyz", ..] if reading => Ok(respond::text(200, "ok")),
+        ["openapi", rest @ ..] if reading => Ok(openapi::answer(shared, request, rest)),
+        ["api"] if reading => Ok(discovery::legacy(shared, request)),
+        ["apis"] if reading => Ok(discovery::groups(shared, request)),
+        ["apis", group] if reading => Ok(discovery::group(shared, group)),
+        ["api", "v1"] if reading => Ok(discovery::resources(shared, "", "v1")),
+        ["apis", group, version] if reading => Ok(discovery::resources(shared, group, version)),
+        ["api", "v1", ..] => resource(shared, request, "", "v1", &parts[2..]),
+        ["apis", group, version, _, ..] => resource(shared, request, group, version, &parts[3..]),
+        _ => Ok(respond::text(404, "404 page not found\n")),
+    }
+}
+
+fn resource(
+    shared: &Arc<Shared>,
+    request: &Request,
+    group: &str,
+    version: &str,
+    rest: &[String],
+) -> Result<Response<Body>> {
+    let not_served = || Ok(respond::text(404, "404 page not found\n"));
+    let Some(target) = Target::parse(group, version, rest) else {
+        return not_served();
+    };
+    if let Some(response) = reviews::answer(shared, request, &target)? {
+        return Ok(response);
+    }
+    let state = shared.state();
+    let Some(resource) = state.resource(&shared.builtins, group, &target.plural) else {
+        return not_served();
+    };
+    if resource.version(version).is_none() || (!resource.namespaced && !target.namespace.is_empty()) {
+        return not_served();
+    }
+    let endpoint = Endpoint { resource, target };
+    let target = &endpoint.target;
+    let served = match target.subresource.as_str() {
+        "" => true,
+        "status" => endpoint.resource.has_status(version),
+        "scale" => endpoint.resource.has_scale(version),
+        other => endpoint
+            .resource
+            .subresources
+            .iter()
+            .any(|one| one == other.split('/').next().unwrap_or(other)),
+    };
+    if !served {
+        return not_served();
+    }
+    let named = !target.name.is_empty();
+    let needs_namespace = endpoint.resource.namespaced && target.namespace.is_empty();
+    match (&request.method, named) {
+        (&Method::GET | &Method::HEAD, false) if target.watch || request.query.flag("watch") => {
+            watch::answer(shared, request, &endpoint)
+        }
+        (&Method::GET | &Method::HEAD, true)
+            if target.subresource.is_empty() && (target.watch || request.query.flag("watch")) =>
+        {
+            watch::answer(shared, request, &endpoint)
+        }
+        (&Method::GET | &Method::HEAD, false) => query::list(shared, request, &endpoint, &state),
+        (&Method::GET | &Method::HEAD, true) if !needs_namespace => query::get(request, &endpoint, &state),
+        (&Method::POST, false) if needs_namespace => Err(Status::method_not_allowed()),
+        (&Method::POST, _) => mutate::create(shared, request, &endpoint),
+        (&Method::PUT, true) if !needs_namespace => mutate::replace(shared, request, &endpoint),
+        (&Method::PATCH, true) if !needs_namespace => mutate::patch(shared, request, &endpoint),
+        (&Method::DELETE, true) if !needs_namespace && target.subresource.is_empty() => {
+            mutate::delete(shared, request, &endpoint)
+        }
+        (&Method::DELETE, false) if !needs_namespace => mutate::delete_collection(shared, request, &endpoint),
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// The body of a request as JSON; YAML is read as well.
+fn read_body(request: &Request) -> Result<Value> {
+    const ACCEPTED: &[&str] = &[
+        "application/json",
+        "application/yaml",
+        "application/vnd.kubernetes.protobuf",
+    ];
+    if request.body.is_empty() {
+        return Err(Status::bad_request("the request body is empty"));
+    }
+    let yaml = match request.content_type() {
+        "application/yaml" | "application/apply-patch+yaml" => !request
+            .body
+            .iter()
+            .find(|byte| !byte.is_ascii_whitespace())
+            .is_some_and(|byte| *byte == b'{'),
+        "application/vnd.kubernetes.protobuf" => return Err(Status::media_type(&ACCEPTED[..2])),
+        "" | "application/json" => false,
+        other if other.starts_with("application/") && other.ends_with("json") => false,
+        _ => return Err(Status::media_type(&ACCEPTED[..2])),
+    };
+    let value: Value = if yaml {
+        let text = std::str::from_utf8(&request.body).map_err(Status::internal)?;
+        serde_saphyr::from_str(text)
+            .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?
+    } else {
+        serde_json::from_slice(&request.body).map_err(|error| {
+            Status::bad_request(format!("couldn't get version/kind; json parse error: {error}"))
+        })?
+    };
+    Ok(value)
+}
+
+/// Object metadata only, as clients may ask for it.
+fn partial(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object.get("metadata").cloned().unwrap_or_default(),
+    })
+}

@@ -1,0 +1,278 @@
+//! Reading: get and list.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::Response;
+use serde_json::{Value, json};
+
+use crate::Shared;
+use crate::api::request::Request;
+use crate::api::respond::{self, Body};
+use crate::api::{Endpoint, table};
+use crate::json::{Sent, TypeMeta};
+use crate::selector::{Fields, Labels};
+use crate::status::{Result, Status};
+use crate::store::{Key, State};
+
+/// In which form objects are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Object,
+    Table,
+    Metadata,
+}
+
+impl Form {
+    /// The first form in the `Accept` header that can be served.
+    pub(crate) fn of(request: &Request) -> Result<Form> {
+        let accept = request.header("accept");
+        if accept.is_empty() {
+            return Ok(Form::Object);
+        }
+        for range in accept.split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let media = parts.next().unwrap_or_default();
+            if !matches!(media, "application/json" | "application/*" | "*/*") {
+                continue;
+            }
+            let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
+            let kind = parameters
+                .iter()
+                .find(|(key, _)| *key == "as")
+                .map(|(_, value)| *value);
+            match kind {
+                None => return Ok(Form::Object),
+                Some("Table") => return Ok(Form::Table),
+                Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Ok(Form::Metadata),
+                Some(_) => {}
+            }
+        }
+        Err(Status::not_acceptable(&["application/json"]))
+    }
+}
+
+pub(crate) fn find(endpoint: &Endpoint, state: &State) -> Result<Arc<Value>> {
+    let target = &endpoint.target;
+    state
+        .get(&Key::new(&endpoint.resource, &target.namespace, &target.name))
+        .cloned()
+        .ok_or_else(|| Status::not_found(&endpoint.resource, &target.name))
+}
+
+pub(crate) fn get(request: &Request, endpoint: &Endpoint, state: &State) -> Result<Response<Body>> {
+    let found = find(endpoint, state)?;
+    match endpoint.target.subresource.as_str() {
+        "" | "status" => one(200, request, endpoint, &found),
+        "scale" => Ok(respond::json(200, &super::mutate::scale_of(endpoint, &found))),
+        "log" => Ok(respond::text(200, "")),
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// Answers with one object.
+pub(crate) fn one(
+    code: u16,
+    request: &Request,
+    endpoint: &Endpoint,
+    object: &Value,
+) -> Result<Response<Body>> {
+    Ok(match Form::of(request)? {
+        Form::Object => {
+            let api_version = endpoint.api_version();
+            respond::json(
+                code,
+                &Sent {
+                    object,
+                    types: TypeMeta::Version(&api_version),
+                },
+            )
+        }
+        Form::Metadata => respond::json(code, &super::partial(object)),
+        Form::Table => respond::json(
+            code,
+            &table::of(endpoint, std::iter::once(object), request, &json!({}), true),
+        ),
+    })
+}
+
+/// What a list or watch selects.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Selection {
+    pub labels: Labels,
+    pub fields: Fields,
+}
+
+impl Selection {
+    pub(crate) fn of(request: &Request, endpoint: &Endpoint) -> Result<Selection> {
+        Ok(Selection {
+            labels: Labels::parse(request.query.get("labelSelector").unwrap_or_default())?,
+            fields: Fields::parse(
+                request.query.get("fieldSelector").unwrap_or_default(),
+                &endpoint.resource,
+                endpoint.version(),
+            )?,
+        })
+    }
+
+    pub(crate) fn matches(&self, object: &Value) -> bool {
+        self.labels.matches(object) && self.fields.matches(object)
+    }
+}
+
+/// Where a list in pages goes on: the revision it shows, the path it starts at.
+#[derive(Debug, PartialEq, Eq)]
+struct Continue {
+    revision: u64,
+    start: String,
+}
+
+impl Continue {
+    fn encode(&self) -> String {
+        let token = json!({ "v": "meta.k8s.io/v1", "rv": self.revision, "start": self.start });
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(token.to_string())
+    }
+
+    fn decode(token: &str) -> Option<Continue> {
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(token)
+            .ok()?;
+        let value: Value = serde_json::from_slice(&bytes).ok()?;
+        Some(Continue {
+            revision: value.get("rv")?.as_u64()?,
+            start: value.get("start")?.as_str()?.to_owned(),
+        })
+    }
+}
+
+pub(crate) fn list(
+    shared: &Shared,
+    request: &Request,
+    endpoint: &Endpoint,
+    state: &State,
+) -> Result<Response<Body>> {
+    let form = Form::of(request)?;
+    let selection = Selection::of(request, endpoint)?;
+    let number = |key: &str| -> Result<Option<u64>> {
+        match request.query.get(key).filter(|value| !value.is_empty()) {
+            None => Ok(None),
+            Some(value) => value.parse().map(Some).map_err(|_| {
+                Status::bad_request(format!(
+                    "{key}: Invalid value: {value:?}: strconv.ParseUint: invalid syntax"
+                ))
+            }),
+        }
+    };
+    let wanted = number("resourceVersion")?;
+    let limit = number("limit")?.filter(|limit| *limit > 0);
+    let mut state = state.clone();
+    let mut start = None;
+    if let Some(token) = request.query.get("continue").filter(|token| !token.is_empty()) {
+        let go_on =
+            Continue::decode(token).ok_or_else(|| Status::bad_request("continue key is not valid"))?;
+        if go_on.revision != state.revision {
+            state = shared.snapshot(go_on.revision).ok_or_else(|| {
+                Status::expired(
+                    "The provided continue parameter is too old to display a consistent list result. You can start a \
+                     new list without the continue parameter.",
+                )
+            })?;
+        }
+        start = Some(go_on.start);
+    } else if let Some(wanted) = wanted.filter(|wanted| *wanted > state.revision) {
+        return Err(Status::new(
+            504,
+            "Timeout",
+            format!(
+                "Timeout: Too large resource version: {wanted}, current: {}",
+                state.revision
+            ),
+        ));
+    } else if let Some(exact) = wanted.filter(|wanted| {
+        *wanted != state.revision && request.query.get("resourceVersionMatch") == Some("Exact")
+    }) {
+        state = shared
+            .snapshot(exact)
+            .ok_or_else(|| Status::expired(format!("The provided resource version is too old: {exact}")))?;
+    }
+    let collection = state.objects_of(&endpoint.resource);
+    let namespace = &endpoint.target.namespace;
+    // A server that lists from its cache (any resource version will do) does not page.
+    let limit = limit.filter(|_| wanted != Some(0) || start.is_some());
+    let mut matching = collection
+        .range(namespace, start.as_deref())
+        .filter(|(_, object)| selection.matches(object));
+    let mut items: Vec<&Arc<Value>> = Vec::new();
+    let mut next = None;
+    for (path, object) in matching.by_ref() {
+        if limit.is_some_and(|limit| items.len() as u64 >= limit) {
+            next = Some(path.to_string());
+            break;
+        }
+        items.push(object);
+    }
+    let mut metadata = json!({ "resourceVersion": state.revision.max(1).to_string() });
+    if let Some(start) = next {
+        metadata["continue"] = Continue {
+            revision: state.revision,
+            start,
+        }
+        .encode()
+        .into();
+        let left = 1 + matching.count();
+        if selection.labels.is_empty() && request.query.get("fieldSelector").unwrap_or_default().is_empty() {
+            metadata["remainingItemCount"] = left.into();
+        }
+        shared.keep_snapshot(&state);
+    }
+    Ok(match form {
+        Form::Object => objects(endpoint, &items, &metadata)?,
+        Form::Metadata => {
+            let items: Vec<_> = items.iter().map(|object| super::partial(object)).collect();
+            respond::json(
+                200,
+                &json!({
+                    "kind": "PartialObjectMetadataList",
+                    "apiVersion": "meta.k8s.io/v1",
+                    "metadata": metadata,
+                    "items": items,
+                }),
+            )
+        }
+        Form::Table => {
+            let objects = items.iter().map(|object| &***object);
+            respond::json(200, &table::of(endpoint, objects, request, &metadata, true))
+        }
+    })
+}
+
+/// Writes the list out object by object: the shared objects go straight into the bytes of the answer.
+fn objects(endpoint: &Endpoint, items: &[&Arc<Value>], metadata: &Value) -> Result<Response<Body>> {
+    let api_version = endpoint.api_version();
+    let types = if endpoint.resource.is_custom() {
+        TypeMeta::Version(&api_version)
+    } else {
+        TypeMeta::Absent
+    };
+    let mut bytes = Vec::with_capacity(256 + items.len() * 1024);
+    let write = |bytes: &mut Vec<u8>| -> serde_json::Result<()> {
+        bytes.extend_from_slice(b"{\"kind\":");
+        serde_json::to_writer(&mut *bytes, &endpoint.resource.list_kind)?;
+        bytes.extend_from_slice(b",\"apiVersion\":");
+        serde_json::to_writer(&mut *bytes, &api_version)?;
+        bytes.extend_from_slice(b",\"metadata\":");
+        serde_json::to_writer(&mut *bytes, metadata)?;
+        bytes.extend_from_slice(b",\"items\":[");
+        for (index, object) in items.iter().enumerate() {
+            if index > 0 {
+                bytes.push(b',');
+            }
+            serde_json::to_writer(&mut *bytes, &Sent { object, types })?;
+        }
+        bytes.extend_from_slice(b"]}\n");
+        Ok(())
+    };
+    write(&mut bytes).map_err(Status::internal)?;
+    Ok(respond::respond(200, "application/json", Bytes::from(bytes)))
+}

@@ -1,0 +1,80 @@
+//! The API as a tower service.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+
+use crate::Shared;
+use crate::api::request::{Query, User};
+use crate::api::respond::{self, Body};
+use crate::api::{self};
+use crate::status::Status;
+
+/// Answers Kubernetes API requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    shared: Arc<Shared>,
+    user: User,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Service")
+            .field("user", &self.user.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    pub(crate) fn new(shared: Arc<Shared>) -> Service {
+        Service {
+            shared,
+            user: User::admin("kubernetes-admin"),
+        }
+    }
+}
+
+impl<B> tower::Service<Request<B>> for Service
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: std::fmt::Display + Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let Service { shared, user } = self.clone();
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let body = match body.collect().await {
+                Ok(body) => body.to_bytes(),
+                Err(error) => {
+                    let status = Status::bad_request(format!("the request body cannot be read: {error}"));
+                    return Ok(respond::status(&status));
+                }
+            };
+            shared.count_request();
+            let request = api::request::Request {
+                method: parts.method,
+                path: parts.uri.path().to_owned(),
+                query: Query::parse(parts.uri.query().unwrap_or_default()),
+                headers: parts.headers,
+                body,
+                user,
+            };
+            Ok(api::handle(&shared, &request))
+        })
+    }
+}

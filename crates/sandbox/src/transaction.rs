@@ -1,0 +1,84 @@
+//! A transaction: a copy of the state that writes go to, kept when all of them succeed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::Config;
+use crate::json::{child, object};
+use crate::kinds::{Builtins, Resource};
+use crate::status::{Result, Status};
+use crate::store::{Change, Key, State};
+
+/// Writes to a copy of the state. Dropping it undoes them: that is also how a dry run works.
+pub(crate) struct Transaction<'a> {
+    pub state: State,
+    pub config: &'a Config,
+    pub builtins: &'a Builtins,
+    /// The time of all its writes, as RFC 3339 in whole seconds.
+    pub now: String,
+    /// What has changed and was not yet seen by the controllers.
+    pub unseen: VecDeque<(Key, Arc<Change>)>,
+}
+
+impl<'a> Transaction<'a> {
+    pub(crate) fn new(state: State, config: &'a Config, builtins: &'a Builtins) -> Transaction<'a> {
+        Transaction {
+            state,
+            config,
+            builtins,
+            now: config.now(),
+            unseen: VecDeque::new(),
+        }
+    }
+
+    /// Stores an object under the next resource version and returns it as stored.
+    pub(crate) fn put(&mut self, resource: &Resource, mut new: Value) -> Arc<Value> {
+        let revision = self.state.revision + 1;
+        child(&mut new, "metadata").insert("resourceVersion".into(), revision.to_string().into());
+        if resource.storage_version != crate::json::version_of(crate::json::text(&new, "apiVersion")) {
+            let stored = self.storage_api_version(resource);
+            object(&mut new).insert("apiVersion".into(), stored.into());
+        }
+        let key = Key::of(resource, &new);
+        let new = Arc::new(new);
+        let change = self.state.write(&key, Some(Arc::clone(&new)));
+        self.unseen.push_back((key, change));
+        new
+    }
+
+    /// Removes an object.
+    pub(crate) fn remove(&mut self, key: &Key) {
+        if self.state.get(key).is_some() {
+            let change = self.state.write(key, None);
+            self.unseen.push_back((key.clone(), change));
+        }
+    }
+
+    /// The `apiVersion` in which a kind is stored; a kind that two groups serve is stored in its home group.
+    fn storage_api_version(&self, resource: &Resource) -> String {
+        let home = self.builtins.resources.iter().find(|other| {
+            other.store == resource.store
+                && *other.store == *crate::kinds::qualified(&other.plural, &other.group)
+        });
+        let resource = home.map_or(resource, |home| home);
+        resource.api_version(&resource.storage_version)
+    }
+
+    /// The kind that a collection holds.
+    pub(crate) fn resource_of(&self, key: &Key) -> Result<Arc<Resource>> {
+        let (plural, group) = key.store.split_once('.').unwrap_or((&key.store, ""));
+        self.state
+            .resource(self.builtins, group, plural)
+            .ok_or_else(|| Status::internal(format!("no kind is stored under {}", key.store)))
+    }
+
+    /// A built-in kind, which is always there.
+    pub(crate) fn builtin(&self, group: &str, plural: &str) -> Result<Arc<Resource>> {
+        self.builtins
+            .find(group, plural)
+            .cloned()
+            .ok_or_else(|| Status::internal(format!("{plural}.{group} is not served by this version")))
+    }
+}

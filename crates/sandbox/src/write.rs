@@ -1,0 +1,531 @@
+//! Creating, updating and deleting: what the API server does around the bare write.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::admission;
+use crate::fields::{defaults, managed, validate};
+use crate::json::{self as read, child, is_deleting, list_at, name, namespace, object, text, text_at};
+use crate::kinds::{Generation, Resource};
+use crate::prepare;
+use crate::status::{Result, Status, forbidden, invalid, required};
+use crate::store::Key;
+use crate::transaction::Transaction;
+
+/// On whose behalf a write is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Writer<'a> {
+    /// The field manager.
+    pub manager: &'a str,
+    /// Whether admission (webhooks, namespaces that go away) has a say: it has none over the controllers' clean-up.
+    pub admission: bool,
+}
+
+impl Writer<'static> {
+    pub(crate) const CONTROLLER: Writer<'static> = Writer {
+        manager: "kube-controller-manager",
+        admission: false,
+    };
+    pub(crate) const API_SERVER: Writer<'static> = Writer {
+        manager: "kube-apiserver",
+        admission: false,
+    };
+    pub(crate) const KUBELET: Writer<'static> = Writer {
+        manager: "kubelet",
+        admission: false,
+    };
+}
+
+/// How `metadata.managedFields` of a new state comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    /// What differs from the live object belongs to the writer.
+    Update,
+    /// Server-side apply has worked it out already.
+    Applied,
+}
+
+/// Brings a decoded body into the form that the server works on: metadata without empty fields, pruned and with defaults.
+pub(crate) fn normalise(resource: &Resource, version: &str, body: &mut Value) {
+    let metadata = child(body, "metadata");
+    metadata.retain(|key, value| {
+        !value.is_null() && key != "selfLink" && !(is_empty(value) && !matches!(key.as_str(), "name"))
+    });
+    if resource.is_custom() {
+        if let Some(schema) = resource.open_api(version) {
+            let kept: Vec<_> = ["apiVersion", "kind", "metadata"]
+                .into_iter()
+                .filter_map(|key| object(body).swap_remove_entry(key))
+                .collect();
+            if !resource.preserves_unknown_fields() {
+                validate::prune(schema, body);
+            }
+            validate::default(schema, body);
+            object(body).extend(kept);
+        }
+    } else {
+        defaults::apply_defaults(body);
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+/// Creates an object. `new` carries the request's `apiVersion` and has been [normalised](normalise).
+pub(crate) fn create(
+    transaction: &mut Transaction,
+    resource: &Arc<Resource>,
+    version: &str,
+    mut new: Value,
+    ownership: Ownership,
+    writer: Writer,
+) -> Result<Arc<Value>> {
+    let namespace = namespace(&new).to_owned();
+    if !text_at(&new, "/metadata/resourceVersion").is_empty() {
+        return Err(Status::new(
+            500,
+            "",
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    if resource.namespaced && writer.admission {
+        admission::check_namespace(transaction, resource, &namespace, name(&new))?;
+    }
+    if ownership == Ownership::Update {
+        managed::update(
+            None,
+            &mut new,
+            writer.manager,
+            &transaction.now,
+            &resource.schema(version),
+        );
+    }
+    if name(&new).is_empty() {
+        let base: String = text_at(&new, "/metadata/generateName").chars().take(58).collect();
+        if !base.is_empty() {
+            let suffix = transaction.state.draw_suffix();
+            child(&mut new, "metadata").insert("name".into(), format!("{base}{suffix}").into());
+        }
+    }
+    let uid = transaction.state.draw_uid();
+    let metadata = child(&mut new, "metadata");
+    for gone in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "generation",
+    ] {
+        metadata.swap_remove(gone);
+    }
+    metadata.insert("creationTimestamp".into(), transaction.now.as_str().into());
+    metadata.insert("uid".into(), uid.into());
+    if resource.generation != Generation::None {
+        metadata.insert("generation".into(), 1.into());
+    }
+    prepare::create(transaction, resource, version, &mut new)?;
+    let mut causes = check_metadata(resource, &new);
+    causes.extend(prepare::check(resource, version, &new));
+    causes.extend(check_schema(resource, version, &new));
+    if !causes.is_empty() {
+        return Err(Status::invalid_object(resource, name(&new), &causes));
+    }
+    if writer.admission {
+        admission::check_webhooks(transaction, resource, version, "", "CREATE", Some(&new), None)?;
+    }
+    if transaction.state.get(&Key::of(resource, &new)).is_some() {
+        return Err(Status::already_exists(resource, name(&new)));
+    }
+    Ok(transaction.put(resource, new))
+}
+
+/// Replaces an object, or one of its subresources. `new` carries the request's `apiVersion` and has been
+/// [normalised](normalise). A state equal to the live one is not written.
+pub(crate) fn update(
+    transaction: &mut Transaction,
+    resource: &Arc<Resource>,
+    version: &str,
+    subresource: &str,
+    live: &Arc<Value>,
+    mut new: Value,
+    ownership: Ownership,
+    writer: Writer,
+) -> Result<Arc<Value>> {
+    let name = name(live).to_owned();
+    let given = text_at(&new, "/metadata/uid");
+    if !given.is_empty() && given != read::uid(live) {
+        let why = format!(
+            "Precondition failed: UID in precondition: {given}, UID in object meta: {}",
+            read::uid(live)
+        );
+        return Err(Status::conflict(resource, &name, &why));
+    }
+    let request_version = resource.api_version(version);
+    let relabelled;
+    let old: &Value = if text(live, "apiVersion") == request_version {
+        live
+    } else {
+        let mut copy = Value::clone(live);
+        object(&mut copy).insert("apiVersion".into(), request_version.as_str().into());
+        relabelled = copy;
+        &relabelled
+    };
+    // What the client may not touch, and what a status update does not touch, is as it was.
+    keep_metadata(old, &mut new);
+    match ownership {
+        Ownership::Applied => {}
+        Ownership::Update if subresource.is_empty() => {
+            managed::update(
+                Some(old),
+                &mut new,
+                writer.manager,
+                &transaction.now,
+                &resource.schema(version),
+            );
+        }
+        Ownership::Update => {
+            let schema = resource.schema(version);
+            managed::update_subresource(old, &mut new, writer.manager, &transaction.now, &schema);
+        }
+    }
+    prepare::update(transaction, resource, version, subresource, old, &mut new)?;
+    let generation = next_generation(resource, version, old, &new);
+    if let Some(generation) = generation {
+        child(&mut new, "metadata").insert("generation".into(), generation.into());
+    }
+    let mut causes = check_metadata(resource, &new);
+    if is_deleting(old) {
+        let added: Vec<_> = list_at(&new, "/metadata/finalizers")
+            .iter()
+            .filter(|finalizer| !list_at(old, "/metadata/finalizers").contains(finalizer))
+            .filter_map(Value::as_str)
+            .map(|finalizer| format!("{finalizer:?}"))
+            .collect();
+        if !added.is_empty() {
+            causes.push(forbidden(
+                "metadata.finalizers",
+                &format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    added.join(", ")
+                ),
+            ));
+        }
+    }
+    if subresource.is_empty() {
+        causes.extend(prepare::check(resource, version, &new));
+        causes.extend(prepare::check_update(resource, old, &new));
+    }
+    causes.extend(check_schema(resource, version, &new));
+    if !causes.is_empty() {
+        return Err(Status::invalid_object(resource, &name, &causes));
+    }
+    if writer.admission {
+        admission::check_webhooks(
+            transaction,
+            resource,
+            version,
+            subresource,
+            "UPDATE",
+            Some(&new),
+            Some(old),
+        )?;
+    }
+    if is_deleting(&new) && list_at(&new, "/metadata/finalizers").is_empty() && !awaits_more(&new) {
+        transaction.remove(&Key::of(resource, live));
+        return Ok(Arc::new(new));
+    }
+    if new == *old {
+        return Ok(Arc::clone(live));
+    }
+    Ok(transaction.put(resource, new))
+}
+
+/// Whether something besides finalizers holds an object that is being deleted: a namespace's `spec.finalizers`.
+fn awaits_more(value: &Value) -> bool {
+    text(value, "kind") == "Namespace"
+        && text(value, "apiVersion") == "v1"
+        && !list_at(value, "/spec/finalizers").is_empty()
+}
+
+fn keep_metadata(old: &Value, new: &mut Value) {
+    let metadata = child(new, "metadata");
+    for key in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "resourceVersion",
+        "generateName",
+    ] {
+        match old.get("metadata").and_then(|metadata| metadata.get(key)) {
+            Some(value) => {
+                metadata.insert(key.into(), value.clone());
+            }
+            None => {
+                metadata.shift_remove(key);
+            }
+        }
+    }
+    metadata.shift_remove("selfLink");
+}
+
+fn next_generation(resource: &Resource, version: &str, old: &Value, new: &Value) -> Option<i64> {
+    let counted = read::number_at(old, "/metadata/generation").unwrap_or(0);
+    let changed = match &resource.generation {
+        Generation::None => return None,
+        Generation::First => false,
+        Generation::Fields(fields) => fields.iter().any(|field| {
+            let pointer = format!("/{}", field.replace('.', "/"));
+            old.pointer(&pointer) != new.pointer(&pointer)
+        }),
+        Generation::Content => {
+            let apart = |key: &str| {
+                matches!(key, "metadata" | "apiVersion" | "kind")
+                    || (key == "status" && resource.has_status(version))
+            };
+            content(old, apart) != content(new, apart)
+        }
+    };
+    changed.then_some(counted + 1)
+}
+
+fn content(value: &Value, apart: impl Fn(&str) -> bool) -> Map<String, Value> {
+    value
+        .as_object()
+        .map(|map| {
+            map.iter()
+                .filter(|(key, _)| !apart(key))
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+fn check_schema(resource: &Resource, version: &str, new: &Value) -> Vec<validate::Cause> {
+    match resource.open_api(version) {
+        Some(schema) => validate::check(schema, new),
+        None => Vec::new(),
+    }
+}
+
+fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
+    let mut causes = Vec::new();
+    let name = name(new);
+    if name.is_empty() {
+        causes.push(required("metadata.name", "name or generateName is required"));
+    } else if let Some(why) = check_name(resource, name) {
+        causes.push(invalid("metadata.name", &name.into(), &why));
+    }
+    for (index, owner) in list_at(new, "/metadata/ownerReferences").iter().enumerate() {
+        for key in ["apiVersion", "kind", "name", "uid"] {
+            if text(owner, key).is_empty() {
+                let what = if key == "apiVersion" { "version" } else { key };
+                causes.push(invalid(
+                    &format!("metadata.ownerReferences[{index}].{key}"),
+                    &"".into(),
+                    &format!("{what} must not be empty"),
+                ));
+            }
+        }
+    }
+    for finalizer in list_at(new, "/metadata/finalizers")
+        .iter()
+        .filter_map(Value::as_str)
+    {
+        if !finalizer.contains('/') && !matches!(finalizer, "orphan" | "foregroundDeletion" | "kubernetes") {
+            causes.push(invalid(
+                "metadata.finalizers[0]",
+                &finalizer.into(),
+                "name is neither a standard finalizer name nor is it fully qualified",
+            ));
+        }
+    }
+    causes
+}
+
+/// Why a name is not one for this kind.
+fn check_name(resource: &Resource, name: &str) -> Option<String> {
+    let label_only = |name: &str| {
+        !name.is_empty()
+            && name.len() <= 63
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !name.starts_with('-')
+            && !name.ends_with('-')
+    };
+    match (resource.group.as_str(), resource.kind.as_str()) {
+        ("rbac.authorization.k8s.io", _) => match name {
+            "." | ".." => Some(format!("may not be '{name}'")),
+            _ => ['/', '%'].into_iter().find(|&c| name.contains(c)).map(|c| format!("may not contain '{c}'")),
+        },
+        ("apiregistration.k8s.io", _) => None,
+        ("", "Namespace") => (!label_only(name)).then(|| {
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and \
+             end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+             '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+                .to_owned()
+        }),
+        ("", "Service") => (!label_only(name) || name.starts_with(|c: char| c.is_ascii_digit())).then(|| {
+            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
+             character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
+             validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
+                .to_owned()
+        }),
+        _ if name.len() > 253 => Some("must be no more than 253 characters".to_owned()),
+        _ => (!name.split('.').all(|label| {
+            // Only the whole name is bounded in length, not each label.
+            !label.is_empty() && label_only(&label[..label.len().min(63)]) && !label.ends_with('-')
+        }))
+        .then(|| {
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
+             start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+             '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+                .to_owned()
+        }),
+    }
+}
+
+/// What becomes of the objects that an object owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Propagation {
+    Background,
+    Foreground,
+    Orphan,
+}
+
+/// The options of a deletion.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Deletion {
+    pub propagation: Option<Propagation>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub grace_period: Option<i64>,
+}
+
+impl Deletion {
+    pub(crate) fn background() -> Deletion {
+        Deletion {
+            propagation: Some(Propagation::Background),
+            ..Deletion::default()
+        }
+    }
+}
+
+/// What a deletion did.
+#[derive(Debug)]
+pub(crate) enum Deleted {
+    /// The object is gone; this was its last state.
+    Gone(Arc<Value>),
+    /// The object waits for its finalizers.
+    Marked(Arc<Value>),
+}
+
+/// Deletes an object, or marks it when finalizers hold it.
+pub(crate) fn delete(
+    transaction: &mut Transaction,
+    resource: &Arc<Resource>,
+    version: &str,
+    live: &Arc<Value>,
+    options: &Deletion,
+    writer: Writer,
+) -> Result<Deleted> {
+    let key = Key::of(resource, live);
+    let name = name(live);
+    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != read::uid(live)) {
+        let why = format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been \
+             deleted and then recreated",
+            read::uid(live)
+        );
+        return Err(Status::conflict(resource, name, &why));
+    }
+    let current = text_at(live, "/metadata/resourceVersion");
+    if let Some(wanted) = options
+        .resource_version
+        .as_deref()
+        .filter(|wanted| *wanted != current)
+    {
+        let why = format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record \
+             ({current}). The object might have been modified"
+        );
+        return Err(Status::conflict(resource, name, &why));
+    }
+    if writer.admission {
+        admission::check_deletion(resource, name)?;
+        admission::check_webhooks(transaction, resource, version, "", "DELETE", None, Some(live))?;
+    }
+    let propagation = options
+        .propagation
+        .unwrap_or_else(|| default_propagation(resource, live));
+    let mut finalizers: Vec<String> = list_at(live, "/metadata/finalizers")
+        .iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
+    let has_dependents = !transaction.state.dependents(read::uid(live)).is_empty();
+    match propagation {
+        Propagation::Foreground if has_dependents => add(&mut finalizers, "foregroundDeletion", "orphan"),
+        Propagation::Orphan if has_dependents => add(&mut finalizers, "orphan", "foregroundDeletion"),
+        _ => finalizers.retain(|finalizer| finalizer != "orphan" && finalizer != "foregroundDeletion"),
+    }
+    let holds = prepare::holds_deletion(transaction, resource, live, &mut finalizers);
+    if finalizers.is_empty() && !holds {
+        transaction.remove(&key);
+        return Ok(Deleted::Gone(Arc::clone(live)));
+    }
+    let mut marked = Value::clone(live);
+    let metadata = child(&mut marked, "metadata");
+    if finalizers.is_empty() {
+        metadata.shift_remove("finalizers");
+    } else {
+        metadata.insert("finalizers".into(), json!(finalizers));
+    }
+    if !is_deleting(live) {
+        metadata.insert("deletionTimestamp".into(), transaction.now.as_str().into());
+        metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
+        if let Some(generation) = read::number_at(live, "/metadata/generation") {
+            child(&mut marked, "metadata").insert("generation".into(), (generation + 1).into());
+        }
+        prepare::mark_deleted(resource, &mut marked, &transaction.now);
+    }
+    if marked == **live {
+        return Ok(Deleted::Marked(Arc::clone(live)));
+    }
+    Ok(Deleted::Marked(transaction.put(resource, marked)))
+}
+
+fn add(finalizers: &mut Vec<String>, wanted: &str, other: &str) {
+    finalizers.retain(|finalizer| finalizer != other);
+    if !finalizers.iter().any(|finalizer| finalizer == wanted) {
+        finalizers.push(wanted.to_owned());
+    }
+}
+
+fn default_propagation(resource: &Resource, live: &Value) -> Propagation {
+    let held = |finalizer: &str| {
+        list_at(live, "/metadata/finalizers")
+            .iter()
+            .any(|held| held == finalizer)
+    };
+    if held("orphan") {
+        Propagation::Orphan
+    } else if held("foregroundDeletion") {
+        Propagation::Foreground
+    } else if resource.is("batch", "Job") || resource.is("", "ReplicationController") {
+        // The old clients of these two relied on dependents staying behind.
+        Propagation::Orphan
+    } else {
+        Propagation::Background
+    }
+}
