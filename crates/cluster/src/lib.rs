@@ -1,1 +1,33 @@
-//! Reading and writing a cluster through kube::Client: snapshot, server-side apply, waits, archives.
+//! Reading and writing a cluster through `kube::Client`, live or in the sandbox.
+//!
+//! ```text
+//!   connect() ─▶ kube::Client ─▶ Cluster ─┬─ snapshot(Scope) ─▶ upgrade::Snapshot
+//!                                         ├─ get · list · review            ─▶ ReadError
+//!                                         └─ apply · patch · create · delete ─▶ WriteError
+//!                                                      │
+//!                            ErrorClass says what to do about an error; retry and wait go by it
+//!
+//!   archive   objects ◀──▶ one verified file (tar + zstd): a backup
+//!   dump      objects ◀──▶ one JSON object a line, or a List, for rehearsals
+//! ```
+//!
+//! Nothing here decides what is to be written, and no body of an object ever stands in an error or a log line.
+
+pub mod archive;
+mod cluster;
+mod connect;
+mod discovery;
+pub mod dump;
+mod error;
+mod expiry;
+mod file;
+mod request;
+pub mod retry;
+mod scope;
+mod snapshot;
+pub mod wait;
+
+pub use cluster::{Cluster, FIELD_MANAGER};
+pub use connect::{ClusterName, ConnectError, ConnectOptions, connect};
+pub use error::{Classified, ErrorClass, Failure, ReadError, WriteError};
+pub use scope::Scope;

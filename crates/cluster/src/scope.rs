@@ -1,0 +1,214 @@
+//! Which objects of a cluster are read.
+
+use std::collections::BTreeSet;
+
+use crate::discovery::Resource;
+
+/// What to read: some kinds wherever they are, others only in the platform's own namespaces, the rest not at all.
+/// A cluster's users may have a hundred thousand pods and secrets that are none of our business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    everywhere: BTreeSet<(String, String)>,
+    platform: BTreeSet<(String, String)>,
+    all_platform_kinds: bool,
+}
+
+/// How far a kind is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    Everywhere,
+    PlatformNamespaces,
+    Nowhere,
+}
+
+/// Read wherever they are.
+const EVERYWHERE: &[(&str, &[&str])] = &[
+    ("", &["Namespace", "Node"]),
+    (
+        "admissionregistration.k8s.io",
+        &["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"],
+    ),
+    ("apiextensions.k8s.io", &["CustomResourceDefinition"]),
+    ("apiregistration.k8s.io", &["APIService"]),
+    (
+        "rbac.authorization.k8s.io",
+        &["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"],
+    ),
+    ("storage.k8s.io", &["StorageClass"]),
+];
+
+/// Read in the platform's own namespaces.
+const PLATFORM: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "ConfigMap",
+            "Endpoints",
+            "PersistentVolumeClaim",
+            "Pod",
+            "Secret",
+            "Service",
+            "ServiceAccount",
+        ],
+    ),
+    ("apps", &["DaemonSet", "Deployment", "StatefulSet"]),
+    ("batch", &["Job"]),
+];
+
+/// What a copy needs besides, cluster-wide.
+const COPY: &[(&str, &[&str])] = &[
+    ("", &["PersistentVolume"]),
+    ("networking.k8s.io", &["IngressClass"]),
+    ("node.k8s.io", &["RuntimeClass"]),
+    ("policy", &["PodSecurityPolicy"]),
+    ("scheduling.k8s.io", &["PriorityClass"]),
+    ("snapshot.storage.k8s.io", &["VolumeSnapshotClass"]),
+    ("storage.k8s.io", &["CSIDriver"]),
+];
+
+/// Not part of a copy: what passes by itself, and second views of what is read elsewhere.
+const NEVER: &[(&str, &str)] = &[
+    ("", "Event"),
+    ("coordination.k8s.io", "Lease"),
+    ("events.k8s.io", "Event"),
+    ("extensions", "Ingress"),
+    ("metrics.k8s.io", "PodMetrics"),
+];
+
+/// Used where the cluster's namespaces cannot be listed.
+pub(crate) const KNOWN_NAMESPACES: &[&str] = &[
+    "kube-system",
+    "kubesphere-controls-system",
+    "kubesphere-monitoring-system",
+    "kubesphere-system",
+];
+
+impl Scope {
+    /// What an upgrade is decided on.
+    pub fn upgrade() -> Self {
+        Self {
+            everywhere: pairs(EVERYWHERE),
+            platform: pairs(PLATFORM),
+            all_platform_kinds: false,
+        }
+    }
+
+    /// What a rehearsal needs to be true: besides, everything else in the platform's own namespaces.
+    pub fn copy() -> Self {
+        let mut everywhere = pairs(EVERYWHERE);
+        everywhere.extend(pairs(COPY));
+        Self {
+            everywhere,
+            platform: pairs(PLATFORM),
+            all_platform_kinds: true,
+        }
+    }
+
+    /// Adds kinds in the platform's namespaces, or cluster-wide when they are cluster-scoped: those of a
+    /// release's manifests.
+    pub fn with_kinds<'a>(mut self, kinds: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        self.platform.extend(
+            kinds
+                .into_iter()
+                .map(|(group, kind)| (group.to_owned(), kind.to_owned())),
+        );
+        self
+    }
+
+    /// Whether a namespace belongs to the platform, not to its users.
+    pub fn is_platform_namespace(name: &str) -> bool {
+        name == "kube-system" || name.starts_with("kubesphere-")
+    }
+
+    pub(crate) fn reach(&self, resource: &Resource) -> Reach {
+        let served = &resource.served;
+        let is_in =
+            |set: &BTreeSet<(String, String)>| set.contains(&(served.group.clone(), served.kind.clone()));
+        if !resource.is_listable || NEVER.contains(&(served.group.as_str(), served.kind.as_str())) {
+            Reach::Nowhere
+        } else if is_in(&self.everywhere) || is_platform_group(&served.group) {
+            Reach::Everywhere
+        } else if is_in(&self.platform) {
+            if served.namespaced {
+                Reach::PlatformNamespaces
+            } else {
+                Reach::Everywhere
+            }
+        } else if self.all_platform_kinds && served.namespaced {
+            Reach::PlatformNamespaces
+        } else {
+            Reach::Nowhere
+        }
+    }
+
+    /// Whether an object of a kind is within reach. `namespaced` is the kind's scope.
+    #[cfg(test)]
+    fn check(&self, group: &str, kind: &str, namespaced: bool) -> Reach {
+        self.reach(&Resource {
+            is_listable: true,
+            served: upgrade::ServedResource {
+                group: group.into(),
+                version: "v1".into(),
+                kind: kind.into(),
+                resource: format!("{}s", kind.to_lowercase()),
+                namespaced,
+            },
+        })
+    }
+}
+
+/// Groups whose every object belongs to the platform or to its tenants.
+fn is_platform_group(group: &str) -> bool {
+    group == "app.k8s.io" || group == "kubesphere.io" || group.ends_with(".kubesphere.io")
+}
+
+fn pairs(kinds: &[(&str, &[&str])]) -> BTreeSet<(String, String)> {
+    kinds
+        .iter()
+        .flat_map(|(group, kinds)| kinds.iter().map(|kind| ((*group).to_owned(), (*kind).to_owned())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reaches_what_matters() {
+        use Reach::{Everywhere, Nowhere, PlatformNamespaces};
+        let check = |group, kind, namespaced, upgrade, copy| {
+            assert_eq!(
+                Scope::upgrade().check(group, kind, namespaced),
+                upgrade,
+                "upgrade: {kind}"
+            );
+            assert_eq!(Scope::copy().check(group, kind, namespaced), copy, "copy: {kind}");
+        };
+        check("rbac.authorization.k8s.io", "Role", true, Everywhere, Everywhere);
+        check("iam.kubesphere.io", "GlobalRole", false, Everywhere, Everywhere);
+        check("devops.kubesphere.io", "Pipeline", true, Everywhere, Everywhere);
+        check("app.k8s.io", "Application", true, Everywhere, Everywhere);
+        check("notkubesphere.io", "Thing", true, Nowhere, PlatformNamespaces);
+        check("", "Secret", true, PlatformNamespaces, PlatformNamespaces);
+        check("apps", "ReplicaSet", true, Nowhere, PlatformNamespaces);
+        check("scheduling.k8s.io", "PriorityClass", false, Nowhere, Everywhere);
+        check("cert-manager.io", "ClusterIssuer", false, Nowhere, Nowhere);
+        check("", "Event", true, Nowhere, Nowhere);
+    }
+
+    #[test]
+    fn kinds_of_a_release_can_be_added() {
+        let scope = Scope::upgrade().with_kinds([
+            ("monitoring.coreos.com", "ServiceMonitor"),
+            ("policy", "PodSecurityPolicy"),
+        ]);
+        assert_eq!(
+            scope.check("monitoring.coreos.com", "ServiceMonitor", true),
+            Reach::PlatformNamespaces
+        );
+        assert_eq!(
+            scope.check("policy", "PodSecurityPolicy", false),
+            Reach::Everywhere
+        );
+    }
+}
