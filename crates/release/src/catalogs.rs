@@ -1,0 +1,63 @@
+//! The access catalogs of all releases known, also of those of which nothing else is known.
+
+use access::{AccessFile, Catalog, Policy};
+
+use crate::{Files, LoadError, Version};
+
+fn path(version: &Version) -> String {
+    format!("{version}/access.yaml")
+}
+
+/// The releases that have an access catalog, oldest first.
+pub fn catalog_versions(files: &Files) -> Vec<Version> {
+    let mut versions: Vec<Version> = files
+        .paths()
+        .filter_map(|path| path.strip_suffix("/access.yaml")?.parse().ok())
+        .collect();
+    versions.sort();
+    versions
+}
+
+/// The access catalog of a release and its policy, put together with the releases that it is based on.
+///
+/// # Errors
+/// There is no such catalog, or it cannot be read.
+pub fn load_catalog(files: &Files, version: &Version) -> Result<(Catalog, Policy), LoadError> {
+    let file = path(version);
+    let error = |message: String| LoadError {
+        file: file.clone(),
+        message,
+    };
+    let text = files
+        .get(&file)
+        .ok_or_else(|| error("there is no such file".into()))?;
+    let parsed: AccessFile = serde_saphyr::from_str(text).map_err(|e| error(e.to_string()))?;
+    let base = match &parsed.base {
+        None => None,
+        Some(base) => {
+            let base: Version = base
+                .parse()
+                .map_err(|_| error(format!("base {base} is no version")))?;
+            Some(load_catalog(files, &base)?.0)
+        }
+    };
+    parsed
+        .into_catalog(base.as_ref())
+        .map_err(|e| error(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_catalog_can_be_read() {
+        let files = Files::embedded();
+        let versions = catalog_versions(&files);
+        assert!(versions.len() >= 2, "{versions:?}");
+        for version in versions {
+            let (catalog, _) = load_catalog(&files, &version).unwrap();
+            assert!(catalog.objects().count() > 100, "{version}");
+        }
+    }
+}

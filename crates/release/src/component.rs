@@ -1,0 +1,312 @@
+//! [`Component`]: a folder of manifests with what it reads, adopts, makes and waits for.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use object::{Object, ObjectKey};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::setting::{Setting, at};
+use crate::{Manifest, Phase};
+
+/// One component of a release, as its folder describes it.
+#[derive(Clone, Debug)]
+pub struct Component {
+    pub name: String,
+    /// Where its namespaced objects live that name no namespace.
+    pub namespace: String,
+    /// By name, as templates use them: `settings.NAME`.
+    pub settings: BTreeMap<String, Setting>,
+    /// What it wants to know of the cluster, by name: `existing.NAME`.
+    pub existing: BTreeMap<String, Observation>,
+    /// Jinja expressions by name, in order; templates use their results: `values.NAME`.
+    pub values: Map<String, Value>,
+    pub helm: Option<HelmRelease>,
+    pub health: Health,
+    pub secrets: Vec<GeneratedSecret>,
+    /// Path inside the component's folder → template.
+    pub(crate) templates: BTreeMap<String, Template>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    /// Path below `releases/`, for messages.
+    pub source: String,
+    pub text: String,
+}
+
+/// `component.yaml`, joined with those of the folders that it names under `from`. Files of these folders are the
+/// component's too, unless its own folder has one of the same name.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ComponentFile {
+    pub namespace: String,
+    #[serde(default)]
+    pub settings: BTreeMap<String, Setting>,
+    #[serde(default)]
+    pub existing: BTreeMap<String, Observation>,
+    #[serde(default)]
+    pub values: Map<String, Value>,
+    #[serde(default)]
+    pub helm: Option<HelmRelease>,
+    #[serde(default)]
+    pub health: Health,
+    #[serde(default)]
+    pub secrets: Vec<GeneratedSecret>,
+}
+
+/// Something of the cluster that manifests depend on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Observation {
+    pub object: ObjectKey,
+    /// JSON pointer of the value; absent: whether the object exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+    /// The value is a text that holds a YAML document; templates see the document.
+    #[serde(default)]
+    pub document: bool,
+}
+
+/// The Helm release whose objects the component takes over, and as whose further revision it is recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HelmRelease {
+    pub name: String,
+    pub namespace: String,
+    pub chart: Distinguished,
+    /// Files and folders (with a slash at the end) whose objects are not part of the Helm release.
+    #[serde(default)]
+    pub without: Vec<String>,
+}
+
+/// The chart as Helm's record names it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Distinguished {
+    pub name: String,
+    pub version: String,
+    pub app_version: String,
+}
+
+/// When the component counts as running.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Health {
+    /// How long to wait for all of it, in seconds; 0: the installer's default.
+    #[serde(default)]
+    pub deadline_seconds: u64,
+    /// Workloads that are looked at but not waited for.
+    #[serde(default)]
+    pub optional: Vec<ObjectKey>,
+}
+
+/// What must be seen well before a component counts as running.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// Deployments, StatefulSets, DaemonSets, Jobs that must have rolled out.
+    pub workloads: Vec<ObjectKey>,
+    /// CRDs that must be established.
+    pub custom_resource_definitions: Vec<ObjectKey>,
+    /// Services behind webhooks that must have an endpoint.
+    pub webhook_services: Vec<ObjectKey>,
+}
+
+/// A Secret that is made by who carries out the plan: keys that exist are kept, keys that do not are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GeneratedSecret {
+    pub namespace: String,
+    pub name: String,
+    /// In order: a key may be derived from one before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<GeneratedKey>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Certificate>,
+}
+
+/// One key of a [`GeneratedSecret`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GeneratedKey {
+    pub name: String,
+    /// A path in the ClusterConfiguration's spec: a text there is the value, now and whenever it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setting: Option<String>,
+    pub make: Recipe,
+    /// A Jinja expression; the key is left alone where it is false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+}
+
+/// How a key's value is made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Recipe {
+    /// ASCII letters and digits, at least one lower-case letter, one upper-case letter and one digit among them.
+    Alphanumeric { length: usize },
+    /// A JSON web token (HS256; header `{"alg":"HS256","typ":"JWT"}`, claims in the order given, compact), signed with
+    /// the text of another key of the same Secret. Made anew when that key changes.
+    #[serde(rename_all = "camelCase")]
+    Jwt {
+        signed_with: String,
+        claims: Map<String, Value>,
+    },
+}
+
+/// A certificate signed by an authority made for it. All three keys are made together, when one of them is missing;
+/// a pair that is there is kept (whether it still holds is for who reads it to judge).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Certificate {
+    pub authority_common_name: String,
+    pub common_name: String,
+    pub dns_names: Vec<String>,
+    pub days: u32,
+    /// Keys of the Secret, PEM each.
+    pub authority_key: String,
+    pub certificate_key: String,
+    pub private_key: String,
+}
+
+impl GeneratedSecret {
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::namespaced("", "Secret", &self.namespace, &self.name)
+    }
+
+    /// The keys that have to be written, given the Secret as it is (`None`: it does not exist) and the
+    /// ClusterConfiguration's spec. Empty: nothing to do.
+    pub fn keys_to_write(&self, live: Option<&Object>, spec: &Value) -> Vec<String> {
+        let data = live.and_then(|secret| secret.get("/data"));
+        let has = |key: &str| {
+            data.and_then(|data| data.get(key))
+                .and_then(Value::as_str)
+                .is_some_and(|value| !value.is_empty())
+        };
+        let mut write: Vec<String> = Vec::new();
+        for key in &self.keys {
+            let wanted = key
+                .setting
+                .as_ref()
+                .and_then(|path| at(spec, path))
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty());
+            let differs = wanted.is_some_and(|text| {
+                data.and_then(|data| data.get(&key.name)).and_then(Value::as_str)
+                    != Some(STANDARD.encode(text).as_str())
+            });
+            let stale = matches!(&key.make, Recipe::Jwt { signed_with, .. } if write.contains(signed_with));
+            if differs || stale || !has(&key.name) {
+                write.push(key.name.clone());
+            }
+        }
+        if let Some(certificate) = &self.certificate {
+            let keys = [
+                &certificate.authority_key,
+                &certificate.certificate_key,
+                &certificate.private_key,
+            ];
+            if !keys.iter().all(|key| has(key)) {
+                write.extend(keys.into_iter().cloned());
+            }
+        }
+        write
+    }
+}
+
+impl Component {
+    /// What the component wants to know of the cluster, for [`crate::Inputs::existing`]. `get` gives a live object.
+    pub fn observe<'a>(&self, get: impl Fn(&ObjectKey) -> Option<&'a Object>) -> Map<String, Value> {
+        let read = |observation: &Observation| {
+            let live = get(&observation.object);
+            let Some(pointer) = &observation.pointer else {
+                return live.is_some().into();
+            };
+            let value = live
+                .and_then(|object| object.get(pointer))
+                .cloned()
+                .unwrap_or_default();
+            match value.as_str() {
+                Some(text) if observation.document => object::parse_documents(text)
+                    .ok()
+                    .and_then(|mut documents| documents.pop())
+                    .unwrap_or_default(),
+                _ => value,
+            }
+        };
+        self.existing
+            .iter()
+            .map(|(name, observation)| (name.clone(), read(observation)))
+            .collect()
+    }
+
+    /// What must be seen well once these manifests are applied.
+    pub fn targets<'a>(&self, manifests: impl IntoIterator<Item = &'a Manifest>) -> Target {
+        let mut target = Target::default();
+        for manifest in manifests {
+            let key = manifest.object.key();
+            match manifest.phase {
+                Phase::CustomResourceDefinitions => target.custom_resource_definitions.push(key),
+                Phase::Workloads if !self.health.optional.contains(&key) => target.workloads.push(key),
+                Phase::Webhooks => {
+                    let webhooks = manifest.object.get("/webhooks").and_then(Value::as_array);
+                    for service in webhooks
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|webhook| webhook.pointer("/clientConfig/service"))
+                    {
+                        let text = |name: &str| service.get(name).and_then(Value::as_str).unwrap_or_default();
+                        let key = ObjectKey::namespaced("", "Service", text("namespace"), text("name"));
+                        if !target.webhook_services.contains(&key) {
+                            target.webhook_services.push(key);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        target
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(live: Option<Value>, spec: Value, expect: &[&str]) {
+        let secret: GeneratedSecret = serde_json::from_value(json!({
+            "namespace":"n","name":"s",
+            "keys":[
+                {"name":"secret","setting":"a.jwt","make":{"alphanumeric":{"length":32}}},
+                {"name":"token","make":{"jwt":{"signedWith":"secret","claims":{"email":"a"}}}},
+            ],
+            "certificate":{"authorityCommonName":"ca","commonName":"c","dnsNames":["d"],"days":1,
+                "authorityKey":"ca.crt","certificateKey":"tls.crt","privateKey":"tls.key"},
+        }))
+        .unwrap();
+        let live = live.map(|data| {
+            Object::try_from(json!({"apiVersion":"v1","kind":"Secret","metadata":{"name":"s","namespace":"n"},"data":data}))
+                .unwrap()
+        });
+        assert_eq!(secret.keys_to_write(live.as_ref(), &spec), expect);
+    }
+
+    #[test]
+    fn keys_that_exist_are_kept_and_a_set_secret_is_followed() {
+        let all = ["secret", "token", "ca.crt", "tls.crt", "tls.key"];
+        check(None, json!({}), &all);
+        let full = json!({"secret":"YQ==","token":"dA==","ca.crt":"eA==","tls.crt":"eA==","tls.key":"eA==","other":"eA=="});
+        check(Some(full.clone()), json!({"a":{"jwt":""}}), &[]);
+        check(Some(full.clone()), json!({"a":{"jwt":"a"}}), &[]);
+        check(Some(full.clone()), json!({"a":{"jwt":"b"}}), &["secret", "token"]);
+        let mut part = full;
+        part["tls.key"] = json!("");
+        part["token"] = Value::Null;
+        check(Some(part), json!({}), &["token", "ca.crt", "tls.crt", "tls.key"]);
+    }
+}

@@ -1,0 +1,332 @@
+//! Helm 3's release records: Secrets that hold `base64(base64(gzip(JSON)))` under `data.release`.
+//!
+//! Source: Helm 3, `pkg/storage/driver` (names, labels, encoding) and `pkg/release` (the JSON).
+
+use std::io::{Read as _, Write as _};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use object::{Object, ObjectError};
+use serde_json::{Value, json};
+
+/// The type of the Secrets that hold records.
+pub const SECRET_TYPE: &str = "helm.sh/release.v1";
+
+/// The annotation that keeps an object when its release no longer has it, or goes.
+pub const RESOURCE_POLICY: &str = "helm.sh/resource-policy";
+
+/// A Secret that is no readable record.
+#[derive(Debug, thiserror::Error)]
+pub enum HelmError {
+    #[error("data.release is missing")]
+    NoData,
+    #[error("data.release is not base64 of base64")]
+    Base64(#[source] base64::DecodeError),
+    #[error("data.release is not gzip")]
+    Gzip(#[source] std::io::Error),
+    #[error("data.release is not a release")]
+    Json(#[source] serde_json::Error),
+    #[error("the release has no {0}")]
+    Missing(&'static str),
+    #[error("the manifest is not YAML: {0}")]
+    Manifest(String),
+    #[error("an object of the manifest is not one")]
+    Object(#[source] ObjectError),
+    #[error("the record is no Secret")]
+    Secret(#[source] ObjectError),
+}
+
+/// One revision of a release.
+///
+/// Its `Debug` shows what it is, not what it holds: manifests and values carry secrets.
+#[derive(Clone, PartialEq)]
+pub struct Record {
+    raw: Value,
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Record({}/{} v{} {})",
+            self.namespace(),
+            self.name(),
+            self.revision(),
+            self.status()
+        )
+    }
+}
+
+impl Record {
+    /// Reads the record out of its Secret.
+    pub fn decode(secret: &Object) -> Result<Self, HelmError> {
+        let data = secret.get_str("/data/release").ok_or(HelmError::NoData)?;
+        let inner = STANDARD.decode(data).map_err(HelmError::Base64)?;
+        let packed = STANDARD.decode(inner).map_err(HelmError::Base64)?;
+        let raw: Value = if packed.starts_with(&[0x1f, 0x8b]) {
+            let mut json = Vec::new();
+            GzDecoder::new(packed.as_slice())
+                .read_to_end(&mut json)
+                .map_err(HelmError::Gzip)?;
+            serde_json::from_slice(&json).map_err(HelmError::Json)?
+        } else {
+            // Helm reads records that were written without compression, too.
+            serde_json::from_slice(&packed).map_err(HelmError::Json)?
+        };
+        Self::from_value(raw)
+    }
+
+    /// The release's JSON as a record.
+    pub fn from_value(raw: Value) -> Result<Self, HelmError> {
+        let is_text = |pointer: &str| raw.pointer(pointer).is_some_and(Value::is_string);
+        for (pointer, name) in [
+            ("/name", "name"),
+            ("/namespace", "namespace"),
+            ("/info/status", "status"),
+            ("/manifest", "manifest"),
+        ] {
+            if !is_text(pointer) {
+                return Err(HelmError::Missing(name));
+            }
+        }
+        if raw.get("version").and_then(Value::as_u64).is_none() {
+            return Err(HelmError::Missing("revision"));
+        }
+        Ok(Self { raw })
+    }
+
+    fn text(&self, pointer: &str) -> &str {
+        self.raw
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    }
+
+    pub fn name(&self) -> &str {
+        self.text("/name")
+    }
+
+    pub fn namespace(&self) -> &str {
+        self.text("/namespace")
+    }
+
+    /// 1 for the first.
+    pub fn revision(&self) -> u64 {
+        self.raw
+            .get("version")
+            .and_then(Value::as_u64)
+            .unwrap_or_default()
+    }
+
+    /// `deployed`, `superseded`, `failed`, `pending-upgrade`, …
+    pub fn status(&self) -> &str {
+        self.text("/info/status")
+    }
+
+    /// Whether an operation was cut: Helm refuses to work on such a release.
+    pub fn is_pending(&self) -> bool {
+        self.status().starts_with("pending-")
+    }
+
+    /// YAML documents.
+    pub fn manifest(&self) -> &str {
+        self.text("/manifest")
+    }
+
+    /// The values the chart was rendered with.
+    pub fn config(&self) -> &Value {
+        self.raw.get("config").unwrap_or(&Value::Null)
+    }
+
+    pub fn chart(&self) -> &Value {
+        self.raw.get("chart").unwrap_or(&Value::Null)
+    }
+
+    /// The whole JSON.
+    pub fn as_value(&self) -> &Value {
+        &self.raw
+    }
+
+    /// The objects of the manifest. Those of namespaced kinds that name no namespace are in the release's.
+    /// `is_namespaced` is asked with API group and kind; [`is_namespaced`] is good for what needs no cluster.
+    pub fn manifest_objects(
+        &self,
+        is_namespaced: &dyn Fn(&str, &str) -> bool,
+    ) -> Result<Vec<Object>, HelmError> {
+        let documents = object::parse_documents(self.manifest()).map_err(HelmError::Manifest)?;
+        let mut objects = Vec::new();
+        for document in documents {
+            let mut object = Object::try_from(document).map_err(HelmError::Object)?;
+            if object.namespace().is_none() && is_namespaced(object.group(), object.kind()) {
+                object.as_map_mut()["metadata"]["namespace"] = self.namespace().into();
+            }
+            objects.push(object);
+        }
+        Ok(objects)
+    }
+
+    /// This record with another status, e.g. `superseded` once a later revision is deployed.
+    pub fn with_status(&self, status: &str) -> Self {
+        let mut raw = self.raw.clone();
+        raw["info"]["status"] = status.into();
+        Self { raw }
+    }
+
+    /// The next revision: another manifest, otherwise the same chart and values. `now` is RFC 3339.
+    pub fn next(&self, manifest: &str, status: &str, description: &str, now: &str) -> Self {
+        let mut raw = self.raw.clone();
+        raw["version"] = (self.revision() + 1).into();
+        raw["manifest"] = manifest.into();
+        raw["info"]["status"] = status.into();
+        raw["info"]["description"] = description.into();
+        raw["info"]["last_deployed"] = now.into();
+        raw["info"]["deleted"] = "".into();
+        if let Some(info) = raw["info"].as_object_mut() {
+            info.remove("notes");
+        }
+        Self { raw }
+    }
+
+    /// The first revision of a release that there is no record of. `now` is RFC 3339.
+    pub fn first(helm: &crate::HelmRelease, manifest: &str, description: &str, now: &str) -> Self {
+        let raw = json!({
+            "name": helm.name,
+            "info": {
+                "first_deployed": now,
+                "last_deployed": now,
+                "deleted": "",
+                "description": description,
+                "status": "deployed",
+            },
+            "chart": {
+                "metadata": {
+                    "name": helm.chart.name,
+                    "version": helm.chart.version,
+                    "apiVersion": "v2",
+                    "appVersion": helm.chart.app_version,
+                    "type": "application",
+                },
+                "lock": null,
+                "templates": [],
+                "values": {},
+                "schema": null,
+                "files": [],
+            },
+            "config": {},
+            "manifest": manifest,
+            "version": 1,
+            "namespace": helm.namespace,
+        });
+        Self { raw }
+    }
+
+    /// What the record's Secret is called.
+    pub fn secret_name(&self) -> String {
+        format!("sh.helm.release.v1.{}.v{}", self.name(), self.revision())
+    }
+
+    /// The Secret that holds the record. `modified_at` is in Unix seconds.
+    pub fn encode(&self, modified_at: i64) -> Result<Object, HelmError> {
+        let json = serde_json::to_vec(&self.raw).map_err(HelmError::Json)?;
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&json).map_err(HelmError::Gzip)?;
+        let packed = encoder.finish().map_err(HelmError::Gzip)?;
+        let secret = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": self.secret_name(),
+                "namespace": self.namespace(),
+                "labels": {
+                    "modifiedAt": modified_at.to_string(),
+                    "name": self.name(),
+                    "owner": "helm",
+                    "status": self.status(),
+                    "version": self.revision().to_string(),
+                },
+            },
+            "type": SECRET_TYPE,
+            "data": {"release": STANDARD.encode(STANDARD.encode(packed))},
+        });
+        Object::try_from(secret).map_err(HelmError::Secret)
+    }
+}
+
+/// Writes objects as a release's manifest.
+pub fn to_manifest<'a>(objects: impl IntoIterator<Item = &'a Object>) -> String {
+    objects
+        .into_iter()
+        .map(|object| format!("---\n{}", crate::yaml::to_yaml(object.as_value())))
+        .collect()
+}
+
+/// Whether a Secret is a record of the release.
+pub fn is_record_of(secret: &Object, name: &str, namespace: &str) -> bool {
+    secret.is_record_secret() && secret.namespace() == Some(namespace) && secret.label("name") == Some(name)
+}
+
+trait RecordSecret {
+    fn is_record_secret(&self) -> bool;
+}
+
+impl RecordSecret for Object {
+    fn is_record_secret(&self) -> bool {
+        self.kind() == "Secret" && self.get_str("/type") == Some(SECRET_TYPE)
+    }
+}
+
+/// The release's records among the Secrets given, oldest first. Those that cannot be read are errors of their own.
+pub fn history<'a>(
+    secrets: impl IntoIterator<Item = &'a Object>,
+    name: &str,
+    namespace: &str,
+) -> Result<Vec<Record>, HelmError> {
+    let mut records = secrets
+        .into_iter()
+        .filter(|secret| is_record_of(secret, name, namespace))
+        .map(Record::decode)
+        .collect::<Result<Vec<_>, _>>()?;
+    records.sort_by_key(Record::revision);
+    Ok(records)
+}
+
+/// The revision that describes what is in the cluster: the latest one that was deployed.
+pub fn latest_deployed(records: &[Record]) -> Option<&Record> {
+    records
+        .iter()
+        .filter(|record| record.status() == "deployed")
+        .max_by_key(|record| record.revision())
+}
+
+/// Whether the object stays when its release no longer has it.
+pub fn is_kept(object: &Object) -> bool {
+    object.annotation(RESOURCE_POLICY) == Some("keep")
+}
+
+/// Whether a kind is namespaced, for the kinds of Kubernetes and KubeSphere that manifests hold. Kinds not known to
+/// be cluster-wide count as namespaced; the cluster's discovery knows better where it can be asked.
+pub fn is_namespaced(group: &str, kind: &str) -> bool {
+    match group {
+        "" => !matches!(kind, "Namespace" | "Node" | "PersistentVolume"),
+        "rbac.authorization.k8s.io" => !kind.starts_with("Cluster"),
+        "apiextensions.k8s.io"
+        | "admissionregistration.k8s.io"
+        | "apiregistration.k8s.io"
+        | "scheduling.k8s.io"
+        | "node.k8s.io"
+        | "flowcontrol.apiserver.k8s.io"
+        | "storage.kubesphere.io" => false,
+        "storage.k8s.io" => kind == "CSIStorageCapacity",
+        "snapshot.storage.k8s.io" => kind == "VolumeSnapshot",
+        "policy" => kind != "PodSecurityPolicy",
+        "certificates.k8s.io" => false,
+        "iam.kubesphere.io" => kind.starts_with("Federated"),
+        "tenant.kubesphere.io" | "cluster.kubesphere.io" => false,
+        "quota.kubesphere.io" => kind != "ResourceQuota",
+        "application.kubesphere.io" => kind == "HelmRelease",
+        _ => true,
+    }
+}

@@ -1,0 +1,305 @@
+//! [`render`]: from a component and what is known of a cluster to the objects to apply.
+
+use std::collections::BTreeMap;
+
+use object::{Object, ObjectKey};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::{Component, GeneratedSecret, Release, helm, template};
+
+/// What manifests are rendered from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Inputs {
+    /// By name, from [`Release::read_settings`].
+    pub settings: Map<String, Value>,
+    pub cluster: Cluster,
+    /// By name, from [`Component::observe`].
+    pub existing: Map<String, Value>,
+}
+
+/// What manifests depend on of the cluster itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cluster {
+    /// `v1.20.2`
+    pub kubernetes_version: String,
+    pub nodes: usize,
+    /// Nodes with the master role.
+    pub masters: usize,
+    /// Labels of every namespace, by its name.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// When in a component an object is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Phase {
+    Namespaces,
+    CustomResourceDefinitions,
+    /// ServiceAccounts, roles, bindings.
+    Rbac,
+    Secrets,
+    ConfigMaps,
+    /// Services, and whatever else workloads find there when they start.
+    Services,
+    Workloads,
+    CustomResources,
+    /// Last, since from then on they judge every write.
+    Webhooks,
+}
+
+impl Phase {
+    fn of(object: &Object) -> Self {
+        match (object.group(), object.kind()) {
+            ("", "Namespace") => Self::Namespaces,
+            ("apiextensions.k8s.io", _) => Self::CustomResourceDefinitions,
+            ("", "ServiceAccount") | ("rbac.authorization.k8s.io", _) => Self::Rbac,
+            ("", "Secret") => Self::Secrets,
+            ("", "ConfigMap") => Self::ConfigMaps,
+            ("apps" | "batch", _) | ("", "Pod") => Self::Workloads,
+            ("admissionregistration.k8s.io", _) => Self::Webhooks,
+            (group, _) if group.contains('.') && !group.ends_with(".k8s.io") => Self::CustomResources,
+            _ => Self::Services,
+        }
+    }
+}
+
+/// One object of a component.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// May hold references to secrets, see [`crate::secret`].
+    pub object: Object,
+    /// The file it comes from, below `releases/`.
+    pub source: String,
+    pub phase: Phase,
+    /// Whether the component's Helm release owns it.
+    pub in_helm_release: bool,
+}
+
+/// A component that cannot be rendered.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RenderError {
+    #[error("{file}:{line}: {message}")]
+    Template {
+        file: String,
+        line: usize,
+        message: String,
+    },
+    /// The line, where the message has one, is that of the rendered text.
+    #[error("{file}: {message}")]
+    Manifest { file: String, message: String },
+    #[error("{file}: {object} is declared in {other} already")]
+    Duplicate {
+        file: String,
+        other: String,
+        object: ObjectKey,
+    },
+    #[error("values.{name} of component {component}: {message}")]
+    Expression {
+        component: String,
+        name: String,
+        message: String,
+    },
+    #[error("no value for settings.{name} of component {component}")]
+    MissingSetting { component: String, name: String },
+}
+
+/// What is wrong, the innermost cause included: a document read by another template has its own file and line.
+fn describe(error: &minijinja::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    message
+}
+
+fn template_error(component: &Component, error: &minijinja::Error) -> RenderError {
+    let name = error.name().unwrap_or_default();
+    RenderError::Template {
+        file: component
+            .templates
+            .get(name)
+            .map_or_else(|| name.to_owned(), |template| template.source.clone()),
+        line: error.line().unwrap_or_default(),
+        message: describe(error),
+    }
+}
+
+/// The variables templates see, with the component's values computed.
+fn context(
+    env: &minijinja::Environment<'_>,
+    release: &Release,
+    component: &Component,
+    inputs: &Inputs,
+) -> Result<minijinja::Value, RenderError> {
+    let mut settings = Map::new();
+    for name in component.settings.keys().chain(release.settings.keys()) {
+        let value = inputs
+            .settings
+            .get(name)
+            .ok_or_else(|| RenderError::MissingSetting {
+                component: component.name.clone(),
+                name: name.clone(),
+            })?;
+        settings.insert(name.clone(), value.clone());
+    }
+    let mut existing = Map::new();
+    for name in component.existing.keys() {
+        let value = inputs.existing.get(name).cloned().unwrap_or_default();
+        existing.insert(name.clone(), value);
+    }
+    let names: Vec<&str> = release.components.iter().map(|c| c.name.as_str()).collect();
+    let mut context = json!({
+        "release": {"version": release.version, "components": names},
+        "component": {"name": component.name, "namespace": component.namespace},
+        "settings": settings,
+        "cluster": inputs.cluster,
+        "existing": existing,
+        "values": {},
+    });
+    for (name, expression) in &component.values {
+        let error = |message: String| RenderError::Expression {
+            component: component.name.clone(),
+            name: name.clone(),
+            message,
+        };
+        let value = match expression {
+            Value::String(text) => env
+                .compile_expression(text)
+                .and_then(|expression| {
+                    expression.eval(minijinja::Value::from(minijinja::value::Serde(&context)))
+                })
+                .map_err(|e| error(describe(&e)))?,
+            other => minijinja::Value::from(minijinja::value::Serde(other)),
+        };
+        if value.is_undefined() {
+            return Err(error("is undefined".into()));
+        }
+        context["values"][name] = serde_json::to_value(&value).map_err(|e| error(e.to_string()))?;
+    }
+    Ok(minijinja::Value::from(minijinja::value::Serde(&context)))
+}
+
+/// The objects of a component, in apply order.
+///
+/// # Errors
+/// A template, expression or manifest of the release that does not hold for these inputs; file and line are named.
+pub fn render(
+    release: &Release,
+    component: &Component,
+    inputs: &Inputs,
+) -> Result<Vec<Manifest>, RenderError> {
+    let mut env = template::environment(component).map_err(|e| template_error(component, &e))?;
+    template::bind(&mut env, release, inputs);
+    let context = context(&env, release, component, inputs)?;
+    template::bind_documents(&mut env, &context);
+
+    let mut manifests: Vec<Manifest> = Vec::new();
+    let mut declared: BTreeMap<ObjectKey, String> = BTreeMap::new();
+    for (path, file) in &component.templates {
+        if path.starts_with("documents/") {
+            continue;
+        }
+        let text = env
+            .get_template(path)
+            .and_then(|template| template.render(context.clone()))
+            .map_err(|e| template_error(component, &e))?;
+        let wrong = |message: String| RenderError::Manifest {
+            file: file.source.clone(),
+            message,
+        };
+        for document in object::parse_documents(&text).map_err(wrong)? {
+            let object = Object::try_from(document).map_err(|e| wrong(e.to_string()))?;
+            let in_helm_release = component.helm.as_ref().is_some_and(|helm| {
+                !helm
+                    .without
+                    .iter()
+                    .any(|w| path == w || (w.ends_with('/') && path.starts_with(w.as_str())))
+            });
+            let mut manifest = Manifest {
+                phase: Phase::of(&object),
+                object,
+                source: file.source.clone(),
+                in_helm_release,
+            };
+            finish(&mut manifest, component);
+            let key = manifest.object.key();
+            if let Some(other) = declared.insert(key.clone(), file.source.clone()) {
+                return Err(RenderError::Duplicate {
+                    file: file.source.clone(),
+                    other,
+                    object: key,
+                });
+            }
+            manifests.push(manifest);
+        }
+    }
+    // Stable: inside a phase, objects stay in the order of their files.
+    manifests.sort_by_key(|manifest| manifest.phase);
+    Ok(manifests)
+}
+
+/// Fills in what every manifest has: its namespace, and the marks by which Helm knows what it owns.
+fn finish(manifest: &mut Manifest, component: &Component) {
+    let namespaced = helm::is_namespaced(manifest.object.group(), manifest.object.kind());
+    let namespace =
+        (namespaced && manifest.object.namespace().is_none()).then(|| component.namespace.clone());
+    let marks = component.helm.as_ref().filter(|_| manifest.in_helm_release);
+    let Some(metadata) = manifest
+        .object
+        .as_map_mut()
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    if let Some(namespace) = namespace {
+        metadata.insert("namespace".into(), namespace.into());
+    }
+    if let Some(helm) = marks {
+        metadata.entry("labels").or_insert_with(|| json!({}))["app.kubernetes.io/managed-by"] = "Helm".into();
+        let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+        annotations["meta.helm.sh/release-name"] = helm.name.clone().into();
+        annotations["meta.helm.sh/release-namespace"] = helm.namespace.clone().into();
+    }
+}
+
+impl Component {
+    /// The Secrets to be made where they do not exist, without the keys that these inputs rule out.
+    pub fn generated_secrets(
+        &self,
+        release: &Release,
+        inputs: &Inputs,
+    ) -> Result<Vec<GeneratedSecret>, RenderError> {
+        let env = template::environment(self).map_err(|e| template_error(self, &e))?;
+        let context = context(&env, release, self, inputs)?;
+        let mut secrets = self.secrets.clone();
+        for secret in &mut secrets {
+            let mut keys = Vec::new();
+            for key in secret.keys.drain(..) {
+                let wanted = match &key.when {
+                    None => true,
+                    Some(when) => env
+                        .compile_expression(when)
+                        .and_then(|expression| expression.eval(context.clone()))
+                        .map_err(|e| RenderError::Expression {
+                            component: self.name.clone(),
+                            name: key.name.clone(),
+                            message: describe(&e),
+                        })?
+                        .is_true(),
+                };
+                if wanted {
+                    keys.push(key);
+                }
+            }
+            secret.keys = keys;
+        }
+        Ok(secrets)
+    }
+}
