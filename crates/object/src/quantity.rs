@@ -15,12 +15,17 @@ fn milli(text: &str) -> Option<i128> {
         "G" => 1_000_000_000_000,
         "T" => 1_000_000_000_000_000,
         "P" => 1_000_000_000_000_000_000,
+        "E" => 1_000_000_000_000_000_000_000,
         "Ki" => 1000 << 10,
         "Mi" => 1000 << 20,
         "Gi" => 1000 << 30,
         "Ti" => 1000 << 40,
         "Pi" => 1000 << 50,
-        _ => return None,
+        "Ei" => 1000 << 60,
+        exponent => {
+            let exponent: u32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
+            1000 * 10_i128.checked_pow(exponent)?
+        }
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let negative = whole.starts_with('-');
@@ -33,6 +38,11 @@ fn milli(text: &str) -> Option<i128> {
         amount += if negative { -part } else { part };
     }
     Some(amount)
+}
+
+/// Whether a text is a quantity.
+pub fn is_quantity(text: &str) -> bool {
+    text.contains(|c: char| c.is_ascii_digit()) && milli(text).is_some()
 }
 
 /// Whether two values are the same quantity: `1` and `"1"`, `1024Mi` and `1Gi`.
@@ -62,7 +72,24 @@ mod tests {
         check(json!("0.5"), json!("500m"), true);
         check(json!("1000Mi"), json!("1Gi"), false);
         check(json!("1M"), json!("1Mi"), false);
+        check(json!("1e3"), json!("1k"), true);
+        check(json!("1E"), json!("1e18"), true);
         check(json!("x"), json!("x"), true);
         check(json!("x"), json!("y"), false);
+    }
+    #[test]
+    fn quantities_are_told_from_other_texts() {
+        for (text, expect) in [
+            ("20Gi", true),
+            ("1500Mi", true),
+            (".5", true),
+            ("2e9", true),
+            ("Gi", false),
+        ] {
+            assert_eq!(is_quantity(text), expect, "{text}");
+        }
+        for text in ["", "20 Gi", "20GB", "1e99", "-", "many"] {
+            assert!(!is_quantity(text), "{text}");
+        }
     }
 }
