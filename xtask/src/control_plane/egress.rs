@@ -6,12 +6,15 @@
 //! `caBundle` is a real one, allows every admission, converts by changing the version, and serves empty API groups.
 //! No port below 1024 is bound and no address taken, so instances do not get into each other's way.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -30,8 +33,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::Error;
-use super::certificates::Pair;
+use super::certificates::Authority;
 use super::nodes::Background;
+use super::restore::Entries;
 
 pub(crate) struct Egress {
     answer: Arc<AtomicBool>,
@@ -40,11 +44,11 @@ pub(crate) struct Egress {
 
 impl Egress {
     /// Listens on `socket`. With `need_endpoints`, a Service without a ready endpoint is not answered for.
-    /// `fallback` is presented for Services that have no certificate of their own.
+    /// `authority` signs for Services that have no certificate of their own.
     pub(crate) fn start(
         socket: &Path,
         config: Config,
-        fallback: Pair,
+        authority: Arc<Authority>,
         answer: bool,
         need_endpoints: bool,
     ) -> Result<Self, Error> {
@@ -62,7 +66,7 @@ impl Egress {
             };
             let proxy = Arc::new(Proxy {
                 client,
-                fallback,
+                authority,
                 answer: shared,
                 need_endpoints,
             });
@@ -84,6 +88,10 @@ impl Egress {
         })
     }
 
+    pub(crate) fn answers(&self) -> bool {
+        self.answer.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn answer(&self, answer: bool) {
         self.answer.store(answer, Ordering::Relaxed);
     }
@@ -91,7 +99,7 @@ impl Egress {
 
 struct Proxy {
     client: Client,
-    fallback: Pair,
+    authority: Arc<Authority>,
     answer: Arc<AtomicBool>,
     need_endpoints: bool,
 }
@@ -170,16 +178,72 @@ impl Proxy {
                 .flat_map(pairs)
                 .find_map(|(certificate, key)| tls(&certificate, &key, Some(name)));
         }
-        found
-            .or_else(|| {
-                tls(
-                    self.fallback.certificate.as_bytes(),
-                    self.fallback.key.as_bytes(),
-                    None,
-                )
-            })
-            .with_context(|| format!("no certificate for {name}"))
+        if found.is_none() {
+            let made = self
+                .authority
+                .server(&[if name.is_empty() { "localhost" } else { name }])?;
+            found = tls(made.certificate.as_bytes(), made.key.as_bytes(), None);
+        }
+        found.with_context(|| format!("no certificate for {name}"))
     }
+}
+
+/// Has the API server trust this authority (PEM) for those Services of the dump that it holds no usable private key of:
+/// in webhook configurations, conversion webhooks and aggregated APIs.
+pub(crate) fn trust(entries: &mut Entries, authority: &str) {
+    let served = served_names(entries);
+    let ca = BASE64.encode(authority);
+    for object in entries.values_mut() {
+        let mut configs: Vec<&mut Value> = match object["kind"].as_str() {
+            Some("MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
+                let webhooks = object["webhooks"].as_array_mut().into_iter().flatten();
+                webhooks
+                    .filter_map(|webhook| webhook.get_mut("clientConfig"))
+                    .collect()
+            }
+            Some("CustomResourceDefinition") => object
+                .pointer_mut("/spec/conversion/webhook/clientConfig")
+                .into_iter()
+                .collect(),
+            Some("APIService") => object.get_mut("spec").into_iter().collect(),
+            _ => continue,
+        };
+        for config in &mut configs {
+            let service = &config["service"];
+            let (Some(name), Some(namespace)) = (service["name"].as_str(), service["namespace"].as_str())
+            else {
+                continue;
+            };
+            if config.get("caBundle").is_some() && !served.contains(&format!("{name}.{namespace}.svc")) {
+                config["caBundle"] = ca.clone().into();
+            }
+        }
+    }
+}
+
+/// The Services, as `NAME.NAMESPACE.svc`, for which a Secret beside them holds a certificate and its private key.
+fn served_names(entries: &Entries) -> BTreeSet<String> {
+    let of_kind = |kind: &'static str| entries.values().filter(move |object| object["kind"] == kind);
+    let secrets: Vec<Secret> = of_kind("Secret")
+        .filter_map(|object| serde_json::from_value(object.clone()).ok())
+        .collect();
+    let mut served = BTreeSet::new();
+    for service in of_kind("Service") {
+        let metadata = &service["metadata"];
+        let (Some(name), Some(namespace)) = (metadata["name"].as_str(), metadata["namespace"].as_str())
+        else {
+            continue;
+        };
+        let host = format!("{name}.{namespace}.svc");
+        let beside = secrets
+            .iter()
+            .filter(|secret| secret.metadata.namespace.as_deref() == Some(namespace));
+        let mut pairs = beside.flat_map(pairs);
+        if pairs.any(|(certificate, key)| tls(&certificate, &key, Some(&host)).is_some()) {
+            served.insert(host);
+        }
+    }
+    served
 }
 
 /// Reads `CONNECT host:port HTTP/1.1` and the headers that follow; returns `host:port`.
@@ -295,7 +359,6 @@ fn group_version_answer(path: &str) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::certificates::Authority;
     use super::*;
 
     #[test]
@@ -350,5 +413,41 @@ mod tests {
         assert!(!check(pair.key.as_bytes(), Some("other.b.svc")));
         assert!(!check(b"redacted", Some("a.b.svc")));
         assert!(check(pair.key.as_bytes(), None));
+    }
+
+    #[test]
+    fn trusts_its_own_authority_only_where_the_private_key_is_lost() {
+        let pair = Authority::generate("ca")
+            .unwrap()
+            .server(&["kept.b.svc", "lost.b.svc"])
+            .unwrap();
+        let secret = |name: &str, key: &str| {
+            json!({
+                "kind": "Secret", "apiVersion": "v1", "metadata": {"name": name, "namespace": "b"},
+                "data": {"tls.crt": BASE64.encode(&pair.certificate), "tls.key": BASE64.encode(key)},
+            })
+        };
+        let service = |name: &str| json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": name, "namespace": "b"}});
+        let config = |name: &str| json!({"service": {"name": name, "namespace": "b"}, "caBundle": "b2xk"});
+        let check = |key: &str, expect: &str| {
+            let definition = json!({"kind": "CustomResourceDefinition", "spec": {"conversion": {"webhook": {"clientConfig": config("kept")}}}});
+            let webhooks = json!({
+                "kind": "ValidatingWebhookConfiguration",
+                "webhooks": [{"clientConfig": config("kept")}, {"clientConfig": {"url": "https://x", "caBundle": "b2xk"}}],
+            });
+            let objects = [secret("s", key), service("kept"), definition, webhooks];
+            let mut entries: Entries = objects.map(|object| (object["kind"].to_string(), object)).into();
+            trust(&mut entries, "new");
+            let webhooks = &entries["\"ValidatingWebhookConfiguration\""]["webhooks"];
+            let definition = &entries["\"CustomResourceDefinition\""];
+            assert_eq!(webhooks[0]["clientConfig"]["caBundle"], expect);
+            assert_eq!(webhooks[1]["clientConfig"]["caBundle"], "b2xk");
+            assert_eq!(
+                definition["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"],
+                expect
+            );
+        };
+        check(&pair.key, "b2xk");
+        check("redacted", "bmV3");
     }
 }

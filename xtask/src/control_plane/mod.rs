@@ -11,6 +11,7 @@
 //! played by this library in a thread of its own: the kubelets ([`nodes`]) and whatever the API server reaches
 //! through Services ([`egress`]: admission webhooks, conversion webhooks, aggregated APIs).
 
+mod arguments;
 mod build;
 mod certificates;
 mod egress;
@@ -18,23 +19,24 @@ mod nodes;
 mod pods;
 mod process;
 mod restore;
+mod settle;
 mod volumes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Client, Config};
 use serde_json::{Value, json};
 
 pub use build::{KUBERNETES_VERSION, Programs, cached, ensure, swagger_path};
 pub use process::{Instance, instances, sweep};
 
+use arguments::Files;
 use certificates::{Authority, Pair};
 use process::Processes;
 
@@ -100,6 +102,9 @@ pub struct Options {
     pub controllers: bool,
     /// Whether admission webhooks, conversion webhooks and aggregated APIs behind Services are answered, whenever
     /// the Service has ready endpoints as it must in a real cluster. Otherwise connections to them are refused.
+    ///
+    /// Where the dump lacks the private key of such a Service (recorded Secrets have placeholders), the `caBundle`s that
+    /// name the Service are replaced by the instance's own authority, and nothing else is.
     pub answer_webhooks: bool,
     /// How long a Pod takes from being scheduled to being ready, and a Job's Pod from running to its end.
     pub pod_delay: Duration,
@@ -141,7 +146,7 @@ impl ControlPlane {
     pub async fn start(options: Options) -> Result<Self, Error> {
         sweep();
         let programs = cached()?;
-        let entries = restore::entries(options.objects)?;
+        let mut entries = restore::entries(options.objects)?;
         let has_nodes = entries.keys().any(|key| key.starts_with("/registry/minions/"));
         let has_storage_class = entries
             .keys()
@@ -153,7 +158,10 @@ impl ControlPlane {
         };
         let [etcd_port, peer_port, secure_port] = process::free_ports()?;
         let server = format!("https://127.0.0.1:{secure_port}");
-        let authority = Authority::generate("kubernetes")?;
+        let authority = Arc::new(Authority::generate("kubernetes")?);
+        if options.answer_webhooks {
+            egress::trust(&mut entries, &authority.pem());
+        }
         let kubeconfig = kubeconfig(
             &server,
             &authority.pem(),
@@ -165,7 +173,7 @@ impl ControlPlane {
         processes.start(
             "etcd",
             &programs.etcd,
-            &etcd_arguments(folder.path(), etcd_port, peer_port),
+            &arguments::etcd(folder.path(), etcd_port, peer_port),
         )?;
         let etcd = etcd_client(etcd_port)?;
         restore::wait_for_etcd(&etcd, || processes.check()).await?;
@@ -176,11 +184,11 @@ impl ControlPlane {
         let egress = egress::Egress::start(
             &folder.path().join("egress.sock"),
             client_config.clone(),
-            authority.server(&["localhost"])?,
+            Arc::clone(&authority),
             options.answer_webhooks,
             options.controllers,
         )?;
-        let arguments = api_server_arguments(&files, &authority, etcd_port, secure_port)?;
+        let arguments = arguments::api_server(&files, &authority, etcd_port, secure_port)?;
         processes.start("kube-apiserver", &programs.kube_apiserver, &arguments)?;
         let client = client_of(client_config.clone())?;
         poll("the API server to be ready", Duration::from_mins(2), async || {
@@ -194,13 +202,13 @@ impl ControlPlane {
 
         let mut nodes = None;
         if options.controllers {
-            let arguments = controller_manager_arguments(&files, &kubeconfig_path);
+            let arguments = arguments::controller_manager(&files, &kubeconfig_path);
             processes.start(
                 "kube-controller-manager",
                 &programs.kube_controller_manager,
                 &arguments,
             )?;
-            let arguments = scheduler_arguments(&kubeconfig_path);
+            let arguments = arguments::scheduler(&kubeconfig_path);
             processes.start("kube-scheduler", &programs.kube_scheduler, &arguments)?;
             nodes = Some(nodes::Nodes::start(
                 client_config,
@@ -242,11 +250,9 @@ impl ControlPlane {
         } else {
             format!("{SWITCH} is not 1")
         };
-        // Past libtest's capture: a skipped test must not look like one that ran.
-        let _ = std::io::Write::write_fmt(
-            &mut std::io::stderr(),
-            format_args!("skipping {test}: {reason}\n"),
-        );
+        // Past libtest's capture: a skipped test must not look like one that ran. In one piece, since others write too.
+        let line = format!("skipping {test}: {reason}\n");
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
         None
     }
 
@@ -301,10 +307,11 @@ impl ControlPlane {
         self.processes.publish(true, &self.server, &self.kubeconfig())
     }
 
-    /// Waits until every Deployment, StatefulSet and DaemonSet is rolled out and ready.
+    /// Waits until every Deployment, StatefulSet and DaemonSet is rolled out and ready, and the controllers have made what
+    /// a restored cluster lacks at first: endpoints of Services, tokens of service accounts, answers of aggregated APIs.
     ///
     /// # Errors
-    /// [`Error::Timeout`], which names those that are not.
+    /// [`Error::Timeout`], which names what is not settled.
     pub async fn wait_until_settled(&mut self, limit: Duration) -> Result<(), Error> {
         if !self.controllers {
             return Ok(());
@@ -313,68 +320,20 @@ impl ControlPlane {
         let begin = Instant::now();
         loop {
             self.processes.check()?;
-            let unready = unready_workloads(&client).await?;
-            if unready.is_empty() {
+            let unsettled = settle::unsettled(&client, self.egress.answers()).await?;
+            if unsettled.is_empty() {
                 return Ok(());
             }
             if begin.elapsed() > limit {
                 return Err(Error::Timeout {
-                    what: "all workloads to be ready".into(),
+                    what: "the cluster to settle".into(),
                     waited: limit,
-                    detail: format!("; not ready: {}", unready.join(", ")),
+                    detail: format!("; not ready: {}", unsettled.join(", ")),
                 });
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-}
-
-/// The workloads that are not rolled out, as `Kind namespace/name`.
-async fn unready_workloads(client: &Client) -> Result<Vec<String>, Error> {
-    let mut unready = Vec::new();
-    let mut note = |kind: &str, metadata: kube::core::ObjectMeta, ready: bool| {
-        if !ready {
-            let namespace = metadata.namespace.unwrap_or_default();
-            unready.push(format!(
-                "{kind} {namespace}/{}",
-                metadata.name.unwrap_or_default()
-            ));
-        }
-    };
-    for object in Api::<Deployment>::all(client.clone())
-        .list(&ListParams::default())
-        .await?
-    {
-        let wanted = object.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-        let status = object.status.unwrap_or_default();
-        let ready = status.observed_generation >= object.metadata.generation
-            && status.updated_replicas.unwrap_or(0) == wanted
-            && status.replicas.unwrap_or(0) == wanted
-            && status.available_replicas.unwrap_or(0) == wanted;
-        note("Deployment", object.metadata, ready);
-    }
-    for object in Api::<StatefulSet>::all(client.clone())
-        .list(&ListParams::default())
-        .await?
-    {
-        let wanted = object.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-        let status = object.status.unwrap_or_default();
-        let ready = status.observed_generation >= object.metadata.generation
-            && status.ready_replicas.unwrap_or(0) == wanted
-            && status.current_revision == status.update_revision;
-        note("StatefulSet", object.metadata, ready);
-    }
-    for object in Api::<DaemonSet>::all(client.clone())
-        .list(&ListParams::default())
-        .await?
-    {
-        let status = object.status.unwrap_or_default();
-        let ready = status.observed_generation >= object.metadata.generation
-            && status.number_ready == status.desired_number_scheduled
-            && status.updated_number_scheduled.unwrap_or(0) == status.desired_number_scheduled;
-        note("DaemonSet", object.metadata, ready);
-    }
-    Ok(unready)
 }
 
 /// Reads a dump: a file with one object a line, or a `List`, or a single object; also compressed with zstd (`.zst`).
@@ -398,153 +357,6 @@ pub fn read_dump(path: &Path) -> Result<Vec<Value>, Error> {
         }
     }
     Ok(objects)
-}
-
-/// Files of one instance, by absolute path.
-struct Files<'a> {
-    folder: &'a Path,
-}
-
-impl Files<'_> {
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
-        let path = self.path(name);
-        fs::write(&path, text).map_err(|source| Error::file(&path, source))?;
-        Ok(path)
-    }
-
-    fn write_pair(&self, name: &str, pair: &Pair) -> Result<(PathBuf, PathBuf), Error> {
-        Ok((
-            self.write(&format!("{name}.crt"), &pair.certificate)?,
-            self.write(&format!("{name}.key"), &pair.key)?,
-        ))
-    }
-}
-
-fn flag(name: &str, value: impl std::fmt::Display) -> String {
-    format!("--{name}={value}")
-}
-
-fn etcd_arguments(folder: &Path, port: u16, peer_port: u16) -> Vec<String> {
-    let client = format!("http://127.0.0.1:{port}");
-    let peer = format!("http://127.0.0.1:{peer_port}");
-    vec![
-        flag("data-dir", folder.join("etcd").display()),
-        flag("listen-client-urls", &client),
-        flag("advertise-client-urls", &client),
-        flag("listen-peer-urls", &peer),
-        flag("initial-advertise-peer-urls", &peer),
-        flag("initial-cluster", format!("default={peer}")),
-        // A restore is few large transactions.
-        flag("max-txn-ops", 10_000),
-        flag("max-request-bytes", 32 << 20),
-        flag("logger", "zap"),
-        flag("log-level", "warn"),
-    ]
-}
-
-fn api_server_arguments(
-    files: &Files<'_>,
-    authority: &Authority,
-    etcd_port: u16,
-    secure_port: u16,
-) -> Result<Vec<String>, Error> {
-    let ca = files.write("ca.crt", &authority.pem())?;
-    let names = [
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-        "localhost",
-        "127.0.0.1",
-        "127.96.0.1",
-    ];
-    let (certificate, key) = files.write_pair("apiserver", &authority.server(&names)?)?;
-    let front_proxy = Authority::generate("front-proxy")?;
-    let front_proxy_ca = files.write("front-proxy-ca.crt", &front_proxy.pem())?;
-    let (proxy_certificate, proxy_key) = files.write_pair(
-        "front-proxy-client",
-        &front_proxy.client("front-proxy-client", None)?,
-    )?;
-    let (private, public) = certificates::service_account_key()?;
-    let private = files.write("service-account.key", &private)?;
-    let public = files.write("service-account.pub", &public)?;
-    let egress = json!({
-        "apiVersion": "apiserver.k8s.io/v1beta1",
-        "kind": "EgressSelectorConfiguration",
-        "egressSelections": [{
-            "name": "cluster",
-            "connection": {
-                "proxyProtocol": "HTTPConnect",
-                "transport": {"uds": {"udsName": files.path("egress.sock")}},
-            },
-        }],
-    });
-    let egress = files.write("egress.json", &egress.to_string())?;
-    Ok(vec![
-        flag("etcd-servers", format!("http://127.0.0.1:{etcd_port}")),
-        flag("bind-address", "127.0.0.1"),
-        flag("secure-port", secure_port),
-        // Published in the Endpoints of default/kubernetes, where loopback is not allowed. Nobody dials it.
-        flag("advertise-address", "192.0.2.1"),
-        flag("tls-cert-file", certificate.display()),
-        flag("tls-private-key-file", key.display()),
-        flag("client-ca-file", ca.display()),
-        flag("requestheader-client-ca-file", front_proxy_ca.display()),
-        flag("requestheader-allowed-names", "front-proxy-client"),
-        flag("requestheader-extra-headers-prefix", "X-Remote-Extra-"),
-        flag("requestheader-group-headers", "X-Remote-Group"),
-        flag("requestheader-username-headers", "X-Remote-User"),
-        flag("proxy-client-cert-file", proxy_certificate.display()),
-        flag("proxy-client-key-file", proxy_key.display()),
-        flag(
-            "service-account-issuer",
-            "https://kubernetes.default.svc.cluster.local",
-        ),
-        flag("service-account-signing-key-file", private.display()),
-        flag("service-account-key-file", public.display()),
-        flag("authorization-mode", "Node,RBAC"),
-        flag("allow-privileged", true),
-        // The range that the recorded clusters' Services have their addresses from.
-        flag("service-cluster-ip-range", "127.96.0.0/16"),
-        flag("egress-selector-config-file", egress.display()),
-        // The certificates' folder is otherwise in /var/run, and shared.
-        flag("cert-dir", files.folder.display()),
-        flag("profiling", false),
-    ])
-}
-
-fn controller_manager_arguments(files: &Files<'_>, kubeconfig: &Path) -> Vec<String> {
-    vec![
-        flag("kubeconfig", kubeconfig.display()),
-        flag(
-            "service-account-private-key-file",
-            files.path("service-account.key").display(),
-        ),
-        flag("root-ca-file", files.path("ca.crt").display()),
-        flag("leader-elect", false),
-        flag("port", 0),
-        flag("secure-port", 0),
-        // A test waits for every request; the defaults are meant to spare a busy server.
-        flag("kube-api-qps", 500),
-        flag("kube-api-burst", 500),
-        flag("concurrent-serviceaccount-token-syncs", 20),
-        flag("profiling", false),
-    ]
-}
-
-fn scheduler_arguments(kubeconfig: &Path) -> Vec<String> {
-    vec![
-        flag("kubeconfig", kubeconfig.display()),
-        flag("leader-elect", false),
-        flag("port", 0),
-        flag("secure-port", 0),
-        flag("kube-api-qps", 500),
-        flag("kube-api-burst", 500),
-        flag("profiling", false),
-    ]
 }
 
 fn kubeconfig(server: &str, ca: &str, user: &Pair) -> Value {
