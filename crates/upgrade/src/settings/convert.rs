@@ -36,64 +36,25 @@ use Change::{Default, Move};
 ///
 /// What a release only added (`terminal`, `servicemesh.istio`, `common.es.master`, …) is not here: it has its
 /// default where it is used, and need not be written into the object.
+#[rustfmt::skip]
 const CHANGES: &[(Change, &str, &str, &str)] = &[
     // 3.0, 3.1
     (Move, "common.redisVolumSize", "common.redis.volumeSize", ""),
-    (
-        Move,
-        "common.openldapVolumeSize",
-        "common.openldap.volumeSize",
-        "",
-    ),
+    (Move, "common.openldapVolumeSize", "common.openldap.volumeSize", ""),
     (Move, "common.minioVolumeSize", "common.minio.volumeSize", ""),
     (Move, "console", "common.core.console", ""),
-    (
-        Default,
-        "logging.enabled",
-        "logging.logsidecar.enabled",
-        "logging.logsidecarReplicas",
-    ),
-    (
-        Move,
-        "logging.logsidecarReplicas",
-        "logging.logsidecar.replicas",
-        "",
-    ),
+    (Default, "logging.enabled", "logging.logsidecar.enabled", "logging.logsidecarReplicas"),
+    (Move, "logging.logsidecarReplicas", "logging.logsidecar.replicas", ""),
     // 3.0
     (Default, "openpitrix.enabled", "openpitrix.store.enabled", ""),
     (Move, "networkpolicy", "network.networkpolicy", ""),
     // 3.0 to 3.2.0
-    (
-        Move,
-        "common.es.elasticsearchMasterReplicas",
-        "common.es.master.replicas",
-        "",
-    ),
-    (
-        Move,
-        "common.es.elasticsearchDataReplicas",
-        "common.es.data.replicas",
-        "",
-    ),
-    (
-        Move,
-        "common.es.elasticsearchMasterVolumeSize",
-        "common.es.master.volumeSize",
-        "",
-    ),
-    (
-        Move,
-        "common.es.elasticsearchDataVolumeSize",
-        "common.es.data.volumeSize",
-        "",
-    ),
+    (Move, "common.es.elasticsearchMasterReplicas", "common.es.master.replicas", ""),
+    (Move, "common.es.elasticsearchDataReplicas", "common.es.data.replicas", ""),
+    (Move, "common.es.elasticsearchMasterVolumeSize", "common.es.master.volumeSize", ""),
+    (Move, "common.es.elasticsearchDataVolumeSize", "common.es.data.volumeSize", ""),
     // to 3.2.1
-    (
-        Move,
-        "common.es.externalElasticsearchUrl",
-        "common.es.externalElasticsearchHost",
-        "",
-    ),
+    (Move, "common.es.externalElasticsearchUrl", "common.es.externalElasticsearchHost", ""),
     // 3.1, 3.2
     (Default, "kubeedge.enabled", "edgeruntime.enabled", ""),
     (Move, "kubeedge", "edgeruntime.kubeedge", ""),

@@ -341,6 +341,34 @@ mod tests {
         assert!(KNOWN.paths.len() > 150);
     }
 
+    /// A setting that a component reads and the table lacks would be reported as unknown.
+    #[test]
+    fn the_table_has_all_that_releases_read() {
+        let releases = release::Releases::embedded().unwrap();
+        let mut missing = Vec::new();
+        for release in releases.iter() {
+            let settings = release
+                .components
+                .iter()
+                .flat_map(|component| component.settings.values());
+            for path in settings
+                .chain(release.settings.values())
+                .flat_map(|setting| &setting.from)
+            {
+                let end = path
+                    .split('.')
+                    .try_fold(&KNOWN.tree, |node, name| match node.leaf {
+                        Some(_) => Some(node),
+                        None => node.children.get(name),
+                    });
+                if end.is_none() {
+                    missing.push(format!("{}: {path}", release.version));
+                }
+            }
+        }
+        assert_eq!(missing, Vec::<String>::new());
+    }
+
     #[track_caller]
     fn check_nearest(path: &str, expect: Option<&str>) {
         assert_eq!(nearest(path), expect, "{path}");
