@@ -1,0 +1,256 @@
+//! The stable reasons of findings. Scripts may rely on them: none is ever renamed.
+
+use ::access::reason as access;
+
+use crate::{
+    Severity::{self, Blocker, Info, Warning},
+    settings::reasons as settings,
+};
+
+/// One reason, as documentation has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// PascalCase.
+    pub name: &'static str,
+    /// The severities that findings of this reason have.
+    pub severities: &'static [Severity],
+    /// One sentence without a full stop.
+    pub description: &'static str,
+}
+
+macro_rules! reasons {
+    ($($constant:ident = $name:literal [$($severity:ident),+] $description:literal;)+) => {
+        $(#[doc = $description] pub const $constant: &str = $name;)+
+
+        const OWN: &[Reason] = &[
+            $(Reason { name: $name, severities: &[$($severity),+], description: $description },)+
+        ];
+    };
+}
+
+reasons! {
+    ALREADY_AT_TARGET = "AlreadyAtTarget" [Info]
+        "The cluster is at the target version already; only what is not as it should be is written";
+    ANNOTATIONS_NEAR_LIMIT = "AnnotationsNearLimit" [Warning, Info]
+        "An object's annotations come near the 256 KiB that Kubernetes allows, mostly by what client-side kubectl apply records";
+    API_NOT_SERVED = "ApiNotServed" [Blocker]
+        "The new release needs a kind or API version that the API server does not serve";
+    API_SERVICE_UNAVAILABLE = "ApiServiceUnavailable" [Blocker, Warning]
+        "An aggregated API is registered, but nothing serves it";
+    BEING_DELETED = "BeingDeleted" [Blocker, Warning]
+        "An object that the upgrade is to write is being deleted and waits for a finalizer";
+    CATALOG_UNREADABLE = "CatalogUnreadable" [Blocker]
+        "The installer's own list of a release's roles cannot be read";
+    CLUSTER_CONFIGURATION_MISSING = "ClusterConfigurationMissing" [Blocker]
+        "KubeSphere runs without its ClusterConfiguration, so its settings are not known";
+    CLUSTER_CONFIGURATION_UNREADABLE = "ClusterConfigurationUnreadable" [Blocker]
+        "The ClusterConfiguration has no readable spec";
+    COMPONENT_MISSING = "ComponentMissing" [Warning]
+        "A workload that the platform needs does not exist";
+    COMPONENT_UNHEALTHY = "ComponentUnhealthy" [Warning]
+        "A workload that the platform needs does not run well before the upgrade";
+    CONVERSION_UNAVAILABLE = "ConversionUnavailable" [Blocker, Warning]
+        "The conversion webhook of a CustomResourceDefinition does not answer";
+    DEFINITION_INCOMPATIBLE = "DefinitionIncompatible" [Blocker]
+        "A CustomResourceDefinition differs from the release's in a field that cannot be changed";
+    DRIFT_KEPT = "DriftKept" [Info]
+        "A field of a released object was changed by hand and stays so";
+    DRIFT_OVERWRITTEN = "DriftOverwritten" [Warning]
+        "A field of a released object was changed by hand and gets the release's value";
+    HELM_RECORD_UNREADABLE = "HelmRecordUnreadable" [Warning]
+        "Helm's record of the old release cannot be read, so what that release set is not known";
+    HELM_RELEASE_PENDING = "HelmReleasePending" [Warning]
+        "A Helm release hangs in an operation, because helm was killed in the middle";
+    KUBERNETES_EXPERIMENTAL = "KubernetesExperimental" [Warning]
+        "The release supports this Kubernetes version experimentally";
+    KUBERNETES_UNSUPPORTED = "KubernetesUnsupported" [Blocker, Warning]
+        "The release does not support this Kubernetes version; a warning where that was explicitly allowed";
+    KUBERNETES_VERSION_UNREADABLE = "KubernetesVersionUnreadable" [Blocker, Warning]
+        "The API server's version is none; a warning where an unsupported one was explicitly allowed";
+    LEGACY_LEFTOVER = "LegacyLeftover" [Warning]
+        "Something of a release before 3.2 is still there, though nothing uses it";
+    MANIFEST_DOES_NOT_RENDER = "ManifestDoesNotRender" [Blocker]
+        "A manifest of the release cannot be made from the settings";
+    NAMESPACE_TERMINATING = "NamespaceTerminating" [Blocker, Warning]
+        "A namespace that the upgrade writes in is being deleted";
+    NODE_NOT_READY = "NodeNotReady" [Info]
+        "A node is not ready or cordoned";
+    NO_CATALOG_FOR_VERSION = "NoCatalogForVersion" [Warning]
+        "What permissions the installed version shipped is not known; those of the nearest older one are taken";
+    NO_DEFAULT_STORAGE_CLASS = "NoDefaultStorageClass" [Blocker]
+        "The settings name no StorageClass, and the cluster has no default one";
+    NOT_ENOUGH_NODES = "NotEnoughNodes" [Warning]
+        "Replicas of the new release would find no node that takes them";
+    NOT_INSTALLED = "NotInstalled" [Blocker]
+        "There is no KubeSphere on the cluster";
+    PERMISSION_MISSING = "PermissionMissing" [Blocker]
+        "The caller lacks a permission that the plan needs";
+    PRE_RELEASE = "PreRelease" [Warning]
+        "The cluster runs a build of KubeSphere that was never released";
+    REDIS_MISSING = "RedisMissing" [Blocker]
+        "The settings ask for a redis that is not there, without which ks-apiserver does not start";
+    SEVERAL_DEFAULT_STORAGE_CLASSES = "SeveralDefaultStorageClasses" [Warning]
+        "More than one StorageClass is marked as the default one";
+    STORAGE_CLASS_MISSING = "StorageClassMissing" [Blocker]
+        "The StorageClass that the settings name does not exist";
+    STORED_VERSION_DROPPED = "StoredVersionDropped" [Blocker]
+        "Objects may be stored in a version that the release's CustomResourceDefinition no longer has";
+    STORED_VERSION_NOT_SERVED = "StoredVersionNotServed" [Warning]
+        "Objects may be stored in a version that is no longer served";
+    UNKNOWN_RELEASE = "UnknownRelease" [Blocker]
+        "The installer does not know the release that was asked for";
+    UNREADABLE_RESOURCE = "UnreadableResource" [Blocker, Warning]
+        "A resource could not be read, so that what depends on it is not known";
+    UPGRADE_INTERRUPTED = "UpgradeInterrupted" [Info]
+        "An earlier upgrade was cut and is finished by this one";
+    VERSION_PAST_TARGET = "VersionPastTarget" [Blocker]
+        "The cluster runs a KubeSphere that is newer than the target";
+    VERSION_TOO_OLD = "VersionTooOld" [Blocker]
+        "The cluster runs a KubeSphere from which the target cannot be reached in one step";
+    VERSION_UNREADABLE = "VersionUnreadable" [Blocker]
+        "KubeSphere's version cannot be read";
+    VERSION_WITHDRAWN = "VersionWithdrawn" [Warning]
+        "The release's CustomResourceDefinition no longer serves a version that is served now";
+    WEBHOOK_REFUSES_WRITES = "WebhookRefusesWrites" [Blocker]
+        "A webhook that does not answer would make the API server refuse writes of the upgrade";
+    WEBHOOK_SLOW = "WebhookSlow" [Info]
+        "A webhook that does not answer is passed over, but only after its timeout";
+    WEBHOOK_UNAVAILABLE = "WebhookUnavailable" [Warning]
+        "A webhook that does not answer makes the API server refuse changes that the upgrade does not make";
+}
+
+const fn reason(name: &'static str, severities: &'static [Severity], description: &'static str) -> Reason {
+    Reason { name, severities, description }
+}
+
+/// Reasons that other modules define.
+const FOREIGN: &[Reason] = &[
+    reason(
+        access::BUILT_IN_NAME_TAKEN,
+        &[Warning, Info],
+        "A role of somebody's own has the name of a role that the new release brings",
+    ),
+    reason(access::DANGLING_BINDING, &[Warning, Info], "A binding refers to a role that does not exist"),
+    reason(
+        access::GRANTS_REVOKED_PERMISSION,
+        &[Warning, Info],
+        "A role grants a revoked permission by rules of its own, which are left alone",
+    ),
+    reason(
+        access::TEMPLATE_STILL_REFERRED_TO,
+        &[Warning, Info],
+        "A role template that the new release no longer has is kept, because something refers to it",
+    ),
+    reason(
+        access::TRIMMED_BY_HAND,
+        &[Warning, Info],
+        "A custom role does not hold all rules of its templates, so none are added",
+    ),
+    reason(
+        access::UNKNOWN_TEMPLATE,
+        &[Warning, Info],
+        "A custom role names a template that no release and no object of the cluster has",
+    ),
+    reason(
+        access::UNREADABLE_AGGREGATION,
+        &[Warning, Info],
+        "A custom role's list of templates is not a JSON list of names, so the role is left alone",
+    ),
+    reason(access::UNREADABLE_RULES, &[Warning, Info], "A role's rules cannot be read, so it is left alone"),
+    reason(
+        settings::ADMIN_PASSWORD,
+        &[Blocker, Warning],
+        "The initial password of User admin in the settings breaks the password rule",
+    ),
+    reason(settings::IGNORED_SETTING, &[Info], "A setting is known and has no effect"),
+    reason(settings::INVALID_SETTING, &[Blocker], "A setting is not of its type"),
+    reason(
+        settings::REPLICAS_WITHOUT_REDIS,
+        &[Warning],
+        "ks-apiserver would run several times without a redis to keep sessions in",
+    ),
+    reason(
+        settings::SETTING_CONFLICT,
+        &[Warning],
+        "A setting is set under its old and its new name, differently",
+    ),
+    reason(settings::SETTING_DEFAULTED, &[Info], "A setting was written out, since what decides it is about to be lost"),
+    reason(settings::SETTING_DROPPED, &[Info], "A setting of an older shape was left out"),
+    reason(settings::SETTING_MOVED, &[Info], "A setting of an older shape has a new place"),
+    reason(settings::UNKNOWN_SETTING, &[Warning], "A setting that KubeSphere never had; it is kept"),
+];
+
+/// All reasons, sorted by name.
+pub fn all() -> Vec<&'static Reason> {
+    let mut all: Vec<&Reason> = OWN.iter().chain(FOREIGN).collect();
+    all.sort_by_key(|reason| reason.name);
+    all
+}
+
+/// The reason of that name.
+pub fn find(name: &str) -> Option<&'static Reason> {
+    OWN.iter().chain(FOREIGN).find(|reason| reason.name == name)
+}
+
+/// The table of all reasons, as docs/findings.md has it.
+pub fn document() -> String {
+    let mut text = String::from(
+        "# Findings\n\n\
+         What the checks before an upgrade, the plan and the verification afterwards report. The reasons are stable:\n\
+         scripts may rely on them. A *blocker* keeps the upgrade from writing anything, or says that an upgrade did not\n\
+         come out as it should; a *warning* asks somebody to look; an *info* is worth knowing. This file is generated\n\
+         from `crates/upgrade/src/reasons.rs`.\n\n\
+         | reason | severity | meaning |\n|---|---|---|\n",
+    );
+    for reason in all() {
+        let severities: Vec<&str> = reason
+            .severities
+            .iter()
+            .map(|severity| match severity {
+                Blocker => "blocker",
+                Warning => "warning",
+                Info => "info",
+            })
+            .collect();
+        text.push_str(&format!("| `{}` | {} | {} |\n", reason.name, severities.join(", "), reason.description));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_unique_pascal_case_and_described() {
+        let all = all();
+        for pair in all.windows(2) {
+            assert_ne!(pair[0].name, pair[1].name);
+        }
+        for reason in all {
+            assert!(reason.name.starts_with(|c: char| c.is_ascii_uppercase()), "{}", reason.name);
+            assert!(reason.name.chars().all(|c| c.is_ascii_alphanumeric()), "{}", reason.name);
+            assert!(!reason.description.ends_with('.') && !reason.severities.is_empty(), "{}", reason.name);
+        }
+    }
+
+    /// Reasons that other modules define are easily forgotten here.
+    #[test]
+    fn no_reason_of_another_module_is_missing() {
+        for source in [include_str!("settings/reasons.rs"), include_str!("../../access/src/finding.rs")] {
+            let constants = source.lines().filter_map(|line| line.trim().strip_prefix("pub const "));
+            for constant in constants {
+                let name = constant.split('"').nth(1).unwrap();
+                assert!(find(name).is_some(), "{name} is missing");
+            }
+        }
+    }
+
+    #[test]
+    fn the_document_is_fresh() {
+        assert!(
+            document() == include_str!("../../../docs/findings.md"),
+            "docs/findings.md is not fresh: run `cargo run -p upgrade --example findings > docs/findings.md`"
+        );
+    }
+}
