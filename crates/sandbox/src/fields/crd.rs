@@ -125,7 +125,6 @@ fn field(name: &str, kind: TypeId, default: Option<Value>) -> Field {
         always: false,
         value: false,
         patch_merge: false,
-        retain_keys: false,
         merge_key: None,
     }
 }

@@ -363,7 +363,7 @@ fn volume_source(volume: &mut Fields) {
         for source in items(projected, "sources") {
             in_present(source, "downwardAPI", downward_items);
             in_present(source, "serviceAccountToken", |token| {
-                set(token, "expirationSeconds", 3600)
+                set(token, "expirationSeconds", 3600);
             });
         }
     });
@@ -525,7 +525,7 @@ fn daemon_set(object: &mut Fields) {
             set(strategy, "type", "RollingUpdate");
             if text(strategy, "type") == "RollingUpdate" {
                 in_child(strategy, "rollingUpdate", |update| {
-                    set(update, "maxUnavailable", 1)
+                    set(update, "maxUnavailable", 1);
                 });
             }
         });

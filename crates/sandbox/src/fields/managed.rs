@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use super::convert::convert;
 use super::schema::{Schema, Source};
 use super::set::{Element, Path, Set, display_path};
 use super::shape::shape;
@@ -332,10 +333,10 @@ fn record(
 
     let mut managers = reconcile(old, managers, api_version, schema);
     let comparison = typed::compare(schema, old, new);
-    drop_unknown_versions(&mut managers, new, schema);
-    hand_over(&mut managers, None, &comparison);
-
     let taken = comparison.modified.union(&comparison.added).difference(&STRIPPED);
+    let changes = Changes::between(old, new, comparison, &mut managers, schema);
+    hand_over(&mut managers, None, &changes);
+
     if !taken.is_empty() {
         let entry = managers
             .entry(id)
@@ -353,27 +354,25 @@ fn record(
 /// Sets written before a list or map became atomic, or ceased to be.
 fn reconcile(object: &Value, mut managers: Managers, api_version: &str, schema: &Schema) -> Managers {
     for entry in managers.values_mut() {
-        let other;
-        let schema = if entry.api_version == api_version {
-            schema
+        let reconciled = if entry.api_version == api_version {
+            typed::reconcile(schema, &entry.set, object)
         } else {
             match version_of(schema, &entry.api_version, object) {
-                Some(found) => {
-                    other = found;
-                    &other
+                Some(other) if schema.source == Source::Builtin => {
+                    let converted = convert(object, &entry.api_version, &other);
+                    typed::reconcile(&other, &entry.set, &converted)
                 }
-                None => continue,
+                _ => None,
             }
         };
-        if let Some(set) = typed::reconcile(schema, &entry.set, object) {
+        if let Some(set) = reconciled {
             entry.set = set;
         }
     }
     managers
 }
 
-/// The schema of another version of the same kind. Objects are not converted between versions here: the fields that
-/// managers of two versions own have the same paths in almost all built-in kinds.
+/// The schema of another version of the same kind. Versions of a custom resource are taken to have one schema.
 fn version_of(schema: &Schema, api_version: &str, object: &Value) -> Option<Schema> {
     match schema.source {
         Source::Builtin => Schema::builtin(api_version, object["kind"].as_str()?),
@@ -381,27 +380,67 @@ fn version_of(schema: &Schema, api_version: &str, object: &Value) -> Option<Sche
     }
 }
 
-/// Managers of a version that is not served any more are forgotten.
-fn drop_unknown_versions(managers: &mut Managers, object: &Value, schema: &Schema) {
-    let current = object["apiVersion"].as_str().unwrap_or_default();
-    managers.retain(|_, entry| {
-        entry.api_version == current || version_of(schema, &entry.api_version, object).is_some()
-    });
+/// What changed, as each version of the kind sees it.
+struct Changes {
+    versions: BTreeMap<String, Comparison>,
+}
+
+impl Changes {
+    /// Managers of a version that is not served any more are forgotten.
+    fn between(
+        old: &Value,
+        new: &Value,
+        comparison: Comparison,
+        managers: &mut Managers,
+        schema: &Schema,
+    ) -> Changes {
+        let current = new["apiVersion"].as_str().unwrap_or_default();
+        let mut versions = BTreeMap::new();
+        managers.retain(|_, entry| {
+            let version = entry.api_version.as_str();
+            if version == current || versions.contains_key(version) {
+                return true;
+            }
+            let Some(other) = version_of(schema, version, new) else {
+                return false;
+            };
+            let changes = if schema.source == Source::Builtin {
+                let (old, new) = (convert(old, version, &other), convert(new, version, &other));
+                typed::compare(&other, &old, &new)
+            } else {
+                comparison.clone()
+            };
+            versions.insert(version.to_owned(), changes);
+            true
+        });
+        versions.insert(current.to_owned(), comparison);
+        Changes { versions }
+    }
+
+    /// What a manager's version lost to the write: fields that changed, and fields that are gone.
+    fn taken_from(&self, entry: &Entry) -> (Set, Set) {
+        match self.versions.get(&entry.api_version) {
+            Some(changes) => (
+                entry.set.intersection(&changes.modified.union(&changes.added)),
+                changes.removed.clone(),
+            ),
+            None => (Set::default(), Set::default()),
+        }
+    }
 }
 
 /// Takes what changed from everybody but `keeper`, and what is gone from everybody.
-fn hand_over(managers: &mut Managers, keeper: Option<&str>, comparison: &Comparison) {
-    let changed = comparison.modified.union(&comparison.added);
+fn hand_over(managers: &mut Managers, keeper: Option<&str>, changes: &Changes) {
     for (id, entry) in managers.iter_mut() {
         if keeper == Some(id.as_str()) {
             continue;
         }
-        let lost = entry.set.intersection(&changed);
-        if !lost.is_empty() {
-            entry.set = entry.set.difference(&lost);
+        let (changed, removed) = changes.taken_from(entry);
+        if !changed.is_empty() {
+            entry.set = entry.set.difference(&changed);
         }
-        if !comparison.removed.is_empty() {
-            entry.set = entry.set.difference(&comparison.removed);
+        if !removed.is_empty() {
+            entry.set = entry.set.difference(&removed);
         }
     }
     managers.retain(|_, entry| !entry.set.is_empty());
@@ -592,21 +631,21 @@ impl Request<'_> {
 
         let merged = prune(merged, &managers, last.as_ref().map(|last| &last.set), schema);
         let comparison = typed::compare(schema, live, &merged);
-        drop_unknown_versions(&mut managers, applied, schema);
+        let same = comparison.is_same();
+        let changes = Changes::between(live, &merged, comparison, &mut managers, schema);
         if !force {
-            let conflicts = conflicts(&managers, &id, &comparison);
+            let conflicts = conflicts(&managers, &id, &changes);
             if !conflicts.is_empty() {
                 return Err(Failure::Conflicts(conflicts));
             }
         }
-        hand_over(&mut managers, Some(&id), &comparison);
+        hand_over(&mut managers, Some(&id), &changes);
         if let Some(entry) = managers.get_mut(&id) {
             entry.set = entry.set.difference(&STRIPPED);
             if entry.set.is_empty() {
                 managers.remove(&id);
             }
         }
-        let same = comparison.is_same();
         if (!same || differs(&former, &managers))
             && let Some(entry) = managers.get_mut(&id)
         {
@@ -630,16 +669,14 @@ fn differs(before: &Managers, after: &Managers) -> bool {
         })
 }
 
-fn conflicts(managers: &Managers, keeper: &str, comparison: &Comparison) -> Vec<(String, Path)> {
-    let changed = comparison.modified.union(&comparison.added);
+fn conflicts(managers: &Managers, keeper: &str, changes: &Changes) -> Vec<(String, Path)> {
     managers
         .iter()
         .filter(|(id, _)| id.as_str() != keeper)
         .flat_map(|(_, entry)| {
             let manager = entry.describe();
-            entry
-                .set
-                .intersection(&changed)
+            let (changed, _) = changes.taken_from(entry);
+            changed
                 .paths()
                 .into_iter()
                 .map(move |path| (manager.clone(), path))

@@ -11,6 +11,7 @@
 //!
 //! Nothing here reads a clock, a file or a store: the time of a write is an argument.
 
+mod convert;
 mod crd;
 pub mod defaults;
 pub mod managed;

@@ -68,8 +68,6 @@ pub(super) struct Field {
     pub(super) value: bool,
     /// `merge` among the patch strategies.
     pub(super) patch_merge: bool,
-    /// `retainKeys` among the patch strategies.
-    pub(super) retain_keys: bool,
     /// The field by which a strategic merge patch pairs list items.
     pub(super) merge_key: Option<String>,
 }
@@ -387,7 +385,6 @@ fn build_field(types: &mut Types, names: &HashMap<String, TypeId>, name: &str, e
         always: entry["z"] == true,
         value: entry["v"] == true,
         patch_merge: strategy.split(',').any(|word| word == "merge"),
-        retain_keys: strategy.split(',').any(|word| word == "retainKeys"),
         merge_key: entry["pk"].as_str().map(str::to_owned),
     }
 }

@@ -3,7 +3,7 @@
 //! The behaviour is that of structured-merge-diff v4, which kube-apiserver 1.20 uses. A value of `null` is present: it
 //! differs from an absent one, and it counts as an empty list or map.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -162,7 +162,7 @@ fn validate_value(types: &Types, kind: TypeId, value: &Value, path: &str, errors
         Atom::List(list) => match value {
             Value::Null => {}
             Value::Array(items) => {
-                let mut seen = BTreeMap::new();
+                let mut seen = BTreeSet::new();
                 for (index, item) in items.iter().enumerate() {
                     let element = match list_element(types, list, index, item) {
                         Ok(element) => element,
@@ -174,7 +174,7 @@ fn validate_value(types: &Types, kind: TypeId, value: &Value, path: &str, errors
                     let path = format!("{path}{element}");
                     if list.associative {
                         let text = element.to_string();
-                        if seen.insert(element, ()).is_some() {
+                        if !seen.insert(element) {
                             let parent = path.strip_suffix(text.as_str()).unwrap_or_default();
                             errors.push(problem(parent, &format!("duplicate entries for key {text}")));
                         }
@@ -189,13 +189,11 @@ fn validate_value(types: &Types, kind: TypeId, value: &Value, path: &str, errors
             Value::Object(fields) => {
                 for (name, value) in fields {
                     let path = format!("{path}.{name}");
-                    match map.kind(name) {
-                        Some(kind) => validate_value(types, kind, value, &path, errors),
-                        None => {
-                            errors.push(problem(&path, "field not declared in schema"));
-                            return;
-                        }
-                    }
+                    let Some(kind) = map.kind(name) else {
+                        errors.push(problem(&path, "field not declared in schema"));
+                        return;
+                    };
+                    validate_value(types, kind, value, &path, errors);
                 }
             }
             other => errors.push(problem(path, &format!("expected map, got {}", go_value(other)))),

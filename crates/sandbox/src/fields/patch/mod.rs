@@ -53,10 +53,9 @@ fn merge_fields(live: &Map<String, Value>, patch: &Map<String, Value>) -> Map<St
                 out.shift_remove(key);
                 continue;
             }
-            (None | Some(Value::Null), value) => without_nulls(value),
             (Some(Value::Object(old)), Value::Object(new)) => Value::Object(merge_fields(old, new)),
             (Some(Value::Object(_)), value) => value.clone(),
-            (Some(_), value) => without_nulls(value),
+            (_, value) => without_nulls(value),
         };
         out.insert(key.clone(), merged);
     }

@@ -175,11 +175,10 @@ fn order_elements(
         let server_order = old.clone().unwrap_or_default();
         let merged = match (old, new) {
             (Some(old), None) => old,
-            (None, Some(new)) => new,
             (Some(old), Some(new)) if meta.merge => {
                 merge_list(types, element, old, new, meta.merge_key, false)?
             }
-            (Some(_), Some(new)) => new,
+            (_, Some(new)) => new,
             (None, None) => continue,
         };
         original.insert(
