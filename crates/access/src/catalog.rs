@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use object::{Object, ObjectKey};
 use serde::Deserialize;
 
-use crate::{DEVOPS_PROJECT, Level, Policy, Rule, TEMPLATE, rule::parse_rules};
+use crate::{AGGREGATION, Level, Policy, Rule, TEMPLATE, rule::parse_rules};
 
 /// The labels of a RoleBase that choose the namespaces in which the controllers make its role.
 const SCOPE_PROJECT: &str = "scope.kubesphere.io/namespace";
@@ -110,6 +110,8 @@ pub struct Template {
     /// The console's group that it stands in, `Access Control`.
     pub module: Option<String>,
     pub rules: Vec<Rule>,
+    /// The templates that a built-in role is put together from.
+    pub aggregates: Vec<String>,
     /// Whether it carries the template label; else it is a built-in role.
     pub is_template: bool,
 }
@@ -161,6 +163,10 @@ impl Catalog {
             alias: role.annotation(ALIAS).map(str::to_owned),
             module: role.annotation(MODULE).map(str::to_owned),
             rules,
+            aggregates: role
+                .annotation(AGGREGATION)
+                .and_then(|text| serde_json::from_str(text).ok())
+                .unwrap_or_default(),
             is_template: role.label(TEMPLATE).is_some_and(|label| !label.is_empty()),
         };
         let before = self
@@ -221,6 +227,12 @@ impl Catalog {
         self.objects.iter()
     }
 
+    /// All role templates of a level.
+    pub fn templates(&self, level: Level) -> impl Iterator<Item = &Template> {
+        let roles = self.roles.get(&level).into_iter().flat_map(BTreeMap::values);
+        roles.filter(|role| role.is_template)
+    }
+
     /// A role template by its name.
     pub fn template(&self, level: Level, name: &str) -> Option<&Template> {
         self.roles
@@ -237,14 +249,5 @@ impl Catalog {
             let rest = name.strip_prefix(workspace?)?;
             roles.get(&format!("{{workspace}}{rest}"))
         })
-    }
-
-    /// The level of the roles in a namespace with these labels.
-    pub(crate) fn namespace_level(namespace: Option<&Object>) -> Level {
-        if namespace.is_some_and(|namespace| namespace.label(DEVOPS_PROJECT).is_some()) {
-            Level::DevopsProject
-        } else {
-            Level::Project
-        }
     }
 }

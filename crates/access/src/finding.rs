@@ -1,7 +1,16 @@
 //! What a person should know about the roles of a cluster, or has to decide.
 
+use std::collections::BTreeMap;
+
 use object::ObjectKey;
 use serde::{Deserialize, Serialize};
+
+use crate::{
+    AGGREGATION, Grants, IAM_GROUP, Level, Rule,
+    role::{Outcome, Releases},
+    rule::parse_rules,
+    state::{Binding, Role},
+};
 
 /// Stable names of findings. Never renamed.
 pub mod reason {
@@ -36,4 +45,135 @@ pub struct AccessFinding {
     pub hint: Option<String>,
     /// The migration leaves something as it is that only a person can put right.
     pub needs_decision: bool,
+}
+
+impl AccessFinding {
+    fn about(object: ObjectKey, reason: &str, message: String) -> Self {
+        Self {
+            object,
+            reason: reason.to_owned(),
+            message,
+            hint: None,
+            needs_decision: false,
+        }
+    }
+
+    fn hint(mut self, hint: String) -> Self {
+        self.hint = Some(hint);
+        self
+    }
+
+    fn for_decision(mut self) -> Self {
+        self.needs_decision = true;
+        self
+    }
+}
+
+/// `globalroles.iam.kubesphere.io hr-desk`, as kubectl takes it.
+fn kubectl_name(role: &Role<'_>) -> String {
+    let plural = format!("{}s", role.id.kind.to_ascii_lowercase());
+    let name = role.id.name;
+    match (role.object.group() == IAM_GROUP, role.id.namespace) {
+        (true, _) => format!("{plural}.{IAM_GROUP} {name}"),
+        (false, "") => format!("{plural} {name}"),
+        (false, namespace) => format!("-n {namespace} {plural} {name}"),
+    }
+}
+
+pub(crate) fn unknown_template(role: &Role<'_>, template: &str) -> AccessFinding {
+    let message =
+        format!("it names the template {template}, which does not exist; the name stays in its list");
+    AccessFinding::about(role.object.key(), reason::UNKNOWN_TEMPLATE, message)
+}
+
+pub(crate) fn unreadable_rules(role: &Role<'_>, error: &serde_json::Error) -> AccessFinding {
+    let message = format!("its rules cannot be read: {error}; it stays as it is");
+    AccessFinding::about(role.object.key(), reason::UNREADABLE_RULES, message).for_decision()
+}
+
+/// The hint proposes the templates that the text seems to mean, less the revoked ones.
+pub(crate) fn unreadable_aggregation(role: &Role<'_>, text: &str, releases: Releases<'_>) -> AccessFinding {
+    let mut names: Vec<&str> = Vec::new();
+    for word in text.split(|c: char| !c.is_ascii_alphanumeric() && !"-.:_".contains(c)) {
+        let word = releases.policy.renamed(role.level, word).unwrap_or(word);
+        let is_meant = releases.to.template(role.level, word).is_some();
+        if is_meant && !releases.policy.is_revoked(role.level, word) && !names.contains(&word) {
+            names.push(word);
+        }
+    }
+    let message = format!("its annotation {AGGREGATION} is not a JSON list of names; it stays as it is");
+    AccessFinding::about(role.object.key(), reason::UNREADABLE_AGGREGATION, message)
+        .hint(format!(
+            "kubectl annotate --overwrite {} '{AGGREGATION}={}'",
+            kubectl_name(role),
+            serde_json::Value::from(names)
+        ))
+        .for_decision()
+}
+
+/// A role that does not hold all that its templates gave, or only rules that none of them gives.
+pub(crate) fn trimmed(role: &Role<'_>, outcome: &Outcome, is_changed: bool) -> Option<AccessFinding> {
+    let message = if outcome.is_trimmed {
+        "it does not hold all rules of its templates (trimmed by hand, or made under an earlier release), so none \
+         are added"
+    } else if is_changed && outcome.has_only_own_rules {
+        "its rules were written by hand, its templates hold none, so none are added or taken out"
+    } else {
+        return None;
+    };
+    Some(
+        AccessFinding::about(role.object.key(), reason::TRIMMED_BY_HAND, message.to_owned())
+            .hint("edit the role in the console to get what its templates give now".to_owned()),
+    )
+}
+
+/// A role whose own rules grant what is revoked from templates.
+pub(crate) fn grants_revoked(
+    role: &Role<'_>,
+    rules: &[Rule],
+    blocked: &BTreeMap<Level, Grants>,
+) -> Option<AccessFinding> {
+    let blocked = blocked.get(&role.level).filter(|blocked| !blocked.is_empty())?;
+    let granted = Grants::of(rules).intersection(blocked);
+    let what = granted.simplified().first()?.to_string();
+    let message =
+        format!("rules of its own grant what the new release takes out of custom roles: {what}; they stay");
+    Some(
+        AccessFinding::about(role.object.key(), reason::GRANTS_REVOKED_PERMISSION, message)
+            .hint(format!("kubectl edit {}", kubectl_name(role)))
+            .for_decision(),
+    )
+}
+
+/// A role that somebody made under a name that is built in from the new release on.
+pub(crate) fn check_name_taken(role: &Role<'_>, releases: Releases<'_>) -> Option<AccessFinding> {
+    let built_in = releases.to.role(role.level, role.id.name, role.workspace)?;
+    let was_built_in = releases
+        .from
+        .role(role.level, role.id.name, role.workspace)
+        .is_some();
+    let rules = parse_rules(role.object.get("/rules")).unwrap_or_default();
+    if was_built_in || Grants::of(&rules).equals(&Grants::of(&built_in.rules)) {
+        return None;
+    }
+    let message = "the new release has a built-in role of this name, which takes its place".to_owned();
+    Some(
+        AccessFinding::about(role.object.key(), reason::BUILT_IN_NAME_TAKEN, message)
+            .hint("copy it to another name, and bind its users to that".to_owned())
+            .for_decision(),
+    )
+}
+
+pub(crate) fn still_referred_to(role: &Role<'_>, referrer: &str) -> AccessFinding {
+    let message =
+        format!("the new release no longer has this template; it stays, since {referrer} refers to it");
+    AccessFinding::about(role.object.key(), reason::TEMPLATE_STILL_REFERRED_TO, message)
+}
+
+pub(crate) fn dangling(binding: &Binding<'_>) -> AccessFinding {
+    let message = format!(
+        "it refers to {} {}, which does not exist, and grants nothing",
+        binding.role.kind, binding.role.name
+    );
+    AccessFinding::about(binding.object.key(), reason::DANGLING_BINDING, message).for_decision()
 }

@@ -14,9 +14,11 @@
 
 mod catalog;
 mod finding;
+mod grant;
 mod grants;
 mod impact;
 mod migrate;
+mod names;
 mod policy;
 mod role;
 mod rule;
@@ -24,9 +26,11 @@ mod state;
 
 pub use catalog::{AccessFile, Catalog, CatalogError, Template};
 pub use finding::{AccessFinding, reason};
-pub use grants::{Grant, Grants, Names, Request, UrlPattern};
+pub use grant::{Grant, Request, ResourceGrant, UrlGrant, UrlPattern};
+pub use grants::Grants;
 pub use impact::{Impact, PermissionChange, Scope, SubjectImpact, WhyChanged};
 pub use migrate::{BindingAction, BindingChange, MigrateOptions, Migration, migrate};
+pub use names::Names;
 pub use policy::{Level, Policy, RemovedRole};
 pub use role::{Renamed, RoleChange};
 pub use rule::Rule;
@@ -43,3 +47,5 @@ pub const TEMPLATE: &str = "iam.kubesphere.io/role-template";
 pub const WORKSPACE: &str = "kubesphere.io/workspace";
 /// On a namespace: it belongs to the DevOps project of this name.
 pub const DEVOPS_PROJECT: &str = "kubesphere.io/devopsproject";
+/// On a binding that KubeSphere made: the user whom it is for.
+pub const USER_REF: &str = "iam.kubesphere.io/user-ref";

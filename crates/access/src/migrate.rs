@@ -1,9 +1,21 @@
 //! The migration: what has to change so that a cluster's roles and bindings are those of the new release.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{AccessFinding, Catalog, Impact, Policy, RoleChange};
+use crate::{
+    AccessFinding, Catalog, Grants, IAM_GROUP, Impact, Level, Policy, RoleChange, USER_REF, WORKSPACE,
+    finding::{
+        check_name_taken, dangling, grants_revoked, still_referred_to, trimmed, unknown_template,
+        unreadable_aggregation, unreadable_rules,
+    },
+    impact,
+    role::{Outcome, Outcomes, Releases},
+    rule::parse_rules,
+    state::{Aggregation, Binding, Place, Role, RoleId, State, SubjectId},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -63,8 +75,8 @@ impl Migration {
 }
 
 /// What has to change, given the cluster's GlobalRoles, WorkspaceRoles, ClusterRoles, Roles, their bindings,
-/// Namespaces, Users, Groups and GroupBindings (other kinds are ignored, any order). `from` is the release that
-/// the cluster comes from, `to` the new one, `policy` the new one's.
+/// Namespaces and GroupBindings (other kinds are ignored, any order). `from` is the release that the cluster comes
+/// from, `to` the new one, `policy` the new one's.
 ///
 /// The answer depends on the state alone: asked again in the middle of a migration, it says what is left.
 pub fn migrate<'a>(
@@ -74,6 +86,235 @@ pub fn migrate<'a>(
     policy: &Policy,
     options: MigrateOptions,
 ) -> Migration {
-    let _ = (state.into_iter().count(), from, to, policy, options);
-    Migration::default()
+    let state = State::new(state);
+    let releases = Releases {
+        from,
+        to,
+        policy,
+        options,
+    };
+    let roles = judge_roles(&state, releases);
+    let bindings = judge_bindings(&state, releases);
+    let mut migration = Migration {
+        impact: impact::assess(&state, releases, &roles.changes, &bindings),
+        ..Migration::default()
+    };
+    migration.findings.extend(roles.findings);
+    remove(&state, policy, &roles.references, &mut migration);
+    find_dangling(&state, releases, &bindings, &mut migration.findings);
+    migration.role_changes = roles.changes.into_values().collect();
+    migration.binding_changes = bindings.into_values().collect();
+    migration.findings.sort();
+    migration
+}
+
+/// The outcome of [`judge_roles`].
+#[derive(Default)]
+struct Judged<'a> {
+    changes: BTreeMap<RoleId<'a>, RoleChange>,
+    findings: Vec<AccessFinding>,
+    references: References<'a>,
+}
+
+/// Which templates roles name after the migration.
+#[derive(Default)]
+struct References<'a> {
+    /// Role kind, namespace, template, and the first role that names it.
+    names: BTreeMap<(&'a str, &'a str, String), RoleId<'a>>,
+    /// Lists that could not be read, which may name anything.
+    texts: Vec<(RoleId<'a>, &'a str)>,
+}
+
+fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
+    let mut judged = Judged::default();
+    let mut outcomes = Outcomes::default();
+    let blocked: BTreeMap<Level, Grants> = Level::ALL.map(|level| (level, releases.blocked(level))).into();
+    let bound_to_people: BTreeSet<RoleId<'_>> = state
+        .bindings
+        .iter()
+        .filter(|binding| binding.subjects.iter().any(SubjectId::is_person))
+        .map(|binding| binding.role)
+        .collect();
+    for role in state.roles.values() {
+        if role.is_template() || releases.policy.removed_role(role.id.kind, role.id.name).is_some() {
+            continue;
+        }
+        if releases
+            .policy
+            .is_built_in(role.level, role.id.name, role.workspace)
+        {
+            judged.findings.extend(check_name_taken(role, releases));
+            continue;
+        }
+        let rules = match parse_rules(role.object.get("/rules")) {
+            Ok(rules) => rules,
+            Err(error) => {
+                judged.findings.push(unreadable_rules(role, &error));
+                continue;
+            }
+        };
+        match role.aggregation() {
+            Aggregation::Unreadable(text) => {
+                judged.findings.push(unreadable_aggregation(role, text, releases));
+                judged.references.texts.push((role.id, text));
+            }
+            Aggregation::None => {
+                // Kubernetes and its add-ons keep Roles of their own, which no person is bound to.
+                if role.id.kind != "Role" || bound_to_people.contains(&role.id) {
+                    judged.findings.extend(grants_revoked(role, &rules, &blocked));
+                }
+            }
+            Aggregation::Templates(templates) => {
+                let outcome = outcomes.get(releases, role.level, &templates, &rules);
+                for name in &outcome.templates {
+                    let key = (role.id.kind, role.id.namespace, name.clone());
+                    judged.references.names.entry(key).or_insert(role.id);
+                    let own = RoleId { name, ..role.id };
+                    let is_somebodys = state.roles.get(&own).is_some_and(Role::is_template);
+                    if !releases.knows(role.level, name) && !is_somebodys {
+                        judged.findings.push(unknown_template(role, name));
+                    }
+                }
+                let is_changed = outcome.templates != templates || outcome.rules.is_some();
+                judged.findings.extend(trimmed(role, outcome, is_changed));
+                let after = outcome.rules.as_ref().unwrap_or(&rules);
+                judged.findings.extend(grants_revoked(role, after, &blocked));
+                if is_changed {
+                    judged.changes.insert(role.id, change(role, outcome, &templates));
+                }
+            }
+        }
+    }
+    judged
+}
+
+fn change(role: &Role<'_>, outcome: &Outcome, templates: &[String]) -> RoleChange {
+    RoleChange {
+        key: role.object.key(),
+        annotation: (outcome.templates != templates)
+            .then(|| serde_json::Value::from(outcome.templates.clone()).to_string()),
+        rules: outcome.rules.clone(),
+        removed_templates: outcome.removed.clone(),
+        renamed_templates: outcome.renamed.clone(),
+        extended_templates: outcome.extended.clone(),
+    }
+}
+
+/// What becomes of bindings to removed roles.
+///
+/// A binding whose subjects all have the replacement through others is redundant. Each is held against those that
+/// have the replacement already and those that are still to be changed, one after the other, so the answer is the
+/// same wherever an earlier run was cut.
+fn judge_bindings<'a>(state: &State<'a>, releases: Releases<'_>) -> BTreeMap<usize, BindingChange> {
+    let mut changes = BTreeMap::new();
+    let replaced = |binding: &Binding<'a>| {
+        let role = releases
+            .policy
+            .removed_role_of(binding.role.kind, binding.role.name)?;
+        // Under an alias there is no role. Where there is one, it is somebody's own.
+        (role.name == binding.role.name || !state.roles.contains_key(&binding.role)).then_some(role)
+    };
+    // By place and replacement: how many bindings give it to whom, and which of them are to be changed.
+    let mut holders: BTreeMap<(Place<'a>, &str, &str), BTreeMap<SubjectId<'a>, usize>> = BTreeMap::new();
+    let mut candidates = Vec::new();
+    for (index, binding) in state.bindings.iter().enumerate() {
+        if binding.object.is_being_deleted() {
+            continue;
+        }
+        let role = replaced(binding);
+        let name = role.map_or(binding.role.name, |role| role.replacement.as_str());
+        let holders = holders
+            .entry((binding.place, binding.role.kind, name))
+            .or_default();
+        for subject in binding.subjects.iter().collect::<BTreeSet<_>>() {
+            *holders.entry(*subject).or_default() += 1;
+        }
+        candidates.extend(role.map(|role| (index, binding, role)));
+    }
+    for (index, binding, role) in candidates.into_iter().rev() {
+        let key = (binding.place, binding.role.kind, role.replacement.as_str());
+        let holders = holders.entry(key).or_default();
+        let subjects: BTreeSet<_> = binding.subjects.iter().copied().collect();
+        let is_redundant = !subjects.is_empty()
+            && subjects
+                .iter()
+                .all(|subject| holders.get(subject).is_some_and(|n| *n > 1));
+        if is_redundant {
+            for subject in &subjects {
+                if let Some(count) = holders.get_mut(subject) {
+                    *count -= 1;
+                }
+            }
+        }
+        let replacement = role.replacement.clone();
+        changes.insert(
+            index,
+            BindingChange {
+                key: binding.object.key(),
+                from: binding.role.name.to_owned(),
+                action: if is_redundant {
+                    BindingAction::DeleteRedundant { replacement }
+                } else {
+                    BindingAction::Rebind { to: replacement }
+                },
+            },
+        );
+    }
+    changes
+}
+
+/// Removed roles, and templates that the new release no longer has and nothing refers to.
+fn remove(state: &State<'_>, policy: &Policy, references: &References<'_>, migration: &mut Migration) {
+    let bound: BTreeSet<RoleId<'_>> = state.bindings.iter().map(|binding| binding.role).collect();
+    for role in state
+        .roles
+        .values()
+        .filter(|role| !role.object.is_being_deleted())
+    {
+        if policy.removed_role(role.id.kind, role.id.name).is_some() {
+            migration.removed.push(role.object.key());
+            continue;
+        }
+        let is_removed = policy
+            .removed_templates
+            .get(&role.level)
+            .is_some_and(|names| names.contains(role.id.name));
+        if !is_removed || !role.is_template() {
+            continue;
+        }
+        let key = (role.id.kind, role.id.namespace, role.id.name.to_owned());
+        let unreadable = references.texts.iter().find(|(id, text)| {
+            (id.kind, id.namespace) == (role.id.kind, role.id.namespace) && text.contains(role.id.name)
+        });
+        let referrer = match (references.names.get(&key), unreadable) {
+            (Some(id), _) | (None, Some((id, _))) => Some(format!("{} {}", id.kind, id.name)),
+            (None, None) if bound.contains(&role.id) => Some("a binding".to_owned()),
+            (None, None) => None,
+        };
+        match referrer {
+            None => migration.removed.push(role.object.key()),
+            Some(referrer) => migration.findings.push(still_referred_to(role, &referrer)),
+        }
+    }
+}
+
+/// Bindings of KubeSphere's that refer to nothing, and whose role the new release does not bring either.
+fn find_dangling(
+    state: &State<'_>,
+    releases: Releases<'_>,
+    changes: &BTreeMap<usize, BindingChange>,
+    findings: &mut Vec<AccessFinding>,
+) {
+    for (index, binding) in state.bindings.iter().enumerate() {
+        let is_kubespheres = binding.object.group() == IAM_GROUP || binding.object.label(USER_REF).is_some();
+        let workspace = binding.object.label(WORKSPACE);
+        let level = state.level(binding.role);
+        if is_kubespheres
+            && !changes.contains_key(&index)
+            && !state.roles.contains_key(&binding.role)
+            && releases.to.role(level, binding.role.name, workspace).is_none()
+        {
+            findings.push(dangling(binding));
+        }
+    }
 }

@@ -60,6 +60,22 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The entry of a role that the release no longer has.
+    pub fn removed_role(&self, kind: &str, name: &str) -> Option<&RemovedRole> {
+        self.removed_roles
+            .iter()
+            .find(|role| role.kind == kind && role.name == name)
+    }
+
+    /// The same, by the name or an alias.
+    pub(crate) fn removed_role_of(&self, kind: &str, name: &str) -> Option<&RemovedRole> {
+        self.removed_role(kind, name).or_else(|| {
+            self.removed_roles
+                .iter()
+                .find(|role| role.kind == kind && role.aliases.iter().any(|alias| alias == name))
+        })
+    }
+
     pub fn is_revoked(&self, level: Level, template: &str) -> bool {
         self.revoked_templates
             .get(&level)

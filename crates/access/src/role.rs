@@ -1,9 +1,11 @@
 //! What becomes of one custom role.
 
+use std::collections::HashMap;
+
 use object::ObjectKey;
 use serde::{Deserialize, Serialize};
 
-use crate::Rule;
+use crate::{Catalog, Grants, Level, MigrateOptions, Policy, Rule};
 
 /// A template that goes by a new name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,7 +31,182 @@ pub struct RoleChange {
     /// Templates that stay in the list under a new name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub renamed_templates: Vec<Renamed>,
-    /// Templates that stay, and allow more in the new release.
+    /// Templates that stay, and bring permissions that the role did not have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extended_templates: Vec<String>,
+}
+
+/// The releases and the policy that roles are judged by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Releases<'a> {
+    pub(crate) from: &'a Catalog,
+    pub(crate) to: &'a Catalog,
+    pub(crate) policy: &'a Policy,
+    pub(crate) options: MigrateOptions,
+}
+
+impl<'a> Releases<'a> {
+    /// The rules that the old release gives a template; a template that only the new one has counts as it is there.
+    pub(crate) fn old_rules(&self, level: Level, name: &str) -> &'a [Rule] {
+        let template = self
+            .from
+            .template(level, name)
+            .or_else(|| self.to.template(level, name));
+        template.map_or(&[], |template| &template.rules)
+    }
+
+    pub(crate) fn new_rules(&self, level: Level, name: &str) -> &'a [Rule] {
+        let template = self.to.template(level, name);
+        template.map_or(&[], |template| &template.rules)
+    }
+
+    pub(crate) fn knows(&self, level: Level, name: &str) -> bool {
+        self.from.template(level, name).is_some() || self.to.template(level, name).is_some()
+    }
+
+    /// What only revoked templates of a level give, and no other template of either release.
+    pub(crate) fn blocked(&self, level: Level) -> Grants {
+        let mut revoked = Vec::new();
+        let mut offered = Vec::new();
+        for catalog in [self.from, self.to] {
+            for template in catalog.templates(level) {
+                if self.policy.is_revoked(level, &template.name) {
+                    revoked.extend(&template.rules);
+                } else {
+                    offered.extend(&template.rules);
+                }
+            }
+        }
+        Grants::of(revoked).difference(&Grants::of(offered))
+    }
+}
+
+/// What becomes of a role with a given list and given rules.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    /// The list afterwards.
+    pub(crate) templates: Vec<String>,
+    pub(crate) removed: Vec<String>,
+    pub(crate) renamed: Vec<Renamed>,
+    pub(crate) extended: Vec<String>,
+    /// `None`: they stay.
+    pub(crate) rules: Option<Vec<Rule>>,
+    /// The role lacks some of what its kept templates gave in the old release, and would get in the new one.
+    pub(crate) is_trimmed: bool,
+    /// It has rules, and none of its templates has any.
+    pub(crate) has_only_own_rules: bool,
+}
+
+/// Outcomes by what they depend on: most custom roles of a cluster are alike.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes(HashMap<(Level, Vec<String>, Vec<Rule>), Outcome>);
+
+impl Outcomes {
+    pub(crate) fn get(
+        &mut self,
+        releases: Releases<'_>,
+        level: Level,
+        templates: &[String],
+        rules: &[Rule],
+    ) -> &Outcome {
+        self.0
+            .entry((level, templates.to_vec(), rules.to_vec()))
+            .or_insert_with(|| decide(releases, level, templates, rules))
+    }
+}
+
+/// Takes revoked templates out of a list and follows renames. Order is kept; a new name that is there already is
+/// not added again.
+fn kept_templates(policy: &Policy, level: Level, templates: &[String]) -> Outcome {
+    let mut outcome = Outcome::default();
+    for name in templates {
+        if policy.is_revoked(level, name) {
+            if !outcome.removed.contains(name) {
+                outcome.removed.push(name.clone());
+            }
+        } else if let Some(to) = policy.renamed(level, name) {
+            let renamed = Renamed {
+                from: name.clone(),
+                to: to.to_owned(),
+            };
+            if !outcome.renamed.contains(&renamed) {
+                outcome.renamed.push(renamed);
+            }
+            if !templates.iter().chain(&outcome.templates).any(|name| name == to) {
+                outcome.templates.push(to.to_owned());
+            }
+        } else {
+            outcome.templates.push(name.clone());
+        }
+    }
+    outcome
+}
+
+/// The decision about one custom role. Asked again about its own outcome, with the same or with the new release as
+/// `from`, it changes nothing.
+fn decide(releases: Releases<'_>, level: Level, templates: &[String], rules: &[Rule]) -> Outcome {
+    let mut outcome = kept_templates(releases.policy, level, templates);
+    let (revoked, kept): (Vec<&String>, Vec<&String>) = templates
+        .iter()
+        .partition(|name| releases.policy.is_revoked(level, name));
+    let old = |names: &[&String]| Grants::of(names.iter().flat_map(|name| releases.old_rules(level, name)));
+    let (old_revoked, old_kept) = (old(&revoked), old(&kept));
+
+    let mut new_rules: Vec<&Rule> = Vec::new();
+    for rule in outcome
+        .templates
+        .iter()
+        .flat_map(|name| releases.new_rules(level, name))
+    {
+        if !new_rules.contains(&rule) {
+            new_rules.push(rule);
+        }
+    }
+    let new_kept = Grants::of(new_rules.iter().copied());
+
+    let has = Grants::of(rules);
+    let leaves = old_revoked.difference(&old_kept).difference(&new_kept);
+    let lacks_new = !has.covers(&new_kept);
+    // A role that covers what its templates give in the new release has been brought there already.
+    let is_whole = !lacks_new || has.covers(&old_kept);
+    let refresh = releases.options.refresh_templates;
+    outcome.is_trimmed = refresh && !is_whole;
+    outcome.has_only_own_rules =
+        !rules.is_empty() && old_revoked.is_empty() && old_kept.is_empty() && new_kept.is_empty();
+
+    let mut after: Vec<Rule> = Vec::new();
+    if refresh && is_whole {
+        after.extend(new_rules.into_iter().cloned());
+        let explained = old_revoked.union(&old_kept).union(&new_kept);
+        for rule in rules {
+            for rule in without(rule, &leaves) {
+                if !explained.covers(&Grants::of([&rule])) && !after.contains(&rule) {
+                    after.push(rule);
+                }
+            }
+        }
+        if lacks_new {
+            let brings = |name: &&String| !has.covers(&Grants::of(releases.new_rules(level, name)));
+            outcome.extended = outcome.templates.iter().filter(brings).cloned().collect();
+        }
+    } else {
+        after.extend(rules.iter().flat_map(|rule| without(rule, &leaves)));
+    }
+    if after != rules && !Grants::of(&after).equals(&has) {
+        outcome.rules = Some(after);
+    }
+    outcome
+}
+
+/// A rule less what is to go. Where rules cannot say the rest, because the rule is wider than any exception (`*`),
+/// it stays as it is: it is somebody's own.
+fn without(rule: &Rule, leaves: &Grants) -> Vec<Rule> {
+    let grants = Grants::of([rule]);
+    if grants.is_disjoint(leaves) {
+        return vec![rule.clone()];
+    }
+    grants
+        .difference(leaves)
+        .to_rules()
+        .unwrap_or_else(|| vec![rule.clone()])
 }
