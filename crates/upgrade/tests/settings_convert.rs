@@ -10,21 +10,21 @@ fn converted(spec: &Value) -> Value {
 
 /// `spec` becomes `expect`: in one go, once more without a change, and by the patch on the live object.
 #[track_caller]
-fn check_with(spec: &Value, status: &Value, live: &LiveFacts, expect: &Value) {
-    let result = convert(spec, status, live).spec;
+fn check_with(spec: &Value, status: &Value, live: LiveFacts, expect: &Value) {
+    let result = convert(spec, status, &live).spec;
     assert_eq!(&result, expect);
     check_invariants(spec, status, live);
 }
 
 #[track_caller]
 fn check(spec: Value, expect: Value) {
-    check_with(&spec, &json!({}), &LiveFacts::default(), &expect);
+    check_with(&spec, &json!({}), LiveFacts::default(), &expect);
 }
 
 #[track_caller]
-fn check_invariants(spec: &Value, status: &Value, live: &LiveFacts) {
-    let result = convert(spec, status, live).spec;
-    let again = convert(&result, status, live).spec;
+fn check_invariants(spec: &Value, status: &Value, live: LiveFacts) {
+    let result = convert(spec, status, &live).spec;
+    let again = convert(&result, status, &live).spec;
     assert_eq!(
         result.to_string(),
         again.to_string(),
@@ -68,7 +68,7 @@ fn notes(spec: &Value) -> Vec<(String, String)> {
 }
 
 fn fixture(text: &str) -> (Value, Value) {
-    let mut object: Value = serde_json::from_str(text).unwrap();
+    let mut object: Value = serde_json::from_str(text).expect("a fixture is JSON");
     (object["spec"].take(), object["status"].take())
 }
 
@@ -119,28 +119,28 @@ fn redis_and_openldap_are_enabled_where_they_are_used() {
     };
     let status = json!({"redis": {"status": "enabled"}, "openldap": {"status": "failed"}});
     let sizes = json!({"common": {"redis": {"volumeSize": "7Gi"}}});
-    check_with(&sizes, &json!({}), &none, &sizes);
+    check_with(&sizes, &json!({}), none, &sizes);
     check_with(
         &sizes,
         &status,
-        &none,
+        none,
         &json!({"common": {"redis": {"volumeSize": "7Gi", "enabled": true}}}),
     );
     check_with(
         &sizes,
         &json!({}),
-        &live,
+        live,
         &json!({"common": {"redis": {"volumeSize": "7Gi", "enabled": true}, "openldap": {"enabled": true}}}),
     );
     check_with(
         &json!({"a": 1}),
         &status,
-        &none,
+        none,
         &json!({"a": 1, "common": {"redis": {"enabled": true}}}),
     );
     // What the spec says counts.
     let off = json!({"common": {"redis": {"enabled": false}, "openldap": {"enabled": false}}});
-    check_with(&off, &status, &live, &off);
+    check_with(&off, &status, live, &off);
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn what_is_no_map_where_a_map_belongs_stays() {
         check_invariants(
             &spec,
             &json!({"redis": {"status": "enabled"}}),
-            &LiveFacts {
+            LiveFacts {
                 redis: true,
                 openldap: true,
             },
@@ -309,7 +309,7 @@ fn a_cluster_of_3_2_1() {
         result.spec["common"]["openldap"],
         json!({"enabled": false, "volumeSize": "9Gi"})
     );
-    check_invariants(&spec, &status, &LiveFacts::default());
+    check_invariants(&spec, &status, LiveFacts::default());
 
     let messages: Vec<_> = result.notes.iter().map(|note| note.message.as_str()).collect();
     assert_eq!(
@@ -335,7 +335,7 @@ fn a_cluster_of_3_2_1() {
 fn a_cluster_of_3_0_0() {
     let (spec, status) = v3_0_0();
     let result = convert(&spec, &status, &LiveFacts::default());
-    check_invariants(&spec, &status, &LiveFacts::default());
+    check_invariants(&spec, &status, LiveFacts::default());
     let common = json!({
         "mysqlVolumeSize": "20Gi", "etcdVolumeSize": "20Gi",
         "es": {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use upgrade::{
     Severity, Snapshot,
     settings::{
-        AdminPassword, ClusterFacts, ClusterRole, LiveFacts, NOW, Redis, Settings, StorageClass,
+        AdminPassword, ClusterFacts, ClusterRole, LiveFacts, NOW, Redis, Secret, Settings, StorageClass,
         cluster_facts, label_patch, reasons, status_patch,
     },
 };
@@ -20,7 +20,7 @@ fn cluster(masters: usize) -> ClusterFacts {
 
 #[track_caller]
 fn parse(spec: Value, masters: usize) -> Settings {
-    Settings::parse(&spec, &cluster(masters)).unwrap()
+    Settings::parse(&spec, &cluster(masters)).expect("valid settings")
 }
 
 #[test]
@@ -146,10 +146,7 @@ fn secrets_are_there_and_never_shown() {
         "common": {"es": {"basicAuth": {"enabled": true, "password": "hunter2"}}},
     });
     let settings = parse(spec, 1);
-    assert_eq!(
-        settings.jwt_secret.as_ref().map(|secret| secret.expose()),
-        Some("hunter2")
-    );
+    assert_eq!(settings.jwt_secret.as_ref().map(Secret::expose), Some("hunter2"));
     assert!(
         matches!(&settings.admin_password, AdminPassword::Given(password) if password.expose() == "hunter2")
     );
@@ -235,7 +232,8 @@ fn mk(kind: &str, namespace: Option<&str>, name: &str, labels: Value) -> Object 
         "v1"
     };
     let metadata = json!({"name": name, "namespace": namespace, "labels": labels});
-    Object::try_from(json!({"apiVersion": api_version, "kind": kind, "metadata": metadata})).unwrap()
+    Object::try_from(json!({"apiVersion": api_version, "kind": kind, "metadata": metadata}))
+        .expect("an object")
 }
 
 #[test]
