@@ -21,7 +21,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             Sandbox::from_objects(Config::default(), objects)?
         }
     };
-    let server = sandbox.serve(ServeOptions { address: SocketAddr::from(([127, 0, 0, 1], port)) }).await?;
+    let server = sandbox
+        .serve(ServeOptions {
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+        })
+        .await?;
     println!("{}", server.kubeconfig());
     std::future::pending::<()>().await;
     Ok(())

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::Config;
+use crate::controllers::pods;
 use crate::fields::{defaults, validate::Cause};
 use crate::json::{child, list, list_at, number_at, object, text, text_at};
 use crate::kinds::Resource;
@@ -28,6 +29,7 @@ pub(crate) fn create(
         object(new).insert("status".into(), status);
     }
     match (resource.group.as_str(), resource.kind.as_str()) {
+        ("", "Pod") => pods::admit(transaction, resource, new)?,
         ("", "Service") => allocate_service(transaction, new, None)?,
         ("", "PersistentVolumeClaim") => {
             protect(new, "kubernetes.io/pvc-protection");

@@ -409,7 +409,6 @@ pub(crate) struct Deletion {
     pub propagation: Option<Propagation>,
     pub uid: Option<String>,
     pub resource_version: Option<String>,
-    pub grace_period: Option<i64>,
 }
 
 impl Deletion {

@@ -645,7 +645,6 @@ fn deletion(request: &Request) -> Result<Deletion> {
             .pointer("/preconditions/resourceVersion")
             .and_then(Value::as_str)
             .map(str::to_owned),
-        grace_period: body.get("gracePeriodSeconds").and_then(Value::as_i64),
     })
 }
 

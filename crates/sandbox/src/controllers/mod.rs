@@ -1,8 +1,15 @@
 //! What the controllers of a cluster make of a write: run after it, in the same transaction, until nothing changes.
 
+mod accounts;
 pub(crate) mod definitions;
+mod deployments;
+mod endpoints;
 mod garbage;
 mod namespaces;
+pub(crate) mod pods;
+mod sets;
+mod volumes;
+mod workloads;
 
 use std::sync::Arc;
 
@@ -16,12 +23,18 @@ use crate::store::{Change, Key};
 use crate::transaction::Transaction;
 use crate::write::{self, Ownership, Writer};
 
-/// More rounds than any chain of reactions needs; a bound, so that two controllers that disagree cannot hang a request.
-const ROUNDS: usize = 100_000;
+/// More rounds for each object than any chain of reactions needs; a bound, so that two controllers that disagree cannot
+/// hang a request.
+const ROUNDS: usize = 20;
 
 /// Lets every controller see every change, their own included.
 pub(crate) fn settle(transaction: &mut Transaction) {
-    for _ in 0..ROUNDS {
+    let objects: usize = transaction
+        .state
+        .collections()
+        .map(|(_, collection)| collection.len())
+        .sum();
+    for _ in 0..ROUNDS * (objects + 100) {
         let Some((key, change)) = transaction.unseen.pop_front() else {
             return;
         };
@@ -35,17 +48,82 @@ pub(crate) fn settle(transaction: &mut Transaction) {
 
 fn react(transaction: &mut Transaction, key: &Key, change: &Change) -> Result<()> {
     match &*key.store {
-        "customresourcedefinitions.apiextensions.k8s.io" => definitions::reconcile(transaction, key)?,
         "namespaces" => namespaces::reconcile(transaction, key)?,
-        _ => {}
+        "serviceaccounts" => {
+            accounts::reconcile(transaction, key, change.old.as_deref())?;
+            if change.old.is_none() {
+                sets::retry_with_account(transaction, key)?;
+            }
+        }
+        "secrets" if change.old.is_none() => accounts::reconcile_secret(transaction, key)?,
+        "pods" => {
+            pods::run(transaction, key)?;
+            let (old, new) = (change.old.as_deref(), change.new.as_deref());
+            endpoints::follow_pod(transaction, old, new)?;
+            if let Some(pod) = new.or(old) {
+                volumes::follow_pod(transaction, pod)?;
+                reconcile_owner(transaction, pod)?;
+            }
+        }
+        "services" => endpoints::reconcile(transaction, key)?,
+        "nodes" => {
+            // What comes in with the beat of a node's heart does not matter here.
+            let shape = |node: &Option<Arc<Value>>| {
+                node.as_ref().map(|node| {
+                    (
+                        node.get("spec").cloned(),
+                        node.pointer("/metadata/labels").cloned(),
+                        workloads::is_ready(node),
+                    )
+                })
+            };
+            if shape(&change.old) != shape(&change.new) {
+                sets::cover_nodes(transaction)?;
+                pods::retry_pending(transaction)?;
+            }
+        }
+        "persistentvolumes" => volumes::reconcile_volume(transaction, key)?,
+        _ => reconcile(transaction, key)?,
     }
-    if change.new.is_none() {
+    if let (None, Some(old)) = (&change.new, &change.old) {
+        match &*key.store {
+            "replicasets.apps" => reconcile_owner(transaction, old)?,
+            "persistentvolumeclaims" => volumes::after_claim(transaction, old)?,
+            _ => {}
+        }
         namespaces::after_removal(transaction, key)?;
         if let Some(definition) = transaction.state.find(DEFINITIONS, "", &key.store).cloned() {
             definitions::clean_up(transaction, &definition)?;
         }
     }
     garbage::after_change(transaction, key, change)
+}
+
+/// Lets the controller of one object look at it.
+pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> {
+    match &*key.store {
+        DEFINITIONS => definitions::reconcile(transaction, key),
+        "deployments.apps" => deployments::reconcile(transaction, key),
+        "replicasets.apps" => {
+            deployments::reconcile_set(transaction, key)?;
+            match transaction.state.get(key).cloned() {
+                Some(set) => reconcile_owner(transaction, &set),
+                None => Ok(()),
+            }
+        }
+        "statefulsets.apps" => sets::reconcile_stateful(transaction, key),
+        "daemonsets.apps" => sets::reconcile_daemon(transaction, key),
+        "jobs.batch" => sets::reconcile_job(transaction, key),
+        "persistentvolumeclaims" => volumes::reconcile_claim(transaction, key),
+        _ => Ok(()),
+    }
+}
+
+fn reconcile_owner(transaction: &mut Transaction, object: &Value) -> Result<()> {
+    match workloads::owner_key(transaction, object) {
+        Some(owner) => reconcile(transaction, &owner),
+        None => Ok(()),
+    }
 }
 
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";

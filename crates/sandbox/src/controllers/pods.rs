@@ -1,0 +1,384 @@
+//! Pods: what admission adds to them, and the scheduler and kubelets that run them.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::controllers::workloads::{controller_of, fitting_nodes, is_finished};
+use crate::controllers::write_status;
+use crate::fields::managed;
+use crate::json::{child, is_deleting, list, list_at, name, namespace, object, text, text_at};
+use crate::kinds::Resource;
+use crate::status::{Result, Status};
+use crate::store::Key;
+use crate::transaction::Transaction;
+use crate::write::Writer;
+
+/// What admission does to a pod that is created: its ServiceAccount, priority and tolerations.
+pub(crate) fn admit(transaction: &mut Transaction, resource: &Resource, pod: &mut Value) -> Result<()> {
+    // A generated name is not drawn yet when admission speaks.
+    let pod_name = match text_at(pod, "/metadata/generateName") {
+        "" => name(pod).to_owned(),
+        base => base.to_owned(),
+    };
+    let pod_namespace = namespace(pod).to_owned();
+    let spec = child(pod, "spec");
+    let account = match spec
+        .get("serviceAccountName")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+    {
+        "" => "default".to_owned(),
+        given => given.to_owned(),
+    };
+    spec.insert("serviceAccountName".into(), account.as_str().into());
+    spec.insert("serviceAccount".into(), account.as_str().into());
+    let Some(found) = transaction
+        .state
+        .find("serviceaccounts", &pod_namespace, &account)
+        .cloned()
+    else {
+        let why = format!(
+            "error looking up service account {pod_namespace}/{account}: serviceaccount \"{account}\" not found"
+        );
+        return Err(Status::forbidden(resource, &pod_name, &why));
+    };
+    mount_token(transaction, &found, pod);
+    prioritise(transaction, pod);
+    let spec = child(pod, "spec");
+    let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
+    if let Some(tolerations) = tolerations.as_array_mut() {
+        for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+            let tolerated = tolerations.iter().any(|one| {
+                let (of, effect) = (text(one, "key"), text(one, "effect"));
+                (of == key || of.is_empty()) && (effect == "NoExecute" || effect.is_empty())
+            });
+            if !tolerated {
+                tolerations.push(json!({
+                    "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300,
+                }));
+            }
+        }
+    }
+    let class = quality(pod);
+    child(pod, "status").insert("qosClass".into(), class.into());
+    Ok(())
+}
+
+/// Mounts the account's token into every container that mounts nothing there.
+fn mount_token(transaction: &mut Transaction, account: &Value, pod: &mut Value) {
+    const PLACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let wanted = pod
+        .pointer("/spec/automountServiceAccountToken")
+        .or_else(|| account.get("automountServiceAccountToken"))
+        .is_none_or(|wanted| *wanted == Value::Bool(true));
+    if !wanted {
+        return;
+    }
+    let volume = if transaction.builtins.minor >= 21 {
+        json!({
+            "name": format!("kube-api-access-{}", transaction.state.draw_suffix()),
+            "projected": { "defaultMode": 420, "sources": [
+                { "serviceAccountToken": { "expirationSeconds": 3607, "path": "token" } },
+                { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
+                { "downwardAPI": { "items": [{
+                    "path": "namespace", "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.namespace" },
+                }] } },
+            ] },
+        })
+    } else {
+        let Some(secret) = list(account, "secrets")
+            .iter()
+            .map(|secret| text(secret, "name"))
+            .find(|secret| {
+                transaction
+                    .state
+                    .find("secrets", namespace(account), secret)
+                    .is_some_and(|found| text(found, "type") == "kubernetes.io/service-account-token")
+            })
+        else {
+            return;
+        };
+        json!({ "name": secret, "secret": { "secretName": secret, "defaultMode": 420 } })
+    };
+    let volume_name = text(&volume, "name").to_owned();
+    let spec = child(pod, "spec");
+    let mut mounted = false;
+    for key in ["containers", "initContainers"] {
+        for container in spec
+            .get_mut(key)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            if list(container, "volumeMounts")
+                .iter()
+                .any(|mount| text(mount, "mountPath") == PLACE)
+            {
+                continue;
+            }
+            mounted = true;
+            let mounts = object(container)
+                .entry("volumeMounts")
+                .or_insert_with(|| json!([]));
+            if let Some(mounts) = mounts.as_array_mut() {
+                mounts.push(json!({ "name": volume_name, "readOnly": true, "mountPath": PLACE }));
+            }
+        }
+    }
+    if mounted && let Some(volumes) = spec.entry("volumes").or_insert_with(|| json!([])).as_array_mut() {
+        volumes.push(volume);
+    }
+}
+
+fn prioritise(transaction: &Transaction, pod: &mut Value) {
+    let class = text_at(pod, "/spec/priorityClassName").to_owned();
+    let value = match class.as_str() {
+        "" => 0,
+        "system-node-critical" => 2_000_001_000,
+        "system-cluster-critical" => 2_000_000_000,
+        other => transaction
+            .state
+            .find("priorityclasses.scheduling.k8s.io", "", other)
+            .and_then(|class| crate::json::number_at(class, "/value"))
+            .unwrap_or(0),
+    };
+    let spec = child(pod, "spec");
+    spec.insert("priority".into(), value.into());
+    spec.entry("preemptionPolicy")
+        .or_insert_with(|| "PreemptLowerPriority".into());
+}
+
+/// The class of service that follows from requests and limits.
+fn quality(pod: &Value) -> &'static str {
+    let containers: Vec<_> = list_at(pod, "/spec/containers")
+        .iter()
+        .chain(list_at(pod, "/spec/initContainers"))
+        .collect();
+    let at = |container: &Value, kind: &str, what: &str| {
+        container.pointer(&format!("/resources/{kind}/{what}")).cloned()
+    };
+    let any = containers.iter().any(|container| {
+        ["requests", "limits"].iter().any(|kind| {
+            ["cpu", "memory"]
+                .iter()
+                .any(|what| at(container, kind, what).is_some())
+        })
+    });
+    let all = containers.iter().all(|container| {
+        ["cpu", "memory"].iter().all(|what| {
+            let limit = at(container, "limits", what);
+            limit.is_some() && at(container, "requests", what).is_none_or(|request| Some(request) == limit)
+        })
+    });
+    match (any, all) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+/// Schedules and runs a pod that waits.
+pub(crate) fn run(transaction: &mut Transaction, key: &Key) -> Result<()> {
+    let Some(pod) = transaction.state.get(key).cloned() else {
+        return Ok(());
+    };
+    if is_deleting(&pod) || is_finished(&pod) || text_at(&pod, "/status/phase") == "Running" {
+        return Ok(());
+    }
+    let kind = transaction.builtin("", "pods")?;
+    let node = match text_at(&pod, "/spec/nodeName") {
+        "" => choose(transaction, &pod),
+        given => transaction.state.find("nodes", "", given).cloned(),
+    };
+    let Some(node) = node else {
+        return leave_pending(transaction, &kind, &pod);
+    };
+    let mut bound = Value::clone(&pod);
+    child(&mut bound, "spec").insert("nodeName".into(), name(&node).into());
+    let mut next = bound.clone();
+    start(transaction, &node, &mut next);
+    let schema = kind.schema(&kind.storage_version);
+    managed::update_subresource(
+        &bound,
+        &mut next,
+        Writer::KUBELET.manager,
+        &transaction.now,
+        &schema,
+    );
+    transaction.put(&kind, next);
+    Ok(())
+}
+
+/// The node with the fewest pods among those that fit; the first of them by name.
+fn choose(transaction: &Transaction, pod: &Value) -> Option<Arc<Value>> {
+    let fitting = fitting_nodes(transaction, pod.get("spec").unwrap_or(&Value::Null), false);
+    let mut load = std::collections::BTreeMap::new();
+    for (_, other) in transaction
+        .state
+        .collection("pods")
+        .into_iter()
+        .flat_map(|pods| pods.iter())
+    {
+        *load.entry(text_at(other, "/spec/nodeName")).or_insert(0) += 1;
+    }
+    fitting
+        .into_iter()
+        .min_by_key(|node| load.get(name(node)).copied().unwrap_or(0))
+}
+
+fn leave_pending(transaction: &mut Transaction, kind: &Arc<Resource>, pod: &Arc<Value>) -> Result<()> {
+    let mut next = Value::clone(pod);
+    let nodes = transaction
+        .state
+        .collection("nodes")
+        .map_or(0, crate::store::Collection::len);
+    let message = if nodes == 0 {
+        "no nodes available to schedule pods".to_owned()
+    } else {
+        format!("0/{nodes} nodes are available: {nodes} node(s) didn't match Pod's node affinity.")
+    };
+    let condition = json!({
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+        "lastProbeTime": null, "lastTransitionTime": transaction.now,
+    });
+    let known = list_at(pod, "/status/conditions").iter().any(|known| {
+        text(known, "type") == "PodScheduled" && text(known, "message") == text(&condition, "message")
+    });
+    if known {
+        return Ok(());
+    }
+    child(&mut next, "status").insert("conditions".into(), json!([condition]));
+    let scheduler = Writer {
+        manager: "kube-scheduler",
+        admission: false,
+    };
+    write_status(transaction, kind, pod, next, scheduler)?;
+    Ok(())
+}
+
+/// The status of a pod that runs, or has run where it belongs to a Job.
+fn start(transaction: &mut Transaction, node: &Value, pod: &mut Value) {
+    let now = transaction.now.clone();
+    let runs_to_completion = controller_of(pod).is_some_and(|owner| text(owner, "kind") == "Job");
+    let host = list_at(node, "/status/addresses")
+        .iter()
+        .find(|address| text(address, "type") == "InternalIP")
+        .map_or("127.0.0.1", |address| text(address, "address"))
+        .to_owned();
+    let address = if pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
+        host.clone()
+    } else {
+        free_address(transaction, node)
+    };
+    let (ready, reason) = if runs_to_completion {
+        ("False", Some("PodCompleted"))
+    } else {
+        ("True", None)
+    };
+    let condition = |kind: &str, status: &str, reason: Option<&str>| {
+        let mut condition =
+            json!({ "type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": now });
+        if let Some(reason) = reason {
+            condition["reason"] = reason.into();
+        }
+        condition
+    };
+    let containers = |key: &str, done: bool| -> Vec<Value> {
+        list_at(pod, &format!("/spec/{key}"))
+            .iter()
+            .map(|container| {
+                let image = text(container, "image");
+                let state = if done {
+                    json!({ "terminated": {
+                        "exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now,
+                        "containerID": "containerd://sandbox",
+                    } })
+                } else {
+                    json!({ "running": { "startedAt": now } })
+                };
+                json!({
+                    "name": text(container, "name"),
+                    "state": state,
+                    "lastState": {},
+                    "ready": !done || key == "initContainers",
+                    "restartCount": 0,
+                    "image": image,
+                    "imageID": format!("{image}@sandbox"),
+                    "containerID": "containerd://sandbox",
+                    "started": !done,
+                })
+            })
+            .collect()
+    };
+    let mains = containers("containers", runs_to_completion);
+    let inits = containers("initContainers", true);
+    let status = child(pod, "status");
+    status.insert(
+        "phase".into(),
+        if runs_to_completion {
+            "Succeeded"
+        } else {
+            "Running"
+        }
+        .into(),
+    );
+    status.insert(
+        "conditions".into(),
+        json!([
+            condition("Initialized", "True", reason),
+            condition("Ready", ready, reason),
+            condition("ContainersReady", ready, reason),
+            condition("PodScheduled", "True", None),
+        ]),
+    );
+    status.insert("hostIP".into(), host.into());
+    status.insert("podIP".into(), address.as_str().into());
+    status.insert("podIPs".into(), json!([{ "ip": address }]));
+    status.insert("startTime".into(), now.as_str().into());
+    status.insert("containerStatuses".into(), mains.into());
+    if !inits.is_empty() {
+        status.insert("initContainerStatuses".into(), inits.into());
+    }
+}
+
+/// An address of the node's network that no pod has.
+fn free_address(transaction: &Transaction, node: &Value) -> String {
+    let network = text_at(node, "/spec/podCIDR");
+    let base = network.rsplit_once('.').map_or("10.233.64", |(base, _)| base);
+    let taken: std::collections::BTreeSet<&str> = transaction
+        .state
+        .collection("pods")
+        .into_iter()
+        .flat_map(|pods| pods.iter())
+        .map(|(_, pod)| text_at(pod, "/status/podIP"))
+        .collect();
+    // A /24 for each node; a node that is full begins to use the second last number as well.
+    (0..64 * 254)
+        .map(|index: u32| {
+            let (block, last) = (index / 254, index % 254 + 1);
+            if block == 0 {
+                format!("{base}.{last}")
+            } else {
+                format!("10.{}.{}.{last}", 234 + block / 256, block % 256)
+            }
+        })
+        .find(|address| !taken.contains(address.as_str()))
+        .unwrap_or_else(|| format!("{base}.254"))
+}
+
+/// Pods that found no node try again when there is another one.
+pub(crate) fn retry_pending(transaction: &mut Transaction) -> Result<()> {
+    let kind = transaction.builtin("", "pods")?;
+    let pending: Vec<_> = transaction
+        .state
+        .objects_of(&kind)
+        .iter()
+        .filter(|(_, pod)| text_at(pod, "/spec/nodeName").is_empty() && !is_finished(pod))
+        .map(|(_, pod)| Key::of(&kind, pod))
+        .collect();
+    for key in pending {
+        run(transaction, &key)?;
+    }
+    Ok(())
+}
