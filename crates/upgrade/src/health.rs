@@ -5,7 +5,10 @@ use serde_json::Value;
 
 use crate::{
     plan::Condition,
-    preflight::{count, selector::{labels_of, selects}},
+    preflight::{
+        count,
+        selector::{labels_of, selects},
+    },
 };
 
 /// How far an object is.
@@ -42,7 +45,10 @@ fn number(object: &Object, pointer: &str) -> i64 {
 
 /// A workload without `spec.replicas` has one.
 pub fn replicas(workload: &Object) -> i64 {
-    workload.get("/spec/replicas").and_then(Value::as_i64).unwrap_or(1)
+    workload
+        .get("/spec/replicas")
+        .and_then(Value::as_i64)
+        .unwrap_or(1)
 }
 
 /// A condition of an object: whether it is true, its reason, its message.
@@ -120,7 +126,9 @@ fn stateful_set(object: &Object) -> Health {
     if partition > 0 {
         let wanted = (wanted - partition).max(0);
         return if updated < wanted {
-            progressing(format!("{updated} of {wanted} replicas above the partition are updated"))
+            progressing(format!(
+                "{updated} of {wanted} replicas above the partition are updated"
+            ))
         } else {
             Health::Complete
         };
@@ -202,7 +210,9 @@ pub fn awaited<'a>(
 
 /// The pods that a workload's selector selects, those that ran to their end left out.
 pub fn pods_of<'a>(workload: &Object, pods: impl IntoIterator<Item = &'a Object>) -> Vec<&'a Object> {
-    let Some(selector) = workload.get("/spec/selector") else { return Vec::new() };
+    let Some(selector) = workload.get("/spec/selector") else {
+        return Vec::new();
+    };
     pods.into_iter()
         .filter(|pod| pod.namespace() == workload.namespace())
         .filter(|pod| !matches!(pod.get_str("/status/phase"), Some("Succeeded")))
@@ -243,25 +253,40 @@ pub fn pod_trouble(pod: &Object) -> Option<String> {
 }
 
 fn container_trouble(status: &Value) -> Option<String> {
-    let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let text = |pointer: &str| {
+        status
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let name = text("/name");
     let ended = |state: &str| {
         let state = status.pointer(state)?;
         let code = state.get("exitCode").and_then(Value::as_i64)?;
-        Some(match state.get("reason").and_then(Value::as_str).unwrap_or_default() {
-            "" => format!("exit code {code}"),
-            reason => format!("exit code {code}, {reason}"),
-        })
+        Some(
+            match state.get("reason").and_then(Value::as_str).unwrap_or_default() {
+                "" => format!("exit code {code}"),
+                reason => format!("exit code {code}, {reason}"),
+            },
+        )
     };
     match text("/state/waiting/reason") {
         "" => {}
         "PodInitializing" | "ContainerCreating" => return None,
         "CrashLoopBackOff" => {
-            let restarts = status.get("restartCount").and_then(Value::as_i64).unwrap_or_default();
+            let restarts = status
+                .get("restartCount")
+                .and_then(Value::as_i64)
+                .unwrap_or_default();
             let last = ended("/lastState/terminated").unwrap_or_else(|| "exit code unknown".into());
-            return Some(format!("container {name} keeps crashing ({restarts} restarts, last {last})"));
+            return Some(format!(
+                "container {name} keeps crashing ({restarts} restarts, last {last})"
+            ));
         }
-        "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull"
+        "ImagePullBackOff"
+        | "ErrImagePull"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
         | "RegistryUnavailable" => {
             let image = text("/image");
             return Some(match text("/state/waiting/message") {
@@ -276,9 +301,15 @@ fn container_trouble(status: &Value) -> Option<String> {
             });
         }
     }
-    let code = status.pointer("/state/terminated/exitCode").and_then(Value::as_i64).unwrap_or_default();
+    let code = status
+        .pointer("/state/terminated/exitCode")
+        .and_then(Value::as_i64)
+        .unwrap_or_default();
     (code != 0).then(|| {
-        format!("container {name} ended with {}", ended("/state/terminated").unwrap_or_else(|| code.to_string()))
+        format!(
+            "container {name} ended with {}",
+            ended("/state/terminated").unwrap_or_else(|| code.to_string())
+        )
     })
 }
 
@@ -313,9 +344,15 @@ mod tests {
             let health = rollout(&mk_workload(kind, spec, status));
             assert_eq!(health.message().map_or(Ok(()), Err), expect);
         };
-        let done = json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2});
+        let done =
+            json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2});
         check("Deployment", json!({"replicas": 2}), done.clone(), Ok(()));
-        check("Deployment", json!({"replicas": 3}), done, Err("2 of 3 replicas are updated"));
+        check(
+            "Deployment",
+            json!({"replicas": 3}),
+            done,
+            Err("2 of 3 replicas are updated"),
+        );
         check(
             "Deployment",
             json!({}),
@@ -341,14 +378,29 @@ mod tests {
                 {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}]}),
             Err("0 of 1 replicas are updated: exceeded quota"),
         );
-        check("Deployment", json!({"replicas": 0}), json!({"observedGeneration": 2}), Ok(()));
+        check(
+            "Deployment",
+            json!({"replicas": 0}),
+            json!({"observedGeneration": 2}),
+            Ok(()),
+        );
         let set = |current: &str, updated: i64, ready: i64| {
             json!({"observedGeneration": 2, "readyReplicas": ready, "updatedReplicas": updated,
                    "currentRevision": current, "updateRevision": "r2"})
         };
         check("StatefulSet", json!({"replicas": 2}), set("r2", 2, 2), Ok(()));
-        check("StatefulSet", json!({"replicas": 2}), set("r2", 2, 1), Err("1 of 2 replicas are ready"));
-        check("StatefulSet", json!({"replicas": 2}), set("r1", 1, 2), Err("1 of 2 replicas are updated"));
+        check(
+            "StatefulSet",
+            json!({"replicas": 2}),
+            set("r2", 2, 1),
+            Err("1 of 2 replicas are ready"),
+        );
+        check(
+            "StatefulSet",
+            json!({"replicas": 2}),
+            set("r1", 1, 2),
+            Err("1 of 2 replicas are updated"),
+        );
         let partition = json!({"replicas": 3, "updateStrategy": {"rollingUpdate": {"partition": 2}}});
         check("StatefulSet", partition.clone(), set("r1", 1, 3), Ok(()));
         check(
@@ -357,13 +409,26 @@ mod tests {
             set("r1", 0, 3),
             Err("0 of 1 replicas above the partition are updated"),
         );
-        let daemons = |updated: i64, available: i64| {
-            json!({"observedGeneration": 2, "desiredNumberScheduled": 3, "updatedNumberScheduled": updated, "numberAvailable": available})
-        };
+        let daemons = |updated: i64, available: i64| json!({"observedGeneration": 2, "desiredNumberScheduled": 3, "updatedNumberScheduled": updated, "numberAvailable": available});
         check("DaemonSet", json!({}), daemons(3, 3), Ok(()));
-        check("DaemonSet", json!({}), daemons(2, 3), Err("2 of 3 pods are updated"));
-        check("DaemonSet", json!({"updateStrategy": {"type": "OnDelete"}}), daemons(0, 3), Ok(()));
-        check("DaemonSet", json!({}), daemons(3, 1), Err("1 of 3 pods are available"));
+        check(
+            "DaemonSet",
+            json!({}),
+            daemons(2, 3),
+            Err("2 of 3 pods are updated"),
+        );
+        check(
+            "DaemonSet",
+            json!({"updateStrategy": {"type": "OnDelete"}}),
+            daemons(0, 3),
+            Ok(()),
+        );
+        check(
+            "DaemonSet",
+            json!({}),
+            daemons(3, 1),
+            Err("1 of 3 pods are available"),
+        );
     }
 
     #[test]
@@ -397,7 +462,10 @@ mod tests {
             })));
             assert!(expect(&health), "{health:?}");
         };
-        check(json!([{"type": "Established", "status": "True"}]), Health::is_complete);
+        check(
+            json!([{"type": "Established", "status": "True"}]),
+            Health::is_complete,
+        );
         check(json!([]), |h| matches!(h, Health::Progressing(_)));
         check(
             json!([{"type": "NamesAccepted", "status": "False", "reason": "ListKindConflict", "message": "taken"}]),
@@ -418,11 +486,20 @@ mod tests {
             json!({"observedGeneration": 2}),
         );
         let pod = mk_pod(json!({"phase": "Running"}));
-        assert_eq!(stopped(&workload, [&pod]), Health::Progressing("1 pod still there".into()));
-        assert_eq!(stopped(&workload, [&mk_pod(json!({"phase": "Succeeded"}))]), Health::Complete);
+        assert_eq!(
+            stopped(&workload, [&pod]),
+            Health::Progressing("1 pod still there".into())
+        );
+        assert_eq!(
+            stopped(&workload, [&mk_pod(json!({"phase": "Succeeded"}))]),
+            Health::Complete
+        );
         assert_eq!(stopped(&workload, []), Health::Complete);
-        let running =
-            mk_workload("Deployment", json!({"selector": selector}), json!({"observedGeneration": 2}));
+        let running = mk_workload(
+            "Deployment",
+            json!({"selector": selector}),
+            json!({"observedGeneration": 2}),
+        );
         assert!(matches!(stopped(&running, []), Health::Failed(_)));
     }
 
@@ -436,7 +513,10 @@ mod tests {
                 "state": {"waiting": {"reason": reason, "message": message}},
                 "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "token=hunter2"}}}]})
         };
-        check(json!({"phase": "Running", "containerStatuses": [{"name": "c", "state": {"running": {}}}]}), None);
+        check(
+            json!({"phase": "Running", "containerStatuses": [{"name": "c", "state": {"running": {}}}]}),
+            None,
+        );
         check(waiting("ContainerCreating", ""), None);
         check(
             waiting("CrashLoopBackOff", "back-off 5m0s"),

@@ -1,5 +1,7 @@
 //! The stable reasons of findings. Scripts may rely on them: none is ever renamed.
 
+use std::fmt::Write as _;
+
 use ::access::reason as access;
 
 use crate::{
@@ -39,20 +41,28 @@ reasons! {
         "An aggregated API is registered, but nothing serves it";
     BEING_DELETED = "BeingDeleted" [Blocker, Warning]
         "An object that the upgrade is to write is being deleted and waits for a finalizer";
+    BINDING_LOST = "BindingLost" [Blocker]
+        "Afterwards a binding is gone, or no longer binds whom it bound to what it bound them to";
+    BINDING_WITHOUT_ROLE = "BindingWithoutRole" [Blocker]
+        "Afterwards a binding refers to a role that the upgrade took away";
+    BUILT_IN_ROLES_BEHIND = "BuiltInRolesBehind" [Warning]
+        "Built-in roles of workspaces and projects are not yet as the new release has them; ks-controller-manager sees to that";
     CATALOG_UNREADABLE = "CatalogUnreadable" [Blocker]
         "The installer's own list of a release's roles cannot be read";
     CLUSTER_CONFIGURATION_MISSING = "ClusterConfigurationMissing" [Blocker]
         "KubeSphere runs without its ClusterConfiguration, so its settings are not known";
     CLUSTER_CONFIGURATION_UNREADABLE = "ClusterConfigurationUnreadable" [Blocker]
         "The ClusterConfiguration has no readable spec";
-    COMPONENT_MISSING = "ComponentMissing" [Warning]
-        "A workload that the platform needs does not exist";
+    COMPONENT_MISSING = "ComponentMissing" [Blocker, Warning]
+        "A workload that the platform needs does not exist; a blocker afterwards";
     COMPONENT_UNHEALTHY = "ComponentUnhealthy" [Warning]
         "A workload that the platform needs does not run well before the upgrade";
     CONVERSION_UNAVAILABLE = "ConversionUnavailable" [Blocker, Warning]
         "The conversion webhook of a CustomResourceDefinition does not answer";
     DEFINITION_INCOMPATIBLE = "DefinitionIncompatible" [Blocker]
         "A CustomResourceDefinition differs from the release's in a field that cannot be changed";
+    DEFINITION_NOT_ESTABLISHED = "DefinitionNotEstablished" [Blocker]
+        "Afterwards a CustomResourceDefinition of the release is not served";
     DRIFT_KEPT = "DriftKept" [Info]
         "A field of a released object was changed by hand and stays so";
     DRIFT_OVERWRITTEN = "DriftOverwritten" [Warning]
@@ -75,6 +85,8 @@ reasons! {
         "A namespace that the upgrade writes in is being deleted";
     NODE_NOT_READY = "NodeNotReady" [Info]
         "A node is not ready or cordoned";
+    NOT_CONVERGED = "NotConverged" [Warning]
+        "After the upgrade another run would write again, since somebody else writes too";
     NO_CATALOG_FOR_VERSION = "NoCatalogForVersion" [Warning]
         "What permissions the installed version shipped is not known; those of the nearest older one are taken";
     NO_DEFAULT_STORAGE_CLASS = "NoDefaultStorageClass" [Blocker]
@@ -85,10 +97,22 @@ reasons! {
         "There is no KubeSphere on the cluster";
     PERMISSION_MISSING = "PermissionMissing" [Blocker]
         "The caller lacks a permission that the plan needs";
+    PERMISSION_LOST = "PermissionLost" [Blocker]
+        "Afterwards a custom role no longer grants something that was not revoked";
     PRE_RELEASE = "PreRelease" [Warning]
         "The cluster runs a build of KubeSphere that was never released";
     REDIS_MISSING = "RedisMissing" [Blocker]
         "The settings ask for a redis that is not there, without which ks-apiserver does not start";
+    REMOVED_ROLE_LEFT = "RemovedRoleLeft" [Blocker]
+        "Afterwards a role that the new release no longer has is still there";
+    REVOKED_TEMPLATE_HELD = "RevokedTemplateHeld" [Blocker]
+        "Afterwards a custom role still holds a revoked template";
+    ROLE_CHANGED = "RoleChanged" [Blocker]
+        "Afterwards a custom role lacks labels, annotations or finalizers that it had";
+    ROLE_LOST = "RoleLost" [Blocker]
+        "Afterwards a custom role is gone, or was made anew";
+    ROLLOUT_INCOMPLETE = "RolloutIncomplete" [Blocker]
+        "Afterwards a workload of the release has not rolled out";
     SEVERAL_DEFAULT_STORAGE_CLASSES = "SeveralDefaultStorageClasses" [Warning]
         "More than one StorageClass is marked as the default one";
     STORAGE_CLASS_MISSING = "StorageClassMissing" [Blocker]
@@ -103,6 +127,10 @@ reasons! {
         "A resource could not be read, so that what depends on it is not known";
     UPGRADE_INTERRUPTED = "UpgradeInterrupted" [Info]
         "An earlier upgrade was cut and is finished by this one";
+    USER_LOST = "UserLost" [Blocker]
+        "Afterwards a user or group is gone, or was made anew";
+    VERSION_NOT_REACHED = "VersionNotReached" [Blocker]
+        "Afterwards the ClusterConfiguration does not say that the new version is reached";
     VERSION_PAST_TARGET = "VersionPastTarget" [Blocker]
         "The cluster runs a KubeSphere that is newer than the target";
     VERSION_TOO_OLD = "VersionTooOld" [Blocker]
@@ -117,10 +145,16 @@ reasons! {
         "A webhook that does not answer is passed over, but only after its timeout";
     WEBHOOK_UNAVAILABLE = "WebhookUnavailable" [Warning]
         "A webhook that does not answer makes the API server refuse changes that the upgrade does not make";
+    WEBHOOK_WITHOUT_ENDPOINT = "WebhookWithoutEndpoint" [Blocker]
+        "Afterwards nothing answers for a webhook of the release";
 }
 
 const fn reason(name: &'static str, severities: &'static [Severity], description: &'static str) -> Reason {
-    Reason { name, severities, description }
+    Reason {
+        name,
+        severities,
+        description,
+    }
 }
 
 /// Reasons that other modules define.
@@ -130,7 +164,11 @@ const FOREIGN: &[Reason] = &[
         &[Warning, Info],
         "A role of somebody's own has the name of a role that the new release brings",
     ),
-    reason(access::DANGLING_BINDING, &[Warning, Info], "A binding refers to a role that does not exist"),
+    reason(
+        access::DANGLING_BINDING,
+        &[Warning, Info],
+        "A binding refers to a role that does not exist",
+    ),
     reason(
         access::GRANTS_REVOKED_PERMISSION,
         &[Warning, Info],
@@ -156,14 +194,26 @@ const FOREIGN: &[Reason] = &[
         &[Warning, Info],
         "A custom role's list of templates is not a JSON list of names, so the role is left alone",
     ),
-    reason(access::UNREADABLE_RULES, &[Warning, Info], "A role's rules cannot be read, so it is left alone"),
+    reason(
+        access::UNREADABLE_RULES,
+        &[Warning, Info],
+        "A role's rules cannot be read, so it is left alone",
+    ),
     reason(
         settings::ADMIN_PASSWORD,
         &[Blocker, Warning],
         "The initial password of User admin in the settings breaks the password rule",
     ),
-    reason(settings::IGNORED_SETTING, &[Info], "A setting is known and has no effect"),
-    reason(settings::INVALID_SETTING, &[Blocker], "A setting is not of its type"),
+    reason(
+        settings::IGNORED_SETTING,
+        &[Info],
+        "A setting is known and has no effect",
+    ),
+    reason(
+        settings::INVALID_SETTING,
+        &[Blocker],
+        "A setting is not of its type",
+    ),
     reason(
         settings::REPLICAS_WITHOUT_REDIS,
         &[Warning],
@@ -174,10 +224,26 @@ const FOREIGN: &[Reason] = &[
         &[Warning],
         "A setting is set under its old and its new name, differently",
     ),
-    reason(settings::SETTING_DEFAULTED, &[Info], "A setting was written out, since what decides it is about to be lost"),
-    reason(settings::SETTING_DROPPED, &[Info], "A setting of an older shape was left out"),
-    reason(settings::SETTING_MOVED, &[Info], "A setting of an older shape has a new place"),
-    reason(settings::UNKNOWN_SETTING, &[Warning], "A setting that KubeSphere never had; it is kept"),
+    reason(
+        settings::SETTING_DEFAULTED,
+        &[Info],
+        "A setting was written out, since what decides it is about to be lost",
+    ),
+    reason(
+        settings::SETTING_DROPPED,
+        &[Info],
+        "A setting of an older shape was left out",
+    ),
+    reason(
+        settings::SETTING_MOVED,
+        &[Info],
+        "A setting of an older shape has a new place",
+    ),
+    reason(
+        settings::UNKNOWN_SETTING,
+        &[Warning],
+        "A setting that KubeSphere never had; it is kept",
+    ),
 ];
 
 /// All reasons, sorted by name.
@@ -212,7 +278,13 @@ pub fn document() -> String {
                 Info => "info",
             })
             .collect();
-        text.push_str(&format!("| `{}` | {} | {} |\n", reason.name, severities.join(", "), reason.description));
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {} |",
+            reason.name,
+            severities.join(", "),
+            reason.description
+        );
     }
     text
 }
@@ -228,17 +300,34 @@ mod tests {
             assert_ne!(pair[0].name, pair[1].name);
         }
         for reason in all {
-            assert!(reason.name.starts_with(|c: char| c.is_ascii_uppercase()), "{}", reason.name);
-            assert!(reason.name.chars().all(|c| c.is_ascii_alphanumeric()), "{}", reason.name);
-            assert!(!reason.description.ends_with('.') && !reason.severities.is_empty(), "{}", reason.name);
+            assert!(
+                reason.name.starts_with(|c: char| c.is_ascii_uppercase()),
+                "{}",
+                reason.name
+            );
+            assert!(
+                reason.name.chars().all(|c| c.is_ascii_alphanumeric()),
+                "{}",
+                reason.name
+            );
+            assert!(
+                !reason.description.ends_with('.') && !reason.severities.is_empty(),
+                "{}",
+                reason.name
+            );
         }
     }
 
     /// Reasons that other modules define are easily forgotten here.
     #[test]
     fn no_reason_of_another_module_is_missing() {
-        for source in [include_str!("settings/reasons.rs"), include_str!("../../access/src/finding.rs")] {
-            let constants = source.lines().filter_map(|line| line.trim().strip_prefix("pub const "));
+        for source in [
+            include_str!("settings/reasons.rs"),
+            include_str!("../../access/src/finding.rs"),
+        ] {
+            let constants = source
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("pub const "));
             for constant in constants {
                 let name = constant.split('"').nth(1).unwrap();
                 assert!(find(name).is_some(), "{name} is missing");

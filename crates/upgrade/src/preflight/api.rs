@@ -30,7 +30,12 @@ fn versions(definition: &Object) -> BTreeMap<&str, bool> {
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-        .map(|v| (text(v, "/name"), v.get("served").and_then(Value::as_bool).unwrap_or_default()))
+        .map(|v| {
+            (
+                text(v, "/name"),
+                v.get("served").and_then(Value::as_bool).unwrap_or_default(),
+            )
+        })
         .collect()
 }
 
@@ -40,9 +45,16 @@ fn check_served(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
     if snapshot.served.is_empty() {
         return Vec::new();
     }
-    let mut available: BTreeSet<(&str, &str, &str)> =
-        snapshot.served.iter().map(|r| (r.group.as_str(), r.version.as_str(), r.kind.as_str())).collect();
-    for definition in context.rendered.iter().filter(|o| o.key().is(CRD_GROUP, CRD_KIND)) {
+    let mut available: BTreeSet<(&str, &str, &str)> = snapshot
+        .served
+        .iter()
+        .map(|r| (r.group.as_str(), r.version.as_str(), r.kind.as_str()))
+        .collect();
+    for definition in context
+        .rendered
+        .iter()
+        .filter(|o| o.key().is(CRD_GROUP, CRD_KIND))
+    {
         let group = definition.get_str("/spec/group").unwrap_or_default();
         let kind = definition.get_str("/spec/names/kind").unwrap_or_default();
         for (version, served) in versions(definition) {
@@ -54,7 +66,10 @@ fn check_served(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
     let mut missing: BTreeMap<(&str, &str), Vec<ObjectKey>> = BTreeMap::new();
     for object in context.rendered {
         if !available.contains(&(object.group(), object.version(), object.kind())) {
-            missing.entry((object.api_version(), object.kind())).or_default().push(object.key());
+            missing
+                .entry((object.api_version(), object.kind()))
+                .or_default()
+                .push(object.key());
         }
     }
     missing
@@ -102,18 +117,27 @@ fn check_definitions(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding>
             .filter_map(Value::as_str)
             .collect();
         let now = versions(live);
-        let unserved: Vec<&str> = stored.iter().copied().filter(|v| now.get(v) != Some(&true)).collect();
+        let unserved: Vec<&str> = stored
+            .iter()
+            .copied()
+            .filter(|v| now.get(v) != Some(&true))
+            .collect();
         if !unserved.is_empty() {
             findings.push(
                 Finding::warning(
                     reasons::STORED_VERSION_NOT_SERVED,
-                    format!("objects may be stored in {}, which is not served", unserved.join(", ")),
+                    format!(
+                        "objects may be stored in {}, which is not served",
+                        unserved.join(", ")
+                    ),
                 )
                 .on(key.clone())
                 .hint(migrate_hint(live)),
             );
         }
-        let Some(new) = rendered.get(live.name()) else { continue };
+        let Some(new) = rendered.get(live.name()) else {
+            continue;
+        };
         let then = versions(new);
         let dropped: Vec<&str> = stored.iter().copied().filter(|v| !then.contains_key(v)).collect();
         if !dropped.is_empty() {
@@ -129,9 +153,11 @@ fn check_definitions(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding>
                 .hint(migrate_hint(live)),
             );
         }
-        for (pointer, field) in
-            [("/spec/scope", "spec.scope"), ("/spec/group", "spec.group"), ("/spec/names/kind", "spec.names.kind")]
-        {
+        for (pointer, field) in [
+            ("/spec/scope", "spec.scope"),
+            ("/spec/group", "spec.group"),
+            ("/spec/names/kind", "spec.names.kind"),
+        ] {
             let (before, after) = (text(live.as_value(), pointer), text(new.as_value(), pointer));
             if before != after && !before.is_empty() {
                 findings.push(
@@ -154,7 +180,10 @@ fn check_definitions(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding>
             findings.push(
                 Finding::warning(
                     reasons::VERSION_WITHDRAWN,
-                    format!("{} will no longer be served: clients that still use it break", withdrawn.join(", ")),
+                    format!(
+                        "{} will no longer be served: clients that still use it break",
+                        withdrawn.join(", ")
+                    ),
                 )
                 .on(key),
             );
@@ -183,8 +212,10 @@ fn check_annotations(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding>
         let Some(annotations) = object.get("/metadata/annotations").and_then(Value::as_object) else {
             continue;
         };
-        let size: usize =
-            annotations.iter().map(|(name, value)| name.len() + value.as_str().map_or(0, str::len)).sum();
+        let size: usize = annotations
+            .iter()
+            .map(|(name, value)| name.len() + value.as_str().map_or(0, str::len))
+            .sum();
         let key = object.key();
         let percent = size * 100 / ANNOTATION_LIMIT;
         let severity = match percent {
@@ -250,11 +281,14 @@ pub(super) fn definition_of<'a>(
     group: &str,
     kind: &str,
 ) -> Option<&'a Object> {
-    snapshot.of_kind(CRD_GROUP, CRD_KIND).chain(rendered.iter().copied()).find(|o| {
-        o.key().is(CRD_GROUP, CRD_KIND)
-            && o.get_str("/spec/group") == Some(group)
-            && o.get_str("/spec/names/kind") == Some(kind)
-    })
+    snapshot
+        .of_kind(CRD_GROUP, CRD_KIND)
+        .chain(rendered.iter().copied())
+        .find(|o| {
+            o.key().is(CRD_GROUP, CRD_KIND)
+                && o.get_str("/spec/group") == Some(group)
+                && o.get_str("/spec/names/kind") == Some(kind)
+        })
 }
 
 #[cfg(test)]
@@ -264,8 +298,10 @@ mod tests {
     use super::{super::mk::*, *};
 
     fn mk_definition(kind: &str, versions: &[(&str, bool)], stored: &[&str]) -> Object {
-        let versions: Vec<Value> =
-            versions.iter().map(|(name, served)| json!({"name": name, "served": served})).collect();
+        let versions: Vec<Value> = versions
+            .iter()
+            .map(|(name, served)| json!({"name": name, "served": served}))
+            .collect();
         mk(
             "apiextensions.k8s.io/v1",
             CRD_KIND,
@@ -285,7 +321,10 @@ mod tests {
         let thing = |version: &str| mk(&format!("example.org/{version}"), "Thing", "a", json!({}));
         check(vec![mk("v1", "ConfigMap", "n/a", json!({}))], &[]);
         check(vec![thing("v1")], &[reasons::API_NOT_SERVED]);
-        check(vec![mk("policy/v1beta1", "PodSecurityPolicy", "a", json!({}))], &[reasons::API_NOT_SERVED]);
+        check(
+            vec![mk("policy/v1beta1", "PodSecurityPolicy", "a", json!({}))],
+            &[reasons::API_NOT_SERVED],
+        );
         let definition = mk_definition("Thing", &[("v1", true), ("v1beta1", false)], &[]);
         check(vec![definition.clone(), thing("v1")], &[]);
         check(vec![definition, thing("v1beta1")], &[reasons::API_NOT_SERVED]);
@@ -351,7 +390,9 @@ mod tests {
                     }),
                 ),
             );
-            let found = mk_checked(&snapshot, |c| c.rendered = vec![mk("apps/v1", "ControllerRevision", "n/a", json!({}))]);
+            let found = mk_checked(&snapshot, |c| {
+                c.rendered = vec![mk("apps/v1", "ControllerRevision", "n/a", json!({}))]
+            });
             assert_eq!(found.first().map(|f| f.severity), expect);
         };
         let service = || json!({"namespace": "n", "name": "s"});

@@ -28,7 +28,11 @@ fn check_configuration(snapshot: &Snapshot) -> Option<Finding> {
     if spec.is_some_and(serde_json::Value::is_object) {
         return None;
     }
-    let what = if spec.is_none() { "has no spec" } else { "has a spec that is not an object" };
+    let what = if spec.is_none() {
+        "has no spec"
+    } else {
+        "has a spec that is not an object"
+    };
     Some(
         Finding::blocker(
             reasons::CLUSTER_CONFIGURATION_UNREADABLE,
@@ -40,21 +44,32 @@ fn check_configuration(snapshot: &Snapshot) -> Option<Finding> {
 }
 
 /// The annotations that mark a default StorageClass; the second is how early clusters wrote it.
-const DEFAULT_CLASS: [&str; 2] =
-    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+const DEFAULT_CLASS: [&str; 2] = [
+    "storageclass.kubernetes.io/is-default-class",
+    "storageclass.beta.kubernetes.io/is-default-class",
+];
 
 fn is_default(class: &Object) -> bool {
-    DEFAULT_CLASS.iter().any(|name| class.annotation(name) == Some("true"))
+    DEFAULT_CLASS
+        .iter()
+        .any(|name| class.annotation(name) == Some("true"))
 }
 
 fn check_storage_class(snapshot: &Snapshot, wanted: StorageClass<'_>) -> Option<Finding> {
     let classes: Vec<&Object> = snapshot.of_kind("storage.k8s.io", "StorageClass").collect();
-    if snapshot.unreadable.iter().any(|u| u.resource == "storageclasses.storage.k8s.io") {
+    if snapshot
+        .unreadable
+        .iter()
+        .any(|u| u.resource == "storageclasses.storage.k8s.io")
+    {
         return None;
     }
     let names: Vec<&str> = classes.iter().map(|c| c.name()).collect();
-    let there_are =
-        if names.is_empty() { "there is none".to_owned() } else { format!("there are: {}", some_of(&names)) };
+    let there_are = if names.is_empty() {
+        "there is none".to_owned()
+    } else {
+        format!("there are: {}", some_of(&names))
+    };
     match wanted {
         StorageClass::Unchecked => None,
         StorageClass::Named(name) => (!names.contains(&name)).then(|| {
@@ -102,10 +117,16 @@ mod tests {
     fn the_configuration_must_be_there_and_readable() {
         let mut gone = mk_sound();
         gone.objects.remove(&cluster_configuration());
-        assert_eq!(mk_reasons(&gone, |_| {}), [reasons::CLUSTER_CONFIGURATION_MISSING]);
+        assert_eq!(
+            mk_reasons(&gone, |_| {}),
+            [reasons::CLUSTER_CONFIGURATION_MISSING]
+        );
         let mut broken = mk_sound();
         mk_edit(&mut broken, &cluster_configuration(), "/spec", json!("a: 1"));
-        assert_eq!(mk_reasons(&broken, |_| {}), [reasons::CLUSTER_CONFIGURATION_UNREADABLE]);
+        assert_eq!(
+            mk_reasons(&broken, |_| {}),
+            [reasons::CLUSTER_CONFIGURATION_UNREADABLE]
+        );
     }
 
     #[test]
@@ -117,7 +138,12 @@ mod tests {
                 let annotations = annotation.map_or_else(|| json!({}), |a| json!({a: "true"}));
                 mk_add(
                     &mut snapshot,
-                    mk("storage.k8s.io/v1", "StorageClass", name, json!({"metadata": {"annotations": annotations}})),
+                    mk(
+                        "storage.k8s.io/v1",
+                        "StorageClass",
+                        name,
+                        json!({"metadata": {"annotations": annotations}}),
+                    ),
                 );
             }
             assert_eq!(mk_reasons(&snapshot, |c| c.storage_class = wanted), expect);
@@ -125,14 +151,22 @@ mod tests {
         let [new, old] = DEFAULT_CLASS;
         check(&[("local", Some(new))], StorageClass::Default, &[]);
         check(&[("local", Some(old))], StorageClass::Default, &[]);
-        check(&[("local", None)], StorageClass::Default, &[reasons::NO_DEFAULT_STORAGE_CLASS]);
+        check(
+            &[("local", None)],
+            StorageClass::Default,
+            &[reasons::NO_DEFAULT_STORAGE_CLASS],
+        );
         check(
             &[("a", Some(new)), ("b", Some(old))],
             StorageClass::Default,
             &[reasons::SEVERAL_DEFAULT_STORAGE_CLASSES],
         );
         check(&[("local", None)], StorageClass::Named("local"), &[]);
-        check(&[("local", Some(new))], StorageClass::Named("ceph"), &[reasons::STORAGE_CLASS_MISSING]);
+        check(
+            &[("local", Some(new))],
+            StorageClass::Named("ceph"),
+            &[reasons::STORAGE_CLASS_MISSING],
+        );
         check(&[], StorageClass::Unchecked, &[]);
     }
 }

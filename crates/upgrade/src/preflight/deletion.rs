@@ -27,7 +27,10 @@ fn check_objects(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
             findings.push(
                 Finding::blocker(
                     reasons::BEING_DELETED,
-                    format!("it belongs to the release and is being deleted, waiting for {}", finalizers(live)),
+                    format!(
+                        "it belongs to the release and is being deleted, waiting for {}",
+                        finalizers(live)
+                    ),
                 )
                 .hint(finalizer_hint(&key))
                 .on(key),
@@ -43,7 +46,10 @@ fn check_objects(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
             findings.push(
                 Finding::warning(
                     reasons::BEING_DELETED,
-                    format!("it is to be changed, but is being deleted, waiting for {}", finalizers(live)),
+                    format!(
+                        "it is to be changed, but is being deleted, waiting for {}",
+                        finalizers(live)
+                    ),
                 )
                 .hint(finalizer_hint(key))
                 .on(key.clone()),
@@ -74,7 +80,10 @@ fn check_namespaces(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> 
             if writes.is_empty() && !needed {
                 return None;
             }
-            let waits = format!("namespace {name} is being deleted, waiting for {}", finalizers(namespace));
+            let waits = format!(
+                "namespace {name} is being deleted, waiting for {}",
+                finalizers(namespace)
+            );
             let finding = if needed || creates {
                 Finding::blocker(
                     reasons::NAMESPACE_TERMINATING,
@@ -83,7 +92,10 @@ fn check_namespaces(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> 
             } else {
                 Finding::warning(
                     reasons::NAMESPACE_TERMINATING,
-                    format!("{waits}; {} in it may come too late", count(writes.len(), "change")),
+                    format!(
+                        "{waits}; {} in it may come too late",
+                        count(writes.len(), "change")
+                    ),
                 )
             };
             Some(finding.on(namespace.key()).hint(format!(
@@ -106,7 +118,15 @@ fn finalizers(object: &Object) -> String {
     if names.is_empty() {
         "its contents to go".to_owned()
     } else {
-        format!("{} {}", if names.len() == 1 { "finalizer" } else { "finalizers" }, some_of(&names))
+        format!(
+            "{} {}",
+            if names.len() == 1 {
+                "finalizer"
+            } else {
+                "finalizers"
+            },
+            some_of(&names)
+        )
     }
 }
 
@@ -119,7 +139,11 @@ fn what_is_left(namespace: &Object) -> String {
         .filter(|c| c.get("status").and_then(Value::as_str) == Some("True"))
         .filter_map(|c| c.get("message")?.as_str())
         .collect();
-    if messages.is_empty() { "not known".to_owned() } else { some_of(&messages) }
+    if messages.is_empty() {
+        "not known".to_owned()
+    } else {
+        some_of(&messages)
+    }
 }
 
 fn finalizer_hint(key: &ObjectKey) -> String {
@@ -154,7 +178,12 @@ mod tests {
                 context.writes = vec![Write::of_object(&live, operation)];
             });
             assert_eq!(found.first().map(|f| f.severity), expect);
-            assert!(found.iter().all(|f| f.message.contains("finalizer example.org/hold")), "{found:?}");
+            assert!(
+                found
+                    .iter()
+                    .all(|f| f.message.contains("finalizer example.org/hold")),
+                "{found:?}"
+            );
         };
         let role = || mk("iam.kubesphere.io/v1alpha2", "GlobalRole", "hr", json!({}));
         check(role(), false, Operation::Update, None);
@@ -168,7 +197,9 @@ mod tests {
         let check = |write: Option<Operation>, rendered: bool, expect: Option<Severity>| {
             let mut snapshot = mk_sound();
             let mut namespace = dying(mk("v1", "Namespace", "going", json!({})));
-            namespace.as_map_mut().insert("spec".into(), json!({"finalizers": ["kubernetes"]}));
+            namespace
+                .as_map_mut()
+                .insert("spec".into(), json!({"finalizers": ["kubernetes"]}));
             namespace.as_map_mut().insert(
                 "status".into(),
                 json!({"phase": "Terminating", "conditions": [{"type": "NamespaceContentRemaining", "status": "True",
@@ -177,15 +208,30 @@ mod tests {
             mk_add(&mut snapshot, namespace);
             let role = mk("rbac.authorization.k8s.io/v1", "Role", "going/a", json!({}));
             let found = mk_checked(&snapshot, |context| {
-                context.writes = write.map(|operation| Write::of_object(&role, operation)).into_iter().collect();
+                context.writes = write
+                    .map(|operation| Write::of_object(&role, operation))
+                    .into_iter()
+                    .collect();
                 if rendered {
                     context.rendered = vec![role.clone()];
                 }
             });
             assert_eq!(found.first().map(|f| f.severity), expect);
             for finding in &found {
-                assert!(finding.message.contains("finalizers example.org/hold, kubernetes"), "{finding:?}");
-                assert!(finding.hint.as_deref().unwrap().contains("things.example.org has 1"), "{finding:?}");
+                assert!(
+                    finding
+                        .message
+                        .contains("finalizers example.org/hold, kubernetes"),
+                    "{finding:?}"
+                );
+                assert!(
+                    finding
+                        .hint
+                        .as_deref()
+                        .unwrap()
+                        .contains("things.example.org has 1"),
+                    "{finding:?}"
+                );
             }
         };
         check(None, false, None);

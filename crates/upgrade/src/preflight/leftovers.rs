@@ -9,9 +9,17 @@ use crate::{Finding, Snapshot, reasons};
 
 /// Parts of releases before 3.2 that later ones do not use, by kind, namespace and name, with what they were.
 const OLD_WORKLOADS: [(&str, &str, &str); 4] = [
-    ("openpitrix-system", "openpitrix-hyperpitrix-deployment", "the App Store of KubeSphere 3.0"),
+    (
+        "openpitrix-system",
+        "openpitrix-hyperpitrix-deployment",
+        "the App Store of KubeSphere 3.0",
+    ),
     (SYSTEM_NAMESPACE, "ks-account", "the accounts of KubeSphere 2.1"),
-    (SYSTEM_NAMESPACE, "ks-apigateway", "the API gateway of KubeSphere 2.1"),
+    (
+        SYSTEM_NAMESPACE,
+        "ks-apigateway",
+        "the API gateway of KubeSphere 2.1",
+    ),
     ("kube-system", "tiller-deploy", "the server of Helm 2"),
 ];
 
@@ -38,9 +46,12 @@ pub(super) fn check(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> 
     }
     for (namespace, what) in OLD_NAMESPACES {
         let key = ObjectKey::cluster("", "Namespace", namespace);
-        let is_named = OLD_WORKLOADS
-            .iter()
-            .any(|(n, name, _)| *n == namespace && snapshot.get(&ObjectKey::namespaced("apps", "Deployment", n, name)).is_some());
+        let is_named = OLD_WORKLOADS.iter().any(|(n, name, _)| {
+            *n == namespace
+                && snapshot
+                    .get(&ObjectKey::namespaced("apps", "Deployment", n, name))
+                    .is_some()
+        });
         if snapshot.get(&key).is_some() && !is_named {
             findings.push(
                 Finding::warning(
@@ -59,11 +70,17 @@ pub(super) fn check(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> 
 
 /// Helm 2 kept its records in ConfigMaps of its server.
 fn check_helm2(snapshot: &Snapshot) -> Option<Finding> {
-    let records = snapshot.of_kind("", "ConfigMap").filter(|o| o.label("OWNER") == Some("TILLER")).count();
+    let records = snapshot
+        .of_kind("", "ConfigMap")
+        .filter(|o| o.label("OWNER") == Some("TILLER"))
+        .count();
     (records > 0).then(|| {
         Finding::warning(
             reasons::LEGACY_LEFTOVER,
-            format!("{} of Helm 2 are left over; nothing reads them any more, and the upgrade leaves them alone", count(records, "record")),
+            format!(
+                "{} of Helm 2 are left over; nothing reads them any more, and the upgrade leaves them alone",
+                count(records, "record")
+            ),
         )
         .hint("kubectl get configmaps -n kube-system -l OWNER=TILLER")
     })
@@ -72,9 +89,17 @@ fn check_helm2(snapshot: &Snapshot) -> Option<Finding> {
 /// A release whose newest revision is pending makes helm say that another operation is in progress, for ever.
 fn check_pending_releases(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
     let mut newest: BTreeMap<(&str, &str), (u64, &Object)> = BTreeMap::new();
-    for secret in snapshot.of_kind("", "Secret").filter(|s| s.label("owner") == Some("helm")) {
-        let (Some(namespace), Some(name)) = (secret.namespace(), secret.label("name")) else { continue };
-        let version = secret.label("version").and_then(|v| v.parse().ok()).unwrap_or_default();
+    for secret in snapshot
+        .of_kind("", "Secret")
+        .filter(|s| s.label("owner") == Some("helm"))
+    {
+        let (Some(namespace), Some(name)) = (secret.namespace(), secret.label("name")) else {
+            continue;
+        };
+        let version = secret
+            .label("version")
+            .and_then(|v| v.parse().ok())
+            .unwrap_or_default();
         let slot = newest.entry((namespace, name)).or_insert((version, secret));
         if version >= slot.0 {
             *slot = (version, secret);
@@ -121,7 +146,13 @@ mod tests {
         };
         let deployment = |name: &str| mk("apps/v1", "Deployment", name, json!({}));
         check(vec![deployment("default/mine")], 0);
-        check(vec![deployment("kubesphere-system/ks-account"), deployment("kubesphere-system/ks-apigateway")], 2);
+        check(
+            vec![
+                deployment("kubesphere-system/ks-account"),
+                deployment("kubesphere-system/ks-apigateway"),
+            ],
+            2,
+        );
         let namespace = |name: &str| mk("v1", "Namespace", name, json!({}));
         check(vec![namespace("kubesphere-alerting-system")], 1);
         check(
@@ -131,7 +162,12 @@ mod tests {
             ],
             1,
         );
-        let record = mk("v1", "ConfigMap", "kube-system/ks-core.v1", json!({"metadata": {"labels": {"OWNER": "TILLER"}}}));
+        let record = mk(
+            "v1",
+            "ConfigMap",
+            "kube-system/ks-core.v1",
+            json!({"metadata": {"labels": {"OWNER": "TILLER"}}}),
+        );
         check(vec![record], 1);
     }
 
@@ -152,8 +188,16 @@ mod tests {
             }
             assert_eq!(mk_reasons(&snapshot, |_| {}), expect);
         };
-        check(SYSTEM_NAMESPACE, &[("9", "superseded"), ("10", "pending-upgrade")], &[reasons::HELM_RELEASE_PENDING]);
-        check(SYSTEM_NAMESPACE, &[("9", "pending-upgrade"), ("10", "deployed")], &[]);
+        check(
+            SYSTEM_NAMESPACE,
+            &[("9", "superseded"), ("10", "pending-upgrade")],
+            &[reasons::HELM_RELEASE_PENDING],
+        );
+        check(
+            SYSTEM_NAMESPACE,
+            &[("9", "pending-upgrade"), ("10", "deployed")],
+            &[],
+        );
         check("elsewhere", &[("1", "pending-install")], &[]);
     }
 }

@@ -14,7 +14,9 @@ pub(crate) fn mk(api_version: &str, kind: &str, name: &str, fields: Value) -> Ob
     let mut value = fields;
     value["apiVersion"] = json!(api_version);
     value["kind"] = json!(kind);
-    let (namespace, name) = name.split_once('/').map_or((None, name), |(ns, name)| (Some(ns), name));
+    let (namespace, name) = name
+        .split_once('/')
+        .map_or((None, name), |(ns, name)| (Some(ns), name));
     value["metadata"]["name"] = json!(name);
     if let Some(namespace) = namespace {
         value["metadata"]["namespace"] = json!(namespace);
@@ -121,8 +123,18 @@ pub(crate) fn mk_sound_at(version: &str) -> Snapshot {
     snapshot.served = [
         ("", "v1", "ConfigMap", "configmaps"),
         ("", "v1", "Namespace", "namespaces"),
-        ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions"),
-        ("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
+        (
+            "apiextensions.k8s.io",
+            "v1",
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "v1",
+            "ValidatingWebhookConfiguration",
+            "validatingwebhookconfigurations",
+        ),
         ("apps", "v1", "Deployment", "deployments"),
         ("apps", "v1", "ControllerRevision", "controllerrevisions"),
         ("iam.kubesphere.io", "v1alpha2", "GlobalRole", "globalroles"),
@@ -201,7 +213,11 @@ pub(crate) fn mk_checked(snapshot: &Snapshot, edit: impl FnOnce(&mut Mk)) -> Vec
             finding.reason,
             finding.severity
         );
-        assert!(!finding.message.ends_with('.'), "no full stop: {}", finding.message);
+        assert!(
+            !finding.message.ends_with('.'),
+            "no full stop: {}",
+            finding.message
+        );
     }
     findings
 }

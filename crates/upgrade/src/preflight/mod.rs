@@ -16,7 +16,7 @@ mod configuration;
 mod deletion;
 mod leftovers;
 #[cfg(test)]
-mod mk;
+pub(crate) mod mk;
 mod permissions;
 pub(crate) mod selector;
 mod version;
@@ -27,13 +27,13 @@ use object::{Object, ObjectKey};
 use release::{KubernetesSupport, UpgradeFrom, Version};
 use serde_json::Value;
 
+use self::selector::{labels_at, labels_of};
 pub use self::{
     permissions::check_permissions,
     selector::Labels,
     version::{Installed, LooseVersion, installed},
     webhooks::{Backend, backend},
 };
-use self::selector::{labels_at, labels_of};
 use crate::{Action, Finding, Snapshot, Step};
 
 /// What the checks are about: the release to come, the settings, and what will be written. What is wrong with the
@@ -140,14 +140,21 @@ impl Write {
             _ => &Value::Null,
         };
         if let Some(api_version) = body.get("apiVersion").and_then(Value::as_str) {
-            write.version = api_version.rsplit('/').next().unwrap_or(api_version).to_owned();
+            api_version
+                .rsplit('/')
+                .next()
+                .unwrap_or(api_version)
+                .clone_into(&mut write.version);
         }
         write.labels.extend(labels_at(body, "/metadata/labels"));
         if matches!(step.action, Action::Scale { replicas: 0 }) {
             write.pod_labels = None;
         }
         if let Some(template) = body.pointer("/spec/template") {
-            write.pod_labels.get_or_insert_default().extend(labels_at(template, "/metadata/labels"));
+            write
+                .pod_labels
+                .get_or_insert_default()
+                .extend(labels_at(template, "/metadata/labels"));
         }
         Some(write)
     }
@@ -200,16 +207,25 @@ pub(crate) fn kubectl(verb: &str, key: &ObjectKey) -> String {
 /// The first few of a list, for a sentence.
 pub(crate) fn some_of<T: std::fmt::Display>(items: &[T]) -> String {
     const SHOWN: usize = 3;
-    let mut text = items.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut text = items
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     if items.len() > SHOWN {
-        text.push_str(&format!(" and {} more", items.len() - SHOWN));
+        text = format!("{text} and {} more", items.len() - SHOWN);
     }
     text
 }
 
 /// `1 write`, `3 writes`
 pub(crate) fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
 }
 
 #[cfg(test)]
@@ -240,13 +256,23 @@ mod tests {
         let order: Vec<_> = findings.iter().map(|f| (f.severity, f.reason.as_str())).collect();
         assert_eq!(
             order,
-            [(Severity::Blocker, "C"), (Severity::Blocker, "B"), (Severity::Warning, "A"), (Severity::Info, "A")]
+            [
+                (Severity::Blocker, "C"),
+                (Severity::Blocker, "B"),
+                (Severity::Warning, "A"),
+                (Severity::Info, "A")
+            ]
         );
     }
 
     #[test]
     fn steps_become_writes() {
-        let live = mk("apps/v1", "Deployment", "n/a", json!({"metadata": {"labels": {"old": "1"}}}));
+        let live = mk(
+            "apps/v1",
+            "Deployment",
+            "n/a",
+            json!({"metadata": {"labels": {"old": "1"}}}),
+        );
         let snapshot = Snapshot::from_objects("v1.20.2", [live.clone()]);
         let body = Body(json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "labels": {"new": "1"}},
@@ -260,22 +286,45 @@ mod tests {
             drift: Vec::new(),
             note: None,
         };
-        let apply = Action::Apply { digest: String::new(), body, previous: None };
+        let apply = Action::Apply {
+            digest: String::new(),
+            body,
+            previous: None,
+        };
         let write = Write::of_step(&step(live.key(), apply.clone()), &snapshot).unwrap();
-        assert_eq!((write.operation, write.version.as_str()), (Operation::Update, "v1"));
+        assert_eq!(
+            (write.operation, write.version.as_str()),
+            (Operation::Update, "v1")
+        );
         assert_eq!(write.labels.keys().collect::<Vec<_>>(), ["new", "old"]);
         assert_eq!(write.pod_labels, Some(Labels::from([("app".into(), "a".into())])));
         let other = ObjectKey::namespaced("apps", "Deployment", "n", "b");
-        assert_eq!(Write::of_step(&step(other, apply), &snapshot).unwrap().operation, Operation::Create);
+        assert_eq!(
+            Write::of_step(&step(other, apply), &snapshot).unwrap().operation,
+            Operation::Create
+        );
         let pods = |replicas: i64| {
             let live = mk("apps/v1", "Deployment", "n/c", json!({"spec": {"template": {}}}));
             let snapshot = Snapshot::from_objects("v1.20.2", [live.clone()]);
-            Write::of_step(&step(live.key(), Action::Scale { replicas }), &snapshot).unwrap().pod_labels
+            Write::of_step(&step(live.key(), Action::Scale { replicas }), &snapshot)
+                .unwrap()
+                .pod_labels
         };
-        assert_eq!((pods(0), pods(1)), (None, Some(Labels::new())), "what is scaled to 0 makes no pods");
+        assert_eq!(
+            (pods(0), pods(1)),
+            (None, Some(Labels::new())),
+            "what is scaled to 0 makes no pods"
+        );
         let delete = Action::Delete { uid: "u".into() };
-        assert_eq!(Write::of_step(&step(live.key(), delete), &snapshot).unwrap().operation, Operation::Delete);
-        let wait = Action::Wait { condition: crate::plan::Condition::RolledOut };
+        assert_eq!(
+            Write::of_step(&step(live.key(), delete), &snapshot)
+                .unwrap()
+                .operation,
+            Operation::Delete
+        );
+        let wait = Action::Wait {
+            condition: crate::plan::Condition::RolledOut,
+        };
         assert_eq!(Write::of_step(&step(live.key(), wait), &snapshot), None);
     }
 }

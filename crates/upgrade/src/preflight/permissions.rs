@@ -1,21 +1,34 @@
 //! What could not be read, and what may not be written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use super::Context;
 use crate::{Finding, Permission, Snapshot, reasons};
 
 /// Groups of which every kind that is read decides something: without one of them a plan would be made half-blind.
-const DECISIVE_GROUPS: [&str; 4] =
-    ["iam.kubesphere.io", "rbac.authorization.k8s.io", "installer.kubesphere.io", "apiextensions.k8s.io"];
+const DECISIVE_GROUPS: [&str; 4] = [
+    "iam.kubesphere.io",
+    "rbac.authorization.k8s.io",
+    "installer.kubesphere.io",
+    "apiextensions.k8s.io",
+];
 
 pub(super) fn check_unreadable(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
     let rendered: BTreeSet<String> = snapshot
         .served
         .iter()
         .filter(|served| {
-            context.rendered.iter().any(|o| o.group() == served.group && o.kind() == served.kind)
-                || context.writes.iter().any(|w| w.object.is(&served.group, &served.kind))
+            context
+                .rendered
+                .iter()
+                .any(|o| o.group() == served.group && o.kind() == served.kind)
+                || context
+                    .writes
+                    .iter()
+                    .any(|w| w.object.is(&served.group, &served.kind))
         })
         .map(|served| full_name(&served.resource, &served.group))
         .collect();
@@ -27,17 +40,29 @@ pub(super) fn check_unreadable(snapshot: &Snapshot, context: &Context<'_>) -> Ve
             let group = resource.split_once('.').map_or("", |(_, group)| group);
             let message = format!("{resource} cannot be read: {}", unreadable.message);
             let finding = if DECISIVE_GROUPS.contains(&group) || rendered.contains(resource) {
-                Finding::blocker(reasons::UNREADABLE_RESOURCE, format!("{message}; the upgrade depends on them"))
+                Finding::blocker(
+                    reasons::UNREADABLE_RESOURCE,
+                    format!("{message}; the upgrade depends on them"),
+                )
             } else {
-                Finding::warning(reasons::UNREADABLE_RESOURCE, format!("{message}; what concerns them is not checked"))
+                Finding::warning(
+                    reasons::UNREADABLE_RESOURCE,
+                    format!("{message}; what concerns them is not checked"),
+                )
             };
-            finding.hint(format!("check the caller's permission: kubectl auth can-i list {resource} --all-namespaces"))
+            finding.hint(format!(
+                "check the caller's permission: kubectl auth can-i list {resource} --all-namespaces"
+            ))
         })
         .collect()
 }
 
 fn full_name(resource: &str, group: &str) -> String {
-    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
+    if group.is_empty() {
+        resource.to_owned()
+    } else {
+        format!("{resource}.{group}")
+    }
 }
 
 /// What the caller lacks of what the plan needs: one finding for each resource and namespace. What was not asked
@@ -46,7 +71,11 @@ pub fn check_permissions(required: &[Permission], allowed: &BTreeMap<Permission,
     let mut missing: BTreeMap<(&str, &str, Option<&str>), BTreeSet<&str>> = BTreeMap::new();
     for permission in required.iter().filter(|p| allowed.get(p) != Some(&true)) {
         missing
-            .entry((&permission.group, &permission.resource, permission.namespace.as_deref()))
+            .entry((
+                &permission.group,
+                &permission.resource,
+                permission.namespace.as_deref(),
+            ))
             .or_default()
             .insert(&permission.verb);
     }
@@ -56,20 +85,29 @@ pub fn check_permissions(required: &[Permission], allowed: &BTreeMap<Permission,
             let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
             let name = full_name(resource, group);
             let verbs: Vec<&str> = verbs.into_iter().collect();
-            let what = if subresource.is_empty() { name.clone() } else { format!("{subresource} of {name}") };
+            let what = if subresource.is_empty() {
+                name.clone()
+            } else {
+                format!("{subresource} of {name}")
+            };
             let place = namespace.map_or_else(String::new, |n| format!(" in namespace {n}"));
             let mut command = format!("kubectl auth can-i {} {name}", verbs[0]);
             if !subresource.is_empty() {
-                command.push_str(&format!(" --subresource={subresource}"));
+                let _ = write!(command, " --subresource={subresource}");
             }
             if let Some(namespace) = namespace {
-                command.push_str(&format!(" -n {namespace}"));
+                let _ = write!(command, " -n {namespace}");
             }
             Finding::blocker(
                 reasons::PERMISSION_MISSING,
-                format!("the caller may not {} {what}{place}, which the plan needs", verbs.join(", ")),
+                format!(
+                    "the caller may not {} {what}{place}, which the plan needs",
+                    verbs.join(", ")
+                ),
             )
-            .hint(format!("check with: {command}; a caller bound to cluster-admin has all that is needed"))
+            .hint(format!(
+                "check with: {command}; a caller bound to cluster-admin has all that is needed"
+            ))
         })
         .collect()
 }
@@ -123,9 +161,10 @@ mod tests {
     fn what_cannot_be_read_blocks_where_the_plan_depends_on_it() {
         let check = |resource: &str, expect: Severity| {
             let mut snapshot = mk_sound();
-            snapshot
-                .unreadable
-                .push(Unreadable { resource: resource.into(), message: "forbidden".into() });
+            snapshot.unreadable.push(Unreadable {
+                resource: resource.into(),
+                message: "forbidden".into(),
+            });
             let found = mk_checked(&snapshot, |context| {
                 context.rendered = vec![mk("v1", "ConfigMap", "n/a", json!({}))];
             });

@@ -45,7 +45,10 @@ pub(crate) fn selects(selector: Option<&Value>, labels: &Labels) -> bool {
 
 /// Whether a plain map of labels, as a Service has, selects these labels. An empty one selects nothing.
 pub(crate) fn selects_plainly(selector: &Labels, labels: &Labels) -> bool {
-    !selector.is_empty() && selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+    !selector.is_empty()
+        && selector
+            .iter()
+            .all(|(name, value)| labels.get(name) == Some(value))
 }
 
 /// One requirement of `matchExpressions`; also used for node affinity, which has two operators more.
@@ -89,9 +92,7 @@ mod tests {
         let check = |selector: Value, expect: bool| {
             assert_eq!(selects(Some(&selector), &labels), expect, "{selector}");
         };
-        let expression = |key: &str, operator: &str, values: &[&str]| {
-            json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]})
-        };
+        let expression = |key: &str, operator: &str, values: &[&str]| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
         check(json!({}), true);
         check(json!({"matchLabels": {"app": "a"}}), true);
         check(json!({"matchLabels": {"app": "b"}}), false);
@@ -105,6 +106,9 @@ mod tests {
         check(expression("n", "Gt", &["4"]), true);
         check(expression("n", "Lt", &["4"]), false);
         assert!(selects(None, &labels));
-        assert!(!selects_plainly(&Labels::new(), &labels), "a Service without a selector selects nothing");
+        assert!(
+            !selects_plainly(&Labels::new(), &labels),
+            "a Service without a selector selects nothing"
+        );
     }
 }

@@ -22,7 +22,9 @@ impl LooseVersion {
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let text = text.strip_prefix('v').unwrap_or(text);
-        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
         let (numbers, suffix) = text.split_at(end);
         if !suffix.is_empty() && !suffix.starts_with(['-', '+']) {
             return None;
@@ -35,7 +37,10 @@ impl LooseVersion {
             return None;
         }
         let base = format!("{major}.{minor}.{patch}").parse().ok()?;
-        Some(Self { base, suffix: suffix.to_owned() })
+        Some(Self {
+            base,
+            suffix: suffix.to_owned(),
+        })
     }
 
     /// Whether it was built before or beside a release: `-rc.1`, `-dirty`. Build metadata after `+` says nothing.
@@ -83,11 +88,18 @@ pub fn installed(snapshot: &Snapshot) -> Installed {
         .and_then(|object| object.get_str("/status/core/version"))
         .filter(|text| !text.is_empty());
     let image = apiserver_tag(snapshot);
-    let candidates: Vec<(String, &'static str)> =
-        status.map(|text| (text.to_owned(), STATUS)).into_iter().chain(image.map(|tag| (tag, IMAGE))).collect();
+    let candidates: Vec<(String, &'static str)> = status
+        .map(|text| (text.to_owned(), STATUS))
+        .into_iter()
+        .chain(image.map(|tag| (tag, IMAGE)))
+        .collect();
     for (text, source) in &candidates {
         if let Some(version) = LooseVersion::parse(text) {
-            return Installed::Version { version, text: text.clone(), source };
+            return Installed::Version {
+                version,
+                text: text.clone(),
+                source,
+            };
         }
     }
     match candidates.into_iter().next() {
@@ -99,7 +111,10 @@ pub fn installed(snapshot: &Snapshot) -> Installed {
 /// The tag of ks-apiserver's image; empty when the image has none.
 fn apiserver_tag(snapshot: &Snapshot) -> Option<String> {
     let key = ObjectKey::namespaced("apps", "Deployment", SYSTEM_NAMESPACE, "ks-apiserver");
-    let containers = snapshot.get(&key)?.get("/spec/template/spec/containers").and_then(Value::as_array);
+    let containers = snapshot
+        .get(&key)?
+        .get("/spec/template/spec/containers")
+        .and_then(Value::as_array);
     let image = containers
         .into_iter()
         .flatten()
@@ -109,7 +124,10 @@ fn apiserver_tag(snapshot: &Snapshot) -> Option<String> {
     let image = image.split('@').next().unwrap_or_default();
     // A colon before the last slash belongs to a registry's port.
     let name = image.rsplit('/').next().unwrap_or_default();
-    Some(name.split_once(':').map_or_else(String::new, |(_, tag)| tag.to_owned()))
+    Some(
+        name.split_once(':')
+            .map_or_else(String::new, |(_, tag)| tag.to_owned()),
+    )
 }
 
 pub(super) fn check_kubesphere(
@@ -143,7 +161,11 @@ pub(super) fn check_kubesphere(
                  status.core.version, with the v in front"
             ))];
         }
-        Installed::Version { version, text, source } => (version, text, source),
+        Installed::Version {
+            version,
+            text,
+            source,
+        } => (version, text, source),
     };
     let mut findings = Vec::new();
     let base = &version.base;
@@ -158,7 +180,9 @@ pub(super) fn check_kubesphere(
     } else if base == target && !version.is_pre_release() {
         findings.push(Finding::info(
             reasons::ALREADY_AT_TARGET,
-            format!("KubeSphere is {text} already: what is as it should be is left alone, the rest is repaired"),
+            format!(
+                "KubeSphere is {text} already: what is as it should be is left alone, the rest is repaired"
+            ),
         ));
     } else if base != target && !context.upgrade_from.range.contains(base) {
         findings.push(
@@ -197,7 +221,9 @@ fn check_image(
         return Some(
             Finding::blocker(
                 reasons::VERSION_PAST_TARGET,
-                format!("ks-apiserver runs {tag}, which is past {target}, while the status says {status_text}"),
+                format!(
+                    "ks-apiserver runs {tag}, which is past {target}, while the status says {status_text}"
+                ),
             )
             .hint("there is no way back by an upgrade; use an installer of that version or a later one"),
         );
@@ -215,12 +241,21 @@ pub(super) fn check_kubernetes(snapshot: &Snapshot, context: &Context<'_>) -> Ve
     let target = context.target;
     let Some(version) = LooseVersion::parse(text) else {
         let message = format!("the Kubernetes version {text:?} cannot be read");
-        return vec![unsupported(reasons::KUBERNETES_VERSION_UNREADABLE, message, context)];
+        return vec![unsupported(
+            reasons::KUBERNETES_VERSION_UNREADABLE,
+            message,
+            context,
+        )];
     };
     if context.kubernetes.supported.contains(&version.base) {
         return Vec::new();
     }
-    if context.kubernetes.experimental.as_ref().is_some_and(|range| range.contains(&version.base)) {
+    if context
+        .kubernetes
+        .experimental
+        .as_ref()
+        .is_some_and(|range| range.contains(&version.base))
+    {
         return vec![Finding::warning(
             reasons::KUBERNETES_EXPERIMENTAL,
             format!("Kubernetes {text} is experimental for KubeSphere {target}"),
@@ -253,7 +288,11 @@ mod tests {
     fn versions_are_read_as_clusters_write_them() {
         let check = |text: &str, expect: Option<(&str, &str)>| {
             let found = LooseVersion::parse(text).map(|v| (v.base.to_string(), v.suffix));
-            assert_eq!(found.as_ref().map(|(b, s)| (b.as_str(), s.as_str())), expect, "{text}");
+            assert_eq!(
+                found.as_ref().map(|(b, s)| (b.as_str(), s.as_str())),
+                expect,
+                "{text}"
+            );
         };
         check("v3.2.1", Some(("v3.2.1", "")));
         check("3.2", Some(("v3.2.0", "")));
@@ -294,28 +333,35 @@ mod tests {
     #[test]
     fn an_older_release_is_told_where_to_go_first() {
         let findings = mk_checked(&mk_sound_at("v3.1.1"), |_| {});
-        assert_eq!(
-            findings[0].hint.as_deref(),
-            Some("upgrade to v3.2.1 first")
-        );
+        assert_eq!(findings[0].hint.as_deref(), Some("upgrade to v3.2.1 first"));
     }
 
     #[test]
     fn without_a_status_the_running_image_counts() {
         let mut snapshot = mk_sound();
         mk_edit(&mut snapshot, &cluster_configuration(), "/status", json!({}));
-        assert!(matches!(installed(&snapshot), Installed::Version { text, source: IMAGE, .. } if text == "v3.2.1"));
+        assert!(
+            matches!(installed(&snapshot), Installed::Version { text, source: IMAGE, .. } if text == "v3.2.1")
+        );
         let deployment = ObjectKey::namespaced("apps", "Deployment", SYSTEM_NAMESPACE, "ks-apiserver");
         let check = |image: &str, expect: Option<&str>| {
             let mut snapshot = snapshot.clone();
-            mk_edit(&mut snapshot, &deployment, "/spec/template/spec/containers/0/image", json!(image));
+            mk_edit(
+                &mut snapshot,
+                &deployment,
+                "/spec/template/spec/containers/0/image",
+                json!(image),
+            );
             let found = match installed(&snapshot) {
                 Installed::Version { text, .. } => Some(text),
                 _ => None,
             };
             assert_eq!(found.as_deref(), expect);
         };
-        check("registry.example.org:5000/kubesphere/ks-apiserver:v3.2.0@sha256:0123", Some("v3.2.0"));
+        check(
+            "registry.example.org:5000/kubesphere/ks-apiserver:v3.2.0@sha256:0123",
+            Some("v3.2.0"),
+        );
         check("registry.example.org:5000/kubesphere/ks-apiserver", None);
         check("kubesphere/ks-apiserver:latest", None);
     }
@@ -343,7 +389,10 @@ mod tests {
                 json!(format!("kubesphere/ks-apiserver:{tag}")),
             );
             let found = mk_checked(&snapshot, |_| {});
-            assert_eq!(found.iter().map(|f| f.reason.as_str()).collect::<Vec<_>>(), expect);
+            assert_eq!(
+                found.iter().map(|f| f.reason.as_str()).collect::<Vec<_>>(),
+                expect
+            );
         };
         check("v3.3.1", &[reasons::UPGRADE_INTERRUPTED]);
         check("v3.4.1", &[reasons::VERSION_PAST_TARGET]);
@@ -355,16 +404,34 @@ mod tests {
         let check = |version: &str, allowed: bool, expect: Option<(Severity, &str)>| {
             let mut snapshot = mk_sound();
             snapshot.kubernetes = version.into();
-            let found = mk_checked(&snapshot, |context| context.allow_unsupported_kubernetes = allowed);
-            assert_eq!(found.first().map(|f| (f.severity, f.reason.as_str())), expect, "{version}");
+            let found = mk_checked(&snapshot, |context| {
+                context.allow_unsupported_kubernetes = allowed
+            });
+            assert_eq!(
+                found.first().map(|f| (f.severity, f.reason.as_str())),
+                expect,
+                "{version}"
+            );
         };
         use Severity::{Blocker, Warning};
         check("v1.19.16", false, None);
         check("v1.22.3-eks-18ef993", false, None);
         check("v1.21.5+k3s1", false, None);
-        check("v1.23.0", false, Some((Warning, reasons::KUBERNETES_EXPERIMENTAL)));
-        check("v1.23.17-gke.100", false, Some((Warning, reasons::KUBERNETES_EXPERIMENTAL)));
-        check("v1.18.20", false, Some((Blocker, reasons::KUBERNETES_UNSUPPORTED)));
+        check(
+            "v1.23.0",
+            false,
+            Some((Warning, reasons::KUBERNETES_EXPERIMENTAL)),
+        );
+        check(
+            "v1.23.17-gke.100",
+            false,
+            Some((Warning, reasons::KUBERNETES_EXPERIMENTAL)),
+        );
+        check(
+            "v1.18.20",
+            false,
+            Some((Blocker, reasons::KUBERNETES_UNSUPPORTED)),
+        );
         check("v1.24.1", false, Some((Blocker, reasons::KUBERNETES_UNSUPPORTED)));
         check("v1.24.1", true, Some((Warning, reasons::KUBERNETES_UNSUPPORTED)));
         check("", false, Some((Blocker, reasons::KUBERNETES_VERSION_UNREADABLE)));

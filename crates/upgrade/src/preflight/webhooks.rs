@@ -62,7 +62,9 @@ pub fn backend(snapshot: &Snapshot, namespace: &str, name: &str, port: i64) -> B
     let mut slices = snapshot
         .objects
         .iter()
-        .filter(|(key, _)| key.is("discovery.k8s.io", "EndpointSlice") && key.namespace.as_deref() == Some(namespace))
+        .filter(|(key, _)| {
+            key.is("discovery.k8s.io", "EndpointSlice") && key.namespace.as_deref() == Some(namespace)
+        })
         .map(|(_, slice)| slice.as_ref())
         .filter(|slice| slice.label("kubernetes.io/service-name") == Some(name))
         .peekable();
@@ -122,9 +124,18 @@ impl<'a> Webhook<'a> {
             .map_or(Backend::Unknown, |service| service_backend(snapshot, service))
     }
 
-    fn service(&self) -> (&'a str, &'a str) {
-        let text = |pointer: &str| self.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        (text("/clientConfig/service/namespace"), text("/clientConfig/service/name"))
+    /// Namespace and name of its service; empty for a webhook at a URL.
+    pub(crate) fn service(&self) -> (&'a str, &'a str) {
+        let text = |pointer: &str| {
+            self.value
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
+        (
+            text("/clientConfig/service/namespace"),
+            text("/clientConfig/service/name"),
+        )
     }
 }
 
@@ -137,9 +148,12 @@ fn service_backend(snapshot: &Snapshot, service: &Value) -> Backend {
 
 /// All webhooks of all configurations.
 pub(crate) fn webhooks(snapshot: &Snapshot) -> impl Iterator<Item = Webhook<'_>> {
-    CONFIGURATIONS.into_iter().flat_map(move |kind| snapshot.of_kind(ADMISSION, kind)).flat_map(|configuration| {
-        array(configuration.as_value(), "webhooks").map(move |value| Webhook { configuration, value })
-    })
+    CONFIGURATIONS
+        .into_iter()
+        .flat_map(move |kind| snapshot.of_kind(ADMISSION, kind))
+        .flat_map(|configuration| {
+            array(configuration.as_value(), "webhooks").map(move |value| Webhook { configuration, value })
+        })
 }
 
 /// One request as webhooks see it.
@@ -176,7 +190,7 @@ fn check_webhook(
     let matched: Vec<&Write> = context
         .writes
         .iter()
-        .filter(|write| request_of(write, snapshot, context).is_some_and(|r| matches(webhook.value, &r)))
+        .filter(|write| matches(webhook.value, &request_of(write, snapshot, context)))
         .collect();
     let pods: Vec<&ObjectKey> = context
         .writes
@@ -188,15 +202,22 @@ fn check_webhook(
     let (namespace, service) = webhook.service();
     let key = webhook.configuration.key();
     let ours = context.rendered.iter().any(|o| o.key() == key);
-    let restored =
-        if ours { " (the upgrade brings it back)" } else { ", and install its application again to have it back" };
+    let restored = if ours {
+        " (the upgrade brings it back)"
+    } else {
+        ", and install its application again to have it back"
+    };
     let hint = format!(
         "bring the service back (kubectl get endpoints,pods -n {namespace}; the service is {service}); if it is \
          abandoned: kubectl delete {} {}{restored}",
         key.kind.to_lowercase(),
         key.name,
     );
-    let timeout = webhook.value.get("timeoutSeconds").and_then(Value::as_i64).unwrap_or(10);
+    let timeout = webhook
+        .value
+        .get("timeoutSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(10);
     let finding = if matched.is_empty() && pods.is_empty() {
         if !webhook.fails_closed() {
             return None;
@@ -225,7 +246,10 @@ fn check_webhook(
     } else {
         Finding::blocker(
             reasons::WEBHOOK_REFUSES_WRITES,
-            format!("webhook {name} would refuse {}, since {why}", what_is_written(&matched, &pods)),
+            format!(
+                "webhook {name} would refuse {}, since {why}",
+                what_is_written(&matched, &pods)
+            ),
         )
         .hint(hint)
     };
@@ -238,7 +262,12 @@ fn what_is_written(matched: &[&Write], pods: &[&ObjectKey]) -> String {
         (false, true) => format!("{} ({})", count(writes.len(), "write"), some_of(&writes)),
         (true, _) => format!("the new pods of {}", some_of(pods)),
         (false, false) => {
-            format!("{} ({}) and the new pods of {}", count(writes.len(), "write"), some_of(&writes), some_of(pods))
+            format!(
+                "{} ({}) and the new pods of {}",
+                count(writes.len(), "write"),
+                some_of(&writes),
+                some_of(pods)
+            )
         }
     }
 }
@@ -247,7 +276,10 @@ fn what_is_written(matched: &[&Write], pods: &[&ObjectKey]) -> String {
 fn platform_resources(webhook: &Value) -> Vec<String> {
     let mut found = BTreeSet::new();
     for rule in array(webhook, "rules") {
-        if !["CREATE", "UPDATE", "*"].iter().any(|operation| names(rule, "operations", operation)) {
+        if !["CREATE", "UPDATE", "*"]
+            .iter()
+            .any(|operation| names(rule, "operations", operation))
+        {
             continue;
         }
         for group in array(rule, "apiGroups").filter_map(Value::as_str) {
@@ -294,13 +326,19 @@ fn matches(webhook: &Value, request: &Request<'_>) -> bool {
             .namespace_labels
             .as_ref()
             .is_none_or(|labels| selects(webhook.get("namespaceSelector"), labels))
-        && request.labels.iter().any(|labels| selects(webhook.get("objectSelector"), labels))
+        && request
+            .labels
+            .iter()
+            .any(|labels| selects(webhook.get("objectSelector"), labels))
 }
 
-/// The request that a write makes; `None` when its resource is not known at all.
-fn request_of<'a>(write: &'a Write, snapshot: &Snapshot, context: &Context<'_>) -> Option<Request<'a>> {
+/// The request that a write makes.
+fn request_of<'a>(write: &'a Write, snapshot: &Snapshot, context: &Context<'_>) -> Request<'a> {
     let key = &write.object;
-    let served = snapshot.served.iter().find(|r| r.group == key.group && r.kind == key.kind);
+    let served = snapshot
+        .served
+        .iter()
+        .find(|r| r.group == key.group && r.kind == key.kind);
     let resource = match served {
         Some(served) => served.resource.clone(),
         None => definition_of(snapshot, context.rendered, &key.group, &key.kind)
@@ -313,7 +351,7 @@ fn request_of<'a>(write: &'a Write, snapshot: &Snapshot, context: &Context<'_>) 
         None if key.is("", "Namespace") => Some(namespace_labels(snapshot, context, &key.name)),
         None => None,
     };
-    Some(Request {
+    Request {
         group: &key.group,
         version: &write.version,
         resource,
@@ -321,7 +359,7 @@ fn request_of<'a>(write: &'a Write, snapshot: &Snapshot, context: &Context<'_>) 
         operation: write.operation,
         labels: before.into_iter().chain([write.labels.clone()]).collect(),
         namespace_labels,
-    })
+    }
 }
 
 /// The pods that a written workload makes anew: a webhook that refuses them leaves the workload without any.
@@ -350,7 +388,9 @@ fn namespace_labels(snapshot: &Snapshot, context: &Context<'_>, namespace: &str)
         .map(labels_of)
         .unwrap_or_default();
     // Since 1.21 the API server sets this one itself.
-    labels.entry("kubernetes.io/metadata.name".into()).or_insert_with(|| namespace.to_owned());
+    labels
+        .entry("kubernetes.io/metadata.name".into())
+        .or_insert_with(|| namespace.to_owned());
     labels
 }
 
@@ -361,16 +401,26 @@ fn check_conversions(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding>
         if definition.get_str("/spec/conversion/strategy") != Some("Webhook") {
             continue;
         }
-        let Some(service) = definition.get("/spec/conversion/webhook/clientConfig/service") else { continue };
-        let Backend::Gone(why) = service_backend(snapshot, service) else { continue };
+        let Some(service) = definition.get("/spec/conversion/webhook/clientConfig/service") else {
+            continue;
+        };
+        let Backend::Gone(why) = service_backend(snapshot, service) else {
+            continue;
+        };
         let group = definition.get_str("/spec/group").unwrap_or_default();
         let kind = definition.get_str("/spec/names/kind").unwrap_or_default();
-        let written: Vec<&ObjectKey> =
-            context.writes.iter().map(|w| &w.object).filter(|key| key.is(group, kind)).collect();
+        let written: Vec<&ObjectKey> = context
+            .writes
+            .iter()
+            .map(|w| &w.object)
+            .filter(|key| key.is(group, kind))
+            .collect();
         let finding = if written.is_empty() {
             Finding::warning(
                 reasons::CONVERSION_UNAVAILABLE,
-                format!("its objects cannot be converted between versions, since {why}; no write of the upgrade depends on it"),
+                format!(
+                    "its objects cannot be converted between versions, since {why}; no write of the upgrade depends on it"
+                ),
             )
         } else {
             Finding::blocker(
@@ -382,7 +432,11 @@ fn check_conversions(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding>
                 ),
             )
         };
-        findings.push(finding.on(definition.key()).hint("bring the service of its conversion webhook back"));
+        findings.push(
+            finding
+                .on(definition.key())
+                .hint("bring the service of its conversion webhook back"),
+        );
     }
     findings
 }
@@ -401,10 +455,17 @@ mod tests {
             "name": "dead.example.org", "failurePolicy": "Fail", "matchPolicy": "Equivalent",
             "clientConfig": {"service": {"namespace": "gone", "name": "gone", "port": 443}},
         });
-        all.as_object_mut().unwrap().extend(webhook.as_object().unwrap().clone());
+        all.as_object_mut()
+            .unwrap()
+            .extend(webhook.as_object().unwrap().clone());
         mk_add(
             &mut snapshot,
-            mk("admissionregistration.k8s.io/v1", CONFIGURATIONS[1], "dead", json!({"webhooks": [all]})),
+            mk(
+                "admissionregistration.k8s.io/v1",
+                CONFIGURATIONS[1],
+                "dead",
+                json!({"webhooks": [all]}),
+            ),
         );
         snapshot
     }
@@ -414,13 +475,20 @@ mod tests {
     }
 
     fn user(operation: Operation) -> Write {
-        Write::of_object(&mk("iam.kubesphere.io/v1alpha2", "User", "admin", json!({})), operation)
+        Write::of_object(
+            &mk("iam.kubesphere.io/v1alpha2", "User", "admin", json!({})),
+            operation,
+        )
     }
 
     fn check(webhook: Value, write: Write, expect: Option<(Severity, &str)>) {
         let snapshot = mk_dead(webhook.clone());
         let found = mk_checked(&snapshot, |context| context.writes = vec![write.clone()]);
-        assert_eq!(found.first().map(|f| (f.severity, f.reason.as_str())), expect, "{webhook}");
+        assert_eq!(
+            found.first().map(|f| (f.severity, f.reason.as_str())),
+            expect,
+            "{webhook}"
+        );
     }
 
     const REFUSES: Option<(Severity, &str)> = Some((Severity::Blocker, reasons::WEBHOOK_REFUSES_WRITES));
@@ -429,23 +497,75 @@ mod tests {
     fn rules_are_matched_as_the_api_server_does() {
         let config_map = |operation| Write::of_object(&mk("v1", "ConfigMap", "n/a", json!({})), operation);
         use Operation::{Create, Delete, Update};
-        check(json!({"rules": rule("", "v1", "configmaps", "CREATE", "*")}), config_map(Create), REFUSES);
-        check(json!({"rules": rule("", "v1", "configmaps", "CREATE", "*")}), config_map(Update), None);
-        check(json!({"rules": rule("*", "*", "*", "*", "*")}), config_map(Delete), REFUSES);
-        check(json!({"rules": rule("*", "*", "*/*", "*", "*")}), config_map(Delete), REFUSES);
-        check(json!({"rules": rule("", "v1", "configmaps/*", "*", "*")}), config_map(Update), REFUSES);
-        check(json!({"rules": rule("", "v1", "configmaps/status", "*", "*")}), config_map(Update), None);
-        check(json!({"rules": rule("", "v1", "secrets", "*", "*")}), config_map(Update), None);
-        check(json!({"rules": rule("apps", "v1", "configmaps", "*", "*")}), config_map(Update), None);
-        check(json!({"rules": rule("", "v1", "configmaps", "*", "Cluster")}), config_map(Update), None);
-        check(json!({"rules": rule("", "v1", "configmaps", "*", "Namespaced")}), config_map(Update), REFUSES);
-        check(json!({"rules": rule("", "v2", "configmaps", "*", "*")}), config_map(Update), REFUSES);
+        check(
+            json!({"rules": rule("", "v1", "configmaps", "CREATE", "*")}),
+            config_map(Create),
+            REFUSES,
+        );
+        check(
+            json!({"rules": rule("", "v1", "configmaps", "CREATE", "*")}),
+            config_map(Update),
+            None,
+        );
+        check(
+            json!({"rules": rule("*", "*", "*", "*", "*")}),
+            config_map(Delete),
+            REFUSES,
+        );
+        check(
+            json!({"rules": rule("*", "*", "*/*", "*", "*")}),
+            config_map(Delete),
+            REFUSES,
+        );
+        check(
+            json!({"rules": rule("", "v1", "configmaps/*", "*", "*")}),
+            config_map(Update),
+            REFUSES,
+        );
+        check(
+            json!({"rules": rule("", "v1", "configmaps/status", "*", "*")}),
+            config_map(Update),
+            None,
+        );
+        check(
+            json!({"rules": rule("", "v1", "secrets", "*", "*")}),
+            config_map(Update),
+            None,
+        );
+        check(
+            json!({"rules": rule("apps", "v1", "configmaps", "*", "*")}),
+            config_map(Update),
+            None,
+        );
+        check(
+            json!({"rules": rule("", "v1", "configmaps", "*", "Cluster")}),
+            config_map(Update),
+            None,
+        );
+        check(
+            json!({"rules": rule("", "v1", "configmaps", "*", "Namespaced")}),
+            config_map(Update),
+            REFUSES,
+        );
+        check(
+            json!({"rules": rule("", "v2", "configmaps", "*", "*")}),
+            config_map(Update),
+            REFUSES,
+        );
         check(
             json!({"matchPolicy": "Exact", "rules": rule("", "v2", "configmaps", "*", "*")}),
             config_map(Update),
             None,
         );
-        let own = Write::of_object(&mk("admissionregistration.k8s.io/v1", CONFIGURATIONS[1], "a", json!({})), Update);
+        let own = Write::of_object(
+            &mk(
+                "admissionregistration.k8s.io/v1",
+                CONFIGURATIONS[1],
+                "a",
+                json!({}),
+            ),
+            Update,
+        );
         check(json!({"rules": rule("*", "*", "*", "*", "*")}), own, None);
     }
 
@@ -454,12 +574,16 @@ mod tests {
         let all = rule("*", "*", "*", "*", "*");
         let labelled = |labels: Value| {
             Write::of_object(
-                &mk("v1", "ConfigMap", "kubesphere-system/a", json!({"metadata": {"labels": labels}})),
+                &mk(
+                    "v1",
+                    "ConfigMap",
+                    "kubesphere-system/a",
+                    json!({"metadata": {"labels": labels}}),
+                ),
                 Operation::Create,
             )
         };
-        let of_namespace =
-            |name: &str| json!({"rules": all, "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}});
+        let of_namespace = |name: &str| json!({"rules": all, "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}});
         check(of_namespace("kubesphere-system"), labelled(json!({})), REFUSES);
         check(of_namespace("other"), labelled(json!({})), None);
         check(of_namespace("other"), user(Operation::Create), REFUSES);
@@ -472,7 +596,11 @@ mod tests {
     fn the_users_webhook_blocks_only_a_write_of_users() {
         let users = json!({"name": "users.iam.kubesphere.io", "rules": rule("iam.kubesphere.io", "v1alpha2", "users", "CREATE", "*")});
         check(users.clone(), user(Operation::Create), REFUSES);
-        check(users, user(Operation::Update), Some((Severity::Warning, reasons::WEBHOOK_UNAVAILABLE)));
+        check(
+            users,
+            user(Operation::Update),
+            Some((Severity::Warning, reasons::WEBHOOK_UNAVAILABLE)),
+        );
         let foreign = json!({"rules": rule("example.org", "v1", "things", "CREATE", "*")});
         check(foreign, user(Operation::Update), None);
     }
@@ -480,7 +608,11 @@ mod tests {
     #[test]
     fn a_webhook_that_is_passed_over_only_costs_time() {
         let ignored = json!({"failurePolicy": "Ignore", "rules": rule("*", "*", "users", "CREATE", "*")});
-        check(ignored.clone(), user(Operation::Create), Some((Severity::Info, reasons::WEBHOOK_SLOW)));
+        check(
+            ignored.clone(),
+            user(Operation::Create),
+            Some((Severity::Info, reasons::WEBHOOK_SLOW)),
+        );
         check(ignored, user(Operation::Update), None);
     }
 
@@ -488,7 +620,12 @@ mod tests {
     fn pods_of_written_workloads_pass_webhooks_too() {
         let write = |labels: Value| {
             Write::of_object(
-                &mk("apps/v1", "Deployment", "n/a", json!({"spec": {"template": {"metadata": {"labels": labels}}}})),
+                &mk(
+                    "apps/v1",
+                    "Deployment",
+                    "n/a",
+                    json!({"spec": {"template": {"metadata": {"labels": labels}}}}),
+                ),
                 Operation::Update,
             )
         };
@@ -500,22 +637,37 @@ mod tests {
     #[test]
     fn the_remedy_is_exact() {
         let snapshot = mk_dead(json!({"rules": rule("*", "*", "users", "CREATE", "*")}));
-        let found = mk_checked(&snapshot, |context| context.writes = vec![user(Operation::Create)]);
+        let found = mk_checked(&snapshot, |context| {
+            context.writes = vec![user(Operation::Create)]
+        });
         assert_eq!(
             found[0].message,
             "webhook dead.example.org would refuse 1 write (User admin), since service gone/gone does not exist"
         );
         let hint = found[0].hint.as_deref().unwrap();
-        assert!(hint.contains("kubectl delete validatingwebhookconfiguration dead"), "{hint}");
+        assert!(
+            hint.contains("kubectl delete validatingwebhookconfiguration dead"),
+            "{hint}"
+        );
     }
 
     #[test]
     fn a_backend_is_judged_by_what_was_read() {
         let service = || {
-            mk("v1", "Service", "n/s", json!({"spec": {"ports": [{"port": 443}], "selector": {"app": "a"}}}))
+            mk(
+                "v1",
+                "Service",
+                "n/s",
+                json!({"spec": {"ports": [{"port": 443}], "selector": {"app": "a"}}}),
+            )
         };
         let endpoints = |addresses: Value| {
-            mk("v1", "Endpoints", "n/s", json!({"subsets": [{"addresses": addresses, "notReadyAddresses": [{"ip": "b"}]}]}))
+            mk(
+                "v1",
+                "Endpoints",
+                "n/s",
+                json!({"subsets": [{"addresses": addresses, "notReadyAddresses": [{"ip": "b"}]}]}),
+            )
         };
         let slice = |ready: Value| {
             mk(
@@ -571,7 +723,10 @@ mod tests {
             ),
         );
         let found = mk_checked(&snapshot, |_| {});
-        assert_eq!((found[0].severity, found[0].reason.as_str()), (Severity::Warning, reasons::CONVERSION_UNAVAILABLE));
+        assert_eq!(
+            (found[0].severity, found[0].reason.as_str()),
+            (Severity::Warning, reasons::CONVERSION_UNAVAILABLE)
+        );
         let thing = Write::of_object(&mk("example.org/v1", "Thing", "a", json!({})), Operation::Create);
         let found = mk_checked(&snapshot, |context| context.writes = vec![thing.clone()]);
         assert_eq!(found[0].severity, Severity::Blocker);

@@ -16,8 +16,11 @@ pub(super) fn check_health(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Fi
     for key in context.workloads {
         let Some(workload) = snapshot.get(key) else {
             findings.push(
-                Finding::warning(reasons::COMPONENT_MISSING, "it should run, but does not exist; it will be created")
-                    .on(key.clone()),
+                Finding::warning(
+                    reasons::COMPONENT_MISSING,
+                    "it should run, but does not exist; it will be created",
+                )
+                .on(key.clone()),
             );
             continue;
         };
@@ -64,7 +67,9 @@ pub(super) fn check_nodes(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Fin
     }
     for workload in context.rendered {
         let wanted = health::replicas(workload);
-        let Some(template) = workload.get("/spec/template/spec") else { continue };
+        let Some(template) = workload.get("/spec/template/spec") else {
+            continue;
+        };
         if !matches!(workload.kind(), "Deployment" | "StatefulSet") || wanted == 0 {
             continue;
         }
@@ -73,7 +78,11 @@ pub(super) fn check_nodes(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Fin
         if places == 0 || (keeps_apart(template) && places < wanted) {
             let stay = if places == 0 { wanted } else { wanted - places };
             let stay = usize::try_from(stay).unwrap_or_default();
-            let severity = if places == 0 { "its rollout cannot finish" } else { "they would stay Pending" };
+            let severity = if places == 0 {
+                "its rollout cannot finish"
+            } else {
+                "they would stay Pending"
+            };
             findings.push(
                 Finding::new(
                     Severity::Warning,
@@ -115,7 +124,11 @@ fn keeps_apart(template: &Value) -> bool {
 fn fits(template: &Value, node: &Object) -> bool {
     let labels = labels_of(node);
     let array = |value: &Value, pointer: &str| {
-        value.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default()
+        value
+            .pointer(pointer)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
     };
     let selected = template
         .get("nodeSelector")
@@ -129,7 +142,9 @@ fn fits(template: &Value, node: &Object) -> bool {
     );
     let attracted = terms.is_empty()
         || terms.iter().any(|term| {
-            array(term, "/matchExpressions").iter().all(|expression| meets(expression, &labels))
+            array(term, "/matchExpressions")
+                .iter()
+                .all(|expression| meets(expression, &labels))
         });
     let tolerations = array(template, "/tolerations");
     let tolerated = array(node.as_value(), "/spec/taints")
@@ -182,7 +197,11 @@ mod tests {
         let found = mk_checked(&snapshot, |_| {});
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].reason, reasons::COMPONENT_UNHEALTHY);
-        assert_eq!(found[0].severity, Severity::Warning, "a run again mends what a cut run left");
+        assert_eq!(
+            found[0].severity,
+            Severity::Warning,
+            "a run again mends what a cut run left"
+        );
         assert_eq!(
             found[0].message,
             "it does not run well now: 0 of 1 updated replicas are available, pod ks-apiserver-2: image r/i:v1 of \
@@ -204,8 +223,16 @@ mod tests {
         let deployment = |replicas: i64, extra: Value| {
             let mut template = json!({"affinity": {"podAntiAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname"}]}}});
-            template.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-            mk("apps/v1", "Deployment", "n/a", json!({"spec": {"replicas": replicas, "template": {"spec": template}}}))
+            template
+                .as_object_mut()
+                .unwrap()
+                .extend(extra.as_object().unwrap().clone());
+            mk(
+                "apps/v1",
+                "Deployment",
+                "n/a",
+                json!({"spec": {"replicas": replicas, "template": {"spec": template}}}),
+            )
         };
         let check = |workload: Object, nodes: &[Value], expect: bool| {
             let mut snapshot = mk_sound();
@@ -214,7 +241,11 @@ mod tests {
                 mk_add(&mut snapshot, mk("v1", "Node", &format!("node{i}"), node.clone()));
             }
             let found = mk_reasons(&snapshot, |context| context.rendered = vec![workload.clone()]);
-            assert_eq!(found.contains(&reasons::NOT_ENOUGH_NODES.to_owned()), expect, "{found:?}");
+            assert_eq!(
+                found.contains(&reasons::NOT_ENOUGH_NODES.to_owned()),
+                expect,
+                "{found:?}"
+            );
         };
         let node = |labels: Value, taint: Option<&str>, ready: &str| {
             json!({
@@ -227,13 +258,30 @@ mod tests {
         let tainted = || node(json!({}), Some("node-role.kubernetes.io/master"), "True");
         check(deployment(2, json!({})), &[plain(), plain()], false);
         check(deployment(3, json!({})), &[plain(), plain()], true);
-        check(deployment(2, json!({})), &[plain(), node(json!({}), None, "False")], true);
+        check(
+            deployment(2, json!({})),
+            &[plain(), node(json!({}), None, "False")],
+            true,
+        );
         check(deployment(2, json!({})), &[plain(), tainted()], true);
-        let tolerating = json!({"tolerations": [{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]});
+        let tolerating =
+            json!({"tolerations": [{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]});
         check(deployment(2, tolerating), &[plain(), tainted()], false);
-        check(deployment(2, json!({"tolerations": [{"operator": "Exists"}]})), &[plain(), tainted()], false);
-        check(deployment(1, json!({"nodeSelector": {"disk": "hdd"}})), &[plain()], true);
-        check(deployment(1, json!({"nodeSelector": {"disk": "ssd"}})), &[plain()], false);
+        check(
+            deployment(2, json!({"tolerations": [{"operator": "Exists"}]})),
+            &[plain(), tainted()],
+            false,
+        );
+        check(
+            deployment(1, json!({"nodeSelector": {"disk": "hdd"}})),
+            &[plain()],
+            true,
+        );
+        check(
+            deployment(1, json!({"nodeSelector": {"disk": "ssd"}})),
+            &[plain()],
+            false,
+        );
         let required = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
             "nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "In", "values": ["hdd"]}]}]}}}});
         check(deployment(1, required), &[plain()], true);
