@@ -41,3 +41,10 @@ pub(crate) fn write<T, E: From<io::Error>>(
     }
     Ok(value)
 }
+/// Writes a file that only its owner may read, in place of one of that name.
+///
+/// # Errors
+/// The folder is not there or not writable, or the disk is full. What was there before stays then.
+pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
+    write(path, Existing::Replace, |file| file.write_all(contents))
+}

@@ -30,4 +30,5 @@ pub mod wait;
 pub use cluster::{Cluster, FIELD_MANAGER};
 pub use connect::{ClusterName, ConnectError, ConnectOptions, connect};
 pub use error::{Classified, ErrorClass, Failure, ReadError, WriteError};
+pub use file::write_private;
 pub use scope::Scope;

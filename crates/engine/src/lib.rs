@@ -1,11 +1,29 @@
 //! Carries a plan out, and tells what happens.
 //!
 //! ```text
-//!   Plan ─▶ run() ─▶ for each stage: write its steps side by side, then wait ─▶ Report
-//!             │
-//!             └─▶ Event, Event, … ─▶ whoever listens (terminal, log, status)
+//!   collect ─▶ decide ─▶ Prepared ──(approved)──▶ backup ─▶ execute() ─▶ verify ─▶ Report
+//!                            ▲                                 │
+//!                            └──── objects changed meanwhile ──┘
+//!
+//!   execute() ─▶ for each stage: its writes side by side, then its waits
+//!       └─▶ Event, Event, … ─▶ whoever listens (terminal, log, status)
 //! ```
+//!
+//! Every step reads what is there before it writes. A run that was cut anywhere is simply run again: what is done
+//! is no longer in the plan that is made then.
 
+mod error;
 mod event;
+mod generate;
+mod run;
+mod secrets;
+mod session;
+mod write;
 
+pub use error::RunError;
 pub use event::{Event, Outcome};
+pub use run::{RunOptions, RunSummary, run};
+pub use session::{Prepared, Report, Session, SessionError, prepare};
+
+/// Listens to a run. Called from the run's task: it must not block.
+pub type Listener<'a> = &'a (dyn Fn(Event) + Send + Sync);

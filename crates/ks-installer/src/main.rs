@@ -1,2 +1,52 @@
 //! The binary: wires the crates together. Everything that prints is here.
-fn main() {}
+
+mod cli;
+mod commands;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::{cli::Cli, commands::Verdict};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.global.verbose);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::note(&format!("error: cannot start: {error}"));
+            return ExitCode::from(2);
+        }
+    };
+    let verdict = runtime.block_on(async {
+        tokio::select! {
+            verdict = commands::run(cli) => verdict,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!(
+                "interrupted\nhint: what was written stays; run the same command again, it goes on from there"
+            )),
+        }
+    });
+    // A request that nobody waits for any more must not hold the process up.
+    runtime.shutdown_background();
+    match verdict {
+        Ok(Verdict::Done) => ExitCode::SUCCESS,
+        Ok(Verdict::Refused) => ExitCode::from(1),
+        Err(error) => {
+            output::note(&format!("error: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn log(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("KS_INSTALLER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}

@@ -2,17 +2,25 @@
 //!
 //! ```text
 //!   Snapshot ─┐
-//!   Releases ─┼─▶ decide() ─▶ Decision { settings, findings, plan }
+//!   Releases ─┼─▶ decide() ─▶ Decision { findings, plan }
 //!   Options ──┘                   │
 //!                                 ├─ plan.permissions()  ─▶ reviewed by the cluster ─▶ preflight::check_permissions
 //!                                 └─ plan.stages         ─▶ carried out by the engine
-//!   Snapshot afterwards ─▶ verify() ─▶ findings
+//!   Snapshot afterwards ─▶ verify_upgrade() ─▶ findings
 //! ```
 
+mod decide;
 mod finding;
+pub mod health;
 pub mod plan;
+pub mod preflight;
+pub mod reasons;
+pub mod settings;
 mod snapshot;
+pub mod verify;
 
+pub use decide::{Decision, Options, decide, installer_key, target, verify_upgrade};
 pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};
+pub use settings::cluster_configuration as cluster_configuration_key;
 pub use snapshot::{Permission, ServedResource, Snapshot, Unreadable};

@@ -1,0 +1,206 @@
+//! A plan, carried out stage by stage.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use cluster::Cluster;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use object::{Object, ObjectKey};
+use tokio::time::Instant;
+use upgrade::{
+    Action, Plan, Snapshot, Step,
+    health::{self, Health},
+    plan::Condition,
+};
+
+use crate::{Event, Listener, Outcome, RunError, secrets::Secrets, write::Writer};
+
+/// How a plan is carried out.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// How many writes are under way at once.
+    pub concurrency: usize,
+    /// How long one wait may take.
+    pub wait: Duration,
+    /// Managers whose fields are handed over before an apply.
+    pub old_managers: Vec<String>,
+    /// Local time as the ClusterConfiguration's status has it, e.g. `2022-10-28T09:00:00UTC`.
+    pub now: String,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunSummary {
+    pub written: usize,
+    /// Objects that changed under the run: their steps were not carried out.
+    pub superseded: Vec<ObjectKey>,
+    /// Time spent in writes alone, without waits.
+    pub writing: Duration,
+}
+
+/// Carries a plan out. `snapshot` is what it was decided on.
+///
+/// # Errors
+/// The first step that cannot be done ends the run after the steps beside it are finished or given up; what was
+/// written stays.
+pub async fn run(
+    cluster: &Cluster,
+    plan: &Plan,
+    snapshot: &Snapshot,
+    options: &RunOptions,
+    listen: Listener<'_>,
+) -> Result<RunSummary, RunError> {
+    let started = Instant::now();
+    let secrets = Secrets::default();
+    let writer = Writer {
+        cluster,
+        secrets: &secrets,
+        old_managers: &options.old_managers,
+        listen,
+        now: options.now.clone(),
+    };
+    listen(Event::RunStarted { stages: plan.stages.len(), steps: plan.steps().count() });
+    let mut summary = RunSummary::default();
+    for (index, stage) in plan.stages.iter().enumerate() {
+        let stage_started = Instant::now();
+        listen(Event::StageStarted {
+            index,
+            name: stage.name.clone(),
+            title: stage.title.clone(),
+            steps: stage.steps.len(),
+        });
+        let (waits, writes): (Vec<_>, Vec<_>) =
+            stage.steps.iter().partition(|step| matches!(step.action, Action::Wait { .. }));
+        let written = AtomicUsize::new(0);
+        let superseded: Vec<Option<ObjectKey>> = stream::iter(writes)
+            .map(|step| {
+                let (writer, written) = (&writer, &written);
+                async move {
+                    let outcome = writer.step(step, snapshot.get(&step.object)).await?;
+                    if outcome == Outcome::Changed {
+                        written.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let superseded = (outcome == Outcome::Superseded).then(|| step.object.clone());
+                    done(listen, index, step, outcome);
+                    Ok::<_, RunError>(superseded)
+                }
+            })
+            .buffer_unordered(options.concurrency.max(1))
+            .try_collect()
+            .await?;
+        summary.written += written.into_inner();
+        summary.superseded.extend(superseded.into_iter().flatten());
+        summary.writing += stage_started.elapsed();
+        if !summary.superseded.is_empty() {
+            // Later stages were decided on what is no longer so.
+            summary.superseded.sort();
+            return Ok(summary);
+        }
+        stream::iter(waits)
+            .map(|step| async move {
+                wait(cluster, index, step, options.wait, listen).await?;
+                done(listen, index, step, Outcome::Held);
+                Ok::<_, RunError>(())
+            })
+            .buffer_unordered(options.concurrency.max(1))
+            .try_collect::<Vec<()>>()
+            .await?;
+        listen(Event::StageDone { index, took: stage_started.elapsed() });
+    }
+    listen(Event::RunDone { took: started.elapsed() });
+    Ok(summary)
+}
+
+fn done(listen: Listener<'_>, index: usize, step: &Step, outcome: Outcome) {
+    listen(Event::StepDone { index, object: step.object.clone(), action: step.action.name(), outcome });
+}
+
+/// Polls until the step's condition holds, at growing intervals.
+async fn wait(
+    cluster: &Cluster,
+    index: usize,
+    step: &Step,
+    deadline: Duration,
+    listen: Listener<'_>,
+) -> Result<(), RunError> {
+    let Action::Wait { condition } = &step.action else { return Ok(()) };
+    let key = &step.object;
+    let until = Instant::now() + deadline;
+    let mut interval = Duration::from_millis(20);
+    let mut told = String::new();
+    loop {
+        let progress = match check(cluster, key, *condition).await {
+            Ok(Health::Complete) => return Ok(()),
+            Ok(Health::Failed(progress)) => {
+                return Err(RunError::ConditionFailed { object: key.clone(), progress });
+            }
+            Ok(Health::Progressing(progress)) => progress,
+            // A read that fails is no reason to give the wait up before its time.
+            Err(error) => error.to_string(),
+        };
+        if progress != told {
+            listen(Event::Waiting { index, object: key.clone(), progress: progress.clone() });
+            told.clone_from(&progress);
+        }
+        if Instant::now() >= until {
+            return Err(RunError::WaitForCondition {
+                object: key.clone(),
+                condition: *condition,
+                seconds: deadline.as_secs(),
+                progress,
+            });
+        }
+        tokio::time::sleep(interval).await;
+        interval = (interval * 2).min(Duration::from_secs(1));
+    }
+}
+
+async fn check(cluster: &Cluster, key: &ObjectKey, condition: Condition) -> Result<Health, cluster::ReadError> {
+    if condition == Condition::Served {
+        cluster.rediscover().await?;
+        return Ok(Health::Complete);
+    }
+    let Some(object) = cluster.get(key).await? else {
+        return Ok(match condition {
+            Condition::Stopped => Health::Complete,
+            _ => Health::Progressing("it does not exist yet".into()),
+        });
+    };
+    match condition {
+        Condition::Established => Ok(health::crd_established(&object)),
+        Condition::RolledOut => match health::rollout(&object) {
+            Health::Progressing(progress) => {
+                let pods = pods(cluster, &object).await?;
+                let mut words = vec![progress];
+                words.extend(health::trouble_of(&object, &pods));
+                Ok(Health::Progressing(words.join("; ")))
+            }
+            health => Ok(health),
+        },
+        Condition::Stopped => {
+            let left = pods(cluster, &object).await?.len();
+            Ok(match left {
+                0 => Health::Complete,
+                1 => Health::Progressing("1 pod is still there".into()),
+                left => Health::Progressing(format!("{left} pods are still there")),
+            })
+        }
+        Condition::Served => Ok(Health::Complete),
+    }
+}
+
+/// The pods of a workload, by its selector.
+async fn pods(cluster: &Cluster, workload: &Object) -> Result<Vec<Object>, cluster::ReadError> {
+    let selector = workload
+        .get("/spec/selector/matchLabels")
+        .and_then(serde_json::Value::as_object)
+        .map(|labels| {
+            let pairs: Vec<_> =
+                labels.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect();
+            pairs.join(",")
+        })
+        .unwrap_or_default();
+    cluster.list("", "Pod", workload.namespace(), Some(&selector)).await
+}

@@ -1,0 +1,129 @@
+//! A whole upgrade: collect, decide, back up, carry out, verify.
+
+use std::time::Duration;
+
+use cluster::{Cluster, ReadError, Scope};
+use object::ObjectKey;
+use release::Releases;
+use tokio::time::Instant;
+use upgrade::{Decision, Finding, Options, Severity, Snapshot, preflight};
+
+use crate::{Event, Listener, RunError, RunOptions, run};
+
+/// How often a plan is made anew because objects changed under the run.
+const ROUNDS: u32 = 5;
+
+/// What an upgrade works with.
+pub struct Session<'a> {
+    pub cluster: &'a Cluster,
+    pub releases: &'a Releases,
+    pub options: Options,
+    pub run: RunOptions,
+}
+
+/// Collected and decided, not yet written.
+pub struct Prepared {
+    pub snapshot: Snapshot,
+    pub decision: Decision,
+}
+
+impl Prepared {
+    pub fn findings(&self) -> &[Finding] {
+        &self.decision.findings
+    }
+
+    pub fn blockers(&self) -> impl Iterator<Item = &Finding> {
+        self.decision.findings.iter().filter(|f| f.severity == Severity::Blocker)
+    }
+}
+
+/// What an upgrade did.
+#[derive(Debug)]
+pub struct Report {
+    pub written: usize,
+    pub took: Duration,
+    /// Time spent in writes alone, without waits.
+    pub writing: Duration,
+    /// What verification found; a blocker among it means that the upgrade is not verified.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    pub fn is_verified(&self) -> bool {
+        self.findings.iter().all(|f| f.severity != Severity::Blocker)
+    }
+}
+
+/// Why an upgrade ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("cannot read the cluster: {0}")]
+    ReadSnapshot(#[from] ReadError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("{} objects keep changing under the upgrade, among them {}", .0.len(), .0[0])]
+    KeepsChanging(Vec<ObjectKey>),
+    #[error("after a change in the cluster the upgrade can no longer go on: {}", .0[0].message)]
+    Blocked(Vec<Finding>),
+}
+
+/// Collects and decides. Only reads.
+///
+/// # Errors
+/// The cluster cannot be read at all. What can be read but is not as it should be is a finding.
+pub async fn prepare(session: &Session<'_>) -> Result<Prepared, ReadError> {
+    let snapshot = session.cluster.snapshot(&Scope::upgrade()).await?;
+    let mut decision = upgrade::decide(&snapshot, session.releases, &session.options);
+    if let Some(plan) = &decision.plan {
+        let required = plan.permissions(&snapshot);
+        if !required.is_empty() {
+            let allowed = session.cluster.review(&required).await?;
+            decision.findings.extend(preflight::check_permissions(&required, &allowed));
+            decision.findings.sort();
+        }
+    }
+    Ok(Prepared { snapshot, decision })
+}
+
+impl Session<'_> {
+    /// Carries the prepared plan out and verifies. Objects that change meanwhile are planned anew.
+    ///
+    /// # Errors
+    /// See [`SessionError`]. What was written stays, and running the upgrade again goes on from there.
+    pub async fn execute(&self, prepared: Prepared, listen: Listener<'_>) -> Result<Report, SessionError> {
+        let started = Instant::now();
+        let before = prepared.snapshot.clone();
+        let mut prepared = prepared;
+        let (mut written, mut writing) = (0, Duration::ZERO);
+        for round in 1.. {
+            let Some(plan) = &prepared.decision.plan else {
+                return Err(SessionError::Blocked(prepared.decision.findings));
+            };
+            let summary = run(self.cluster, plan, &prepared.snapshot, &self.run, listen).await?;
+            written += summary.written;
+            writing += summary.writing;
+            if summary.superseded.is_empty() {
+                break;
+            }
+            if round == ROUNDS {
+                return Err(SessionError::KeepsChanging(summary.superseded));
+            }
+            listen(Event::Replanning { objects: summary.superseded });
+            prepared = prepare(self).await?;
+            if prepared.blockers().next().is_some() {
+                return Err(SessionError::Blocked(prepared.blockers().cloned().collect()));
+            }
+        }
+        let findings = self.verify(Some(&before)).await?;
+        Ok(Report { written, took: started.elapsed(), writing, findings })
+    }
+
+    /// Reads the cluster again and checks that it is as the target release wants it.
+    ///
+    /// # Errors
+    /// The cluster cannot be read.
+    pub async fn verify(&self, before: Option<&Snapshot>) -> Result<Vec<Finding>, ReadError> {
+        let after = self.cluster.snapshot(&Scope::upgrade()).await?;
+        Ok(upgrade::verify_upgrade(before, &after, self.releases, &self.options))
+    }
+}

@@ -1,0 +1,164 @@
+//! One step, carried out.
+
+use std::time::Duration;
+
+use cluster::{Cluster, ErrorClass, FIELD_MANAGER, WriteError};
+use object::{Object, ObjectKey, ownership};
+use serde_json::{Value, json};
+use upgrade::plan::{self, Action, Body, Step};
+
+use crate::{Event, Listener, Outcome, RunError, generate, secrets::Secrets};
+
+/// How often a write is tried in all when the server is busy or unreachable for a moment.
+const TRIES: u32 = 6;
+
+pub(crate) struct Writer<'a> {
+    pub cluster: &'a Cluster,
+    pub secrets: &'a Secrets,
+    pub old_managers: &'a [String],
+    pub listen: Listener<'a>,
+    /// Local time as the ClusterConfiguration's status has it.
+    pub now: String,
+}
+
+impl Writer<'_> {
+    /// Carries out a step that writes. `read` is the object as the plan saw it.
+    pub(crate) async fn step(&self, step: &Step, read: Option<&Object>) -> Result<Outcome, RunError> {
+        match &step.action {
+            Action::Apply { body, previous, .. } => self.apply(step, read, body, previous.as_ref()).await,
+            Action::Patch { body, .. } => self.patch(step, read, &body.0).await,
+            Action::Scale { replicas } => {
+                self.patch(step, read, &json!({"spec": {"replicas": replicas}})).await
+            }
+            Action::Generate { secret } => {
+                generate::make(self.cluster, &step.object, secret).await
+            }
+            Action::Delete { uid } => {
+                self.retry(&step.object, || self.cluster.delete(&step.object, uid)).await?;
+                Ok(Outcome::Changed)
+            }
+            Action::Wait { .. } => Ok(Outcome::Held),
+        }
+    }
+
+    /// The object as it is now when it still is what the plan was decided on, `None` when it is something else.
+    async fn reread(&self, step: &Step) -> Result<Option<Option<Object>>, RunError> {
+        let now = self.cluster.get(&step.object).await?;
+        let same = now.as_ref().map(plan::digest) == step.before;
+        Ok(same.then_some(now))
+    }
+
+    async fn apply(
+        &self,
+        step: &Step,
+        read: Option<&Object>,
+        body: &Body,
+        previous: Option<&Body>,
+    ) -> Result<Outcome, RunError> {
+        let key = &step.object;
+        let body = self.secrets.resolve(self.cluster, key, &body.0).await?;
+        let mut live = read.cloned();
+        // A conflict that is nobody's edit (a status update) is tried again from the new state.
+        for _ in 0..TRIES {
+            let mut guarded = body.clone();
+            if let Some(object) = &live {
+                let mut version = object.resource_version().unwrap_or_default().to_owned();
+                let fields = previous
+                    .and_then(|old| ownership::hand_over(object, &old.0, &body, self.old_managers, FIELD_MANAGER));
+                if let Some(fields) = fields {
+                    let patch = json!([
+                        {"op": "replace", "path": "/metadata/managedFields", "value": fields},
+                        {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
+                    ]);
+                    match self.retry(key, || self.cluster.json_patch(key, &patch)).await {
+                        Ok(handed) => handed.resource_version().unwrap_or_default().clone_into(&mut version),
+                        Err(error) if is_conflict(&error) => {
+                            let Some(now) = self.reread(step).await? else { return Ok(Outcome::Superseded) };
+                            live = now;
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                if let Some(metadata) = guarded.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+                    metadata.insert("resourceVersion".into(), version.into());
+                }
+            }
+            match self.retry(key, || self.cluster.apply(&guarded, true)).await {
+                Ok(_) => return Ok(Outcome::Changed),
+                Err(error) if is_conflict(&error) => {
+                    let Some(now) = self.reread(step).await? else { return Ok(Outcome::Superseded) };
+                    live = now;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Outcome::Superseded)
+    }
+
+    async fn patch(&self, step: &Step, read: Option<&Object>, patch: &Value) -> Result<Outcome, RunError> {
+        let key = &step.object;
+        let mut live = read.cloned();
+        for _ in 0..TRIES {
+            let mut guarded = with_time(patch, &self.now);
+            if let Some(version) = live.as_ref().and_then(Object::resource_version) {
+                guarded["metadata"]["resourceVersion"] = version.into();
+            }
+            match self.retry(key, || self.cluster.merge_patch(key, &guarded)).await {
+                Ok(_) => return Ok(Outcome::Changed),
+                Err(error) if is_conflict(&error) => {
+                    let Some(now) = self.reread(step).await? else { return Ok(Outcome::Superseded) };
+                    live = now;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Outcome::Superseded)
+    }
+
+    /// Tries a write again when the server could not take it, with growing pauses.
+    async fn retry<T, F>(&self, key: &ObjectKey, mut write: impl FnMut() -> F) -> Result<T, RunError>
+    where
+        F: Future<Output = Result<T, WriteError>>,
+    {
+        let mut tries = 1;
+        loop {
+            let error = match write().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            if tries == TRIES || !error.class().is_transient() {
+                return Err(error.into());
+            }
+            let after = match error.class() {
+                ErrorClass::Throttled { retry_after: Some(after) } => *after,
+                _ => pause(tries),
+            };
+            (self.listen)(Event::Retrying { object: key.clone(), message: error.to_string(), after });
+            tokio::time::sleep(after).await;
+            tries += 1;
+        }
+    }
+}
+
+fn pause(tries: u32) -> Duration {
+    let base = Duration::from_millis(200 << tries.min(6));
+    // Spread, so that the steps which ran side by side do not come back side by side.
+    base.mul_f64(rand::random_range(0.5..1.0))
+}
+
+fn is_conflict(error: &RunError) -> bool {
+    matches!(error, RunError::WriteObject(error) if matches!(error.class(), ErrorClass::Conflict))
+}
+
+/// The patch with the placeholder for the present time filled in.
+fn with_time(patch: &Value, now: &str) -> Value {
+    match patch {
+        Value::String(text) if text == upgrade::settings::NOW => now.into(),
+        Value::Object(map) => {
+            Value::Object(map.iter().map(|(name, value)| (name.clone(), with_time(value, now))).collect())
+        }
+        Value::Array(items) => items.iter().map(|item| with_time(item, now)).collect(),
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,178 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Upgrades KubeSphere on a Kubernetes cluster that somebody else set up.
+///
+/// It previews, rehearses on a copy, backs up, says who loses which permission, and goes on where it was cut.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ks-installer",
+    version,
+    propagate_version = true,
+    after_help = "Exit status: 0 done; 1 the cluster or the upgrade says no (blockers, failed verification); \
+                  2 the command could not run."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Kubeconfig file; by default $KUBECONFIG, then ~/.kube/config, then the pod's service account
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context in the kubeconfig; by default the current one
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Cluster")]
+    pub context: Option<String>,
+    /// What is printed on standard output
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Output")]
+    pub output: Format,
+    /// Log more to standard error (-vv: every request)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON document
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show an upgrade from beginning to end in the built-in sandbox; needs no cluster
+    Demo(DemoArgs),
+    /// Check whether the cluster can be upgraded; only reads
+    Preflight(DecideArgs),
+    /// Show what an upgrade would change, and who would lose which permission; only reads
+    Plan(PlanArgs),
+    /// Carry the same upgrade out on a copy of the cluster in the sandbox; the cluster is only read
+    Rehearse(RehearseArgs),
+    /// Back up, upgrade and verify
+    Upgrade(UpgradeArgs),
+    /// Show KubeSphere's version, its health and what an upgrade would find; only reads
+    Status(DecideArgs),
+    /// Save all that an upgrade may touch to an archive; the cluster is only read
+    Backup(BackupArgs),
+    /// Print a completion script for a shell
+    Completions {
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What is decided, and how.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct DecideArgs {
+    /// Release to upgrade to; by default the newest that this installer has
+    #[arg(long, value_name = "VERSION")]
+    pub to: Option<String>,
+    /// What becomes of fields that were changed by hand and that the release does not change
+    #[arg(long, value_enum, default_value_t)]
+    pub drift: DriftArg,
+    /// Go on on a Kubernetes version that the release does not support
+    #[arg(long)]
+    pub allow_unsupported_kubernetes: bool,
+    /// Only take revoked permissions out of custom roles; do not bring their other templates' rules up to date
+    #[arg(long)]
+    pub no_refresh_templates: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DriftArg {
+    /// They stay as they are
+    #[default]
+    Keep,
+    /// The release's values are put back
+    Overwrite,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub decide: DecideArgs,
+    /// Save the plan; `upgrade --plan FILE` runs exactly that
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Show every field that changes
+    #[arg(long)]
+    pub details: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    #[command(flatten)]
+    pub decide: DecideArgs,
+    /// Run this saved plan, and nothing else
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Where to write the backup; by default a new file in the current directory
+    #[arg(long, value_name = "FILE")]
+    pub backup: Option<PathBuf>,
+    /// Longest wait for one rollout, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub wait: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RehearseArgs {
+    #[command(flatten)]
+    pub decide: DecideArgs,
+    /// Read the copy from a file (one JSON object a line, also compressed with zstd, or a List from `kubectl get -o
+    /// json`) instead of from the cluster; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// Kubernetes version of the copy; by default the nodes' highest kubelet version
+    #[arg(long, value_name = "VERSION")]
+    pub kubernetes_version: Option<String>,
+    /// Write the state after the upgrade to a file, one JSON object a line (compressed when it ends in .zst). It holds
+    /// the cluster's secrets
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Show every field that changes
+    #[arg(long)]
+    pub details: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// Where to write it; by default a new file in the current directory
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Afterwards keep the sandbox's API up on loopback and print a kubeconfig for kubectl
+    #[arg(long)]
+    pub serve: bool,
+    /// Where the backup and the saved plan go; by default a folder for temporary files
+    #[arg(long, value_name = "DIRECTORY")]
+    pub directory: Option<PathBuf>,
+}
+
+impl DecideArgs {
+    pub(crate) fn options(&self) -> upgrade::Options {
+        upgrade::Options {
+            target: self.to.clone(),
+            drift: match self.drift {
+                DriftArg::Keep => object::merge::DriftPolicy::Keep,
+                DriftArg::Overwrite => object::merge::DriftPolicy::Overwrite,
+            },
+            allow_unsupported_kubernetes: self.allow_unsupported_kubernetes,
+            refresh_templates: !self.no_refresh_templates,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What each command does.
+
+mod backup;
+mod demo;
+mod plan;
+mod rehearse;
+mod status;
+mod upgrade_command;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use cluster::{Cluster, ConnectOptions};
+use engine::{RunOptions, Session};
+use release::Releases;
+use upgrade::{Options, Plan};
+
+use crate::cli::{Cli, Command, Global};
+
+/// How a command ended, for the exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// 0
+    Done,
+    /// 1: the cluster or the upgrade says no.
+    Refused,
+}
+
+/// Runs the command. An error means that it could not run (exit status 2).
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
+    let global = cli.global;
+    match cli.command {
+        Command::Demo(args) => demo::demo(&global, args).await,
+        Command::Preflight(args) => plan::preflight(&global, &args).await,
+        Command::Plan(args) => plan::plan(&global, &args).await,
+        Command::Rehearse(args) => rehearse::rehearse(&global, args).await,
+        Command::Upgrade(args) => upgrade_command::upgrade(&global, args).await,
+        Command::Status(args) => status::status(&global, &args).await,
+        Command::Backup(args) => backup::backup(&global, args).await,
+        Command::Completions { shell } => {
+            let mut command = <Cli as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "ks-installer", &mut std::io::stdout());
+            Ok(Verdict::Done)
+        }
+    }
+}
+
+/// Connects to the cluster that the options choose; says which.
+async fn connect(global: &Global) -> anyhow::Result<Cluster> {
+    let options =
+        ConnectOptions { kubeconfig: global.kubeconfig.clone(), context: global.context.clone() };
+    let (client, name) = cluster::connect(&options).await.map_err(|error| {
+        let hint = error.hint();
+        with_hint(error.into(), hint)
+    })?;
+    tracing::info!(%name, "connected");
+    Ok(Cluster::new(client))
+}
+
+fn with_hint(error: anyhow::Error, hint: Option<String>) -> anyhow::Error {
+    match hint {
+        Some(hint) => anyhow!("{error:#}\nhint: {hint}"),
+        None => error,
+    }
+}
+
+fn read_error(error: cluster::ReadError) -> anyhow::Error {
+    let hint = error.hint();
+    with_hint(error.into(), hint)
+}
+
+fn releases() -> anyhow::Result<Releases> {
+    Releases::embedded().context("the releases that are built in cannot be read; please report this")
+}
+
+fn session<'a>(
+    cluster: &'a Cluster,
+    releases: &'a Releases,
+    options: Options,
+    wait_seconds: u64,
+) -> Session<'a> {
+    let old_managers =
+        upgrade::target(releases, &options).map(|r| r.field_managers.clone()).unwrap_or_default();
+    Session {
+        cluster,
+        releases,
+        options,
+        run: RunOptions {
+            concurrency: 8,
+            wait: std::time::Duration::from_secs(wait_seconds),
+            old_managers,
+            now: jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%Z").to_string(),
+        },
+    }
+}
+
+/// Saves a plan as JSON.
+fn save_plan(plan: &Plan, path: &Path) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(plan)?;
+    std::fs::write(path, text + "\n").with_context(|| format!("cannot write the plan to {}", path.display()))
+}
+
+/// Reads a saved plan.
+fn read_plan(path: &Path) -> anyhow::Result<Plan> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the plan {}", path.display()))?;
+    let format = serde_json::from_str::<serde_json::Value>(&text)
+        .with_context(|| format!("{} is not a saved plan: it is not JSON\nhint: save one with: ks-installer plan --save FILE", path.display()))?;
+    if let Some(format) = format.get("format").and_then(serde_json::Value::as_u64)
+        && format != u64::from(upgrade::plan::FORMAT)
+    {
+        return Err(anyhow!(
+            "{} was saved by another version of ks-installer (format {format}, not {})\nhint: make the plan again",
+            path.display(),
+            upgrade::plan::FORMAT
+        ));
+    }
+    serde_json::from_str(&text).with_context(|| {
+        format!("{} is not a saved plan\nhint: save one with: ks-installer plan --save FILE", path.display())
+    })
+}
+
+/// A file name that nothing else has: `kubesphere-backup-2026-01-31T10-00-00Z.tar.zst`.
+fn backup_path(asked: Option<PathBuf>, folder: &Path) -> PathBuf {
+    asked.unwrap_or_else(|| {
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H-%M-%SZ");
+        folder.join(format!("kubesphere-backup-{now}.tar.zst"))
+    })
+}

@@ -1,0 +1,131 @@
+//! `rehearse`: the upgrade on a copy in the sandbox.
+
+use std::{path::Path, time::Instant};
+
+use anyhow::anyhow;
+use cluster::{Cluster, Scope, dump};
+use object::Object;
+use sandbox::{Config, Sandbox};
+use serde_json::json;
+
+use super::{Verdict, connect, plan, read_error, releases, session, upgrade_command, with_hint};
+use crate::{
+    cli::{Format, Global, RehearseArgs},
+    output::{self, progress::Progress, text},
+};
+
+/// A sandbox that holds the given objects.
+pub(super) fn sandbox(kubernetes: &str, objects: Vec<Object>) -> anyhow::Result<Sandbox> {
+    let config = Config { kubernetes_version: kubernetes.to_owned(), ..Config::default() };
+    Ok(Sandbox::from_objects(config, objects.into_iter().map(Object::into_value))?)
+}
+
+pub(super) fn client(sandbox: &Sandbox) -> Cluster {
+    Cluster::new(kube::Client::new(sandbox.service(), "default"))
+}
+
+async fn copy(global: &Global, args: &RehearseArgs) -> anyhow::Result<(String, Vec<Object>)> {
+    let Some(path) = &args.from else {
+        let cluster = connect(global).await?;
+        let snapshot = cluster.snapshot(&Scope::copy()).await.map_err(read_error)?;
+        for unreadable in &snapshot.unreadable {
+            output::note(&format!("warning: {} is not in the copy: {}", unreadable.resource, unreadable.message));
+        }
+        let version = args.kubernetes_version.clone().unwrap_or(snapshot.kubernetes.clone());
+        let objects = snapshot.objects.into_values().map(std::sync::Arc::unwrap_or_clone).collect();
+        return Ok((version, objects));
+    };
+    let objects = dump::read(path).map_err(|error| {
+        let hint = error.hint();
+        with_hint(error.into(), hint)
+    })?;
+    let version = args
+        .kubernetes_version
+        .clone()
+        .or_else(|| dump::kubernetes_version(&objects))
+        .ok_or_else(|| {
+            anyhow!(
+                "{} has no nodes to tell the Kubernetes version from\nhint: name it with --kubernetes-version v1.22.0",
+                path.display()
+            )
+        })?;
+    Ok((version, objects))
+}
+
+pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Result<Verdict> {
+    let json = global.output == Format::Json;
+    let started = Instant::now();
+    let progress = Progress::new(!json);
+    progress.begin("Copy");
+    let (version, objects) = copy(global, &args).await?;
+    let count = objects.len();
+    let sandbox = sandbox(&version, objects)?;
+    progress.end(&format!("{} on Kubernetes {version}", text::count(count, "object")));
+
+    let cluster = client(&sandbox);
+    let releases = releases()?;
+    let session = session(&cluster, &releases, args.decide.options(), 60);
+    let prepared = engine::prepare(&session).await.map_err(read_error)?;
+    let findings = prepared.findings().to_vec();
+    let announced = prepared.decision.plan.clone();
+    if !json {
+        if let Some(plan) = &announced {
+            output::print(&text::plan(plan, args.details));
+            output::print(&text::impact(&plan.impact));
+        } else {
+            output::print(&format!("{}: no plan can be made\n", text::bold(&plan::heading(&prepared))));
+        }
+        output::print(&text::findings(&findings));
+    }
+    if announced.is_none() || prepared.blockers().next().is_some() {
+        if json {
+            output::json(&json!({"rehearsed": false, "plan": announced, "findings": findings}))?;
+        } else {
+            output::print("\nThe rehearsal ends here: the same blockers would stop the upgrade.\n");
+        }
+        return Ok(Verdict::Refused);
+    }
+    let report = session
+        .execute(prepared, &|event| progress.event(event))
+        .await
+        .map_err(upgrade_command::session_error)?;
+    if let Some(path) = &args.save {
+        save(&sandbox, path)?;
+    }
+    let verdict = if report.is_verified() { Verdict::Done } else { Verdict::Refused };
+    if json {
+        output::json(&json!({
+            "rehearsed": true, "verified": report.is_verified(), "written": report.written,
+            "seconds": report.took.as_secs_f64(), "plan": announced, "findings": findings,
+            "verification": report.findings, "saved": args.save,
+        }))?;
+        return Ok(verdict);
+    }
+    let mut out = text::findings(&report.findings);
+    out.push_str(&match verdict {
+        Verdict::Done => format!(
+            "\n{} The upgrade of the copy worked and was verified: {} written, {} in all.\n",
+            text::tick(),
+            text::count(report.written, "object"),
+            text::duration(started.elapsed())
+        ),
+        Verdict::Refused => "\nThe upgrade of the copy was carried out, but verification failed.\n".to_owned(),
+    });
+    out.push_str(
+        "Not played in a rehearsal: what KubeSphere's own controllers do after they start, such as bringing the new\nbuilt-in roles into every workspace and project.\n",
+    );
+    if let Some(path) = &args.save {
+        out.push_str(&format!("State after the upgrade: {} (it holds secrets)\n", path.display()));
+    }
+    output::print(&out);
+    Ok(verdict)
+}
+
+fn save(sandbox: &Sandbox, path: &Path) -> anyhow::Result<()> {
+    let objects = sandbox
+        .objects()
+        .iter()
+        .map(|object| Object::try_from(object.as_ref().clone()))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(dump::write(path, &objects)?)
+}

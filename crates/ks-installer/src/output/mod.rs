@@ -1,0 +1,30 @@
+//! What people and scripts see. Data goes to standard output, progress and logs to standard error.
+
+pub(crate) mod progress;
+pub(crate) mod text;
+
+use std::io::Write as _;
+
+use serde::Serialize;
+
+/// Prints one JSON document on standard output.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Prints text on standard output, with colours where they are wanted.
+pub(crate) fn print(text: &str) {
+    let mut out = anstream::stdout().lock();
+    // Whoever closes our output early (head, less) has seen enough.
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
+
+/// Prints a line on standard error.
+pub(crate) fn note(text: &str) {
+    let mut out = anstream::stderr().lock();
+    let _ = writeln!(out, "{text}");
+}

@@ -1,0 +1,235 @@
+//! What people read. Colour only repeats what the words and signs say already.
+
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+
+use object::diff::Change;
+use serde_json::Value;
+use upgrade::{Action, Finding, Plan, Severity, Step};
+
+const BOLD: &str = "\x1b[1m";
+const DIM: &str = "\x1b[2m";
+const RED: &str = "\x1b[31m";
+const GREEN: &str = "\x1b[32m";
+const YELLOW: &str = "\x1b[33m";
+const RESET: &str = "\x1b[0m";
+
+pub(crate) fn bold(text: &str) -> String {
+    format!("{BOLD}{text}{RESET}")
+}
+
+pub(crate) fn tick() -> String {
+    format!("{GREEN}✓{RESET}")
+}
+
+/// `120 ms`, `3.4 s`, `2 min 5 s`
+pub(crate) fn duration(time: Duration) -> String {
+    match time.as_millis() {
+        millis @ ..1000 => format!("{millis} ms"),
+        1000..60_000 => format!("{:.1} s", time.as_secs_f64()),
+        _ => format!("{} min {} s", time.as_secs() / 60, time.as_secs() % 60),
+    }
+}
+
+/// `1 object`, `3 objects`
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// Findings by severity, each with its object, reason and hint.
+pub(crate) fn findings(findings: &[Finding]) -> String {
+    let mut out = String::new();
+    for (severity, title, colour) in [
+        (Severity::Blocker, "Blockers: nothing is written until these are resolved", RED),
+        (Severity::Warning, "Warnings", YELLOW),
+        (Severity::Info, "Good to know", DIM),
+    ] {
+        let of_severity: Vec<_> = findings.iter().filter(|f| f.severity == severity).collect();
+        if of_severity.is_empty() {
+            continue;
+        }
+        let _ = writeln!(out, "\n{colour}{title} ({}){RESET}", of_severity.len());
+        for finding in of_severity {
+            let object = finding.object.as_ref().map(|o| format!("{o}: ")).unwrap_or_default();
+            let _ = writeln!(out, "  - {object}{} {DIM}[{}]{RESET}", finding.message, finding.reason);
+            if let Some(hint) = &finding.hint {
+                let _ = writeln!(out, "    hint: {hint}");
+            }
+        }
+    }
+    out
+}
+
+/// `2 blockers, 1 warning`
+pub(crate) fn tally(findings: &[Finding]) -> String {
+    let of = |severity| findings.iter().filter(|f| f.severity == severity).count();
+    let mut parts = Vec::new();
+    for (severity, noun) in [(Severity::Blocker, "blocker"), (Severity::Warning, "warning")] {
+        if of(severity) > 0 {
+            parts.push(count(of(severity), noun));
+        }
+    }
+    if parts.is_empty() { "nothing in the way".to_owned() } else { parts.join(", ") }
+}
+
+/// What the plan does, stage by stage. With `details` every field that changes is shown.
+pub(crate) fn plan(plan: &Plan, details: bool) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{BOLD}KubeSphere {} → {}{RESET} on Kubernetes {}: {} to write, {} already as they should be",
+        plan.from,
+        plan.to,
+        plan.kubernetes,
+        count(plan.writes(), "object"),
+        plan.unchanged
+    );
+    for stage in &plan.stages {
+        let writes: Vec<_> = stage.steps.iter().filter(|s| !is_wait(s)).collect();
+        let waits = stage.steps.len() - writes.len();
+        let waits = if waits == 0 { String::new() } else { format!(", then wait for {}", count(waits, "object")) };
+        let _ = writeln!(out, "\n{BOLD}{}{RESET} ({}{waits})", stage.title, count(writes.len(), "write"));
+        if details || writes.len() <= 12 {
+            for step in writes {
+                self::step(&mut out, step, details);
+            }
+        } else {
+            for (what, names) in summarise(&writes) {
+                let _ = writeln!(out, "  {what}: {}", shorten(&names));
+            }
+        }
+    }
+    if !plan.untouched_components.is_empty() {
+        let _ = writeln!(
+            out,
+            "\nComponents that stay as they are, since this installer does not upgrade them yet: {}",
+            plan.untouched_components.join(", ")
+        );
+    }
+    out
+}
+
+fn is_wait(step: &Step) -> bool {
+    matches!(step.action, Action::Wait { .. })
+}
+
+fn verb(step: &Step) -> &'static str {
+    match (&step.action, &step.before) {
+        (Action::Apply { .. } | Action::Generate { .. }, None) => "create",
+        (Action::Apply { .. } | Action::Patch { .. } | Action::Generate { .. }, _) => "change",
+        (Action::Delete { .. }, _) => "delete",
+        (Action::Scale { .. }, _) => "scale",
+        (Action::Wait { .. }, _) => "wait for",
+    }
+}
+
+fn step(out: &mut String, step: &Step, details: bool) {
+    let sign = match verb(step) {
+        "create" => format!("{GREEN}+{RESET}"),
+        "delete" => format!("{RED}-{RESET}"),
+        _ => format!("{YELLOW}~{RESET}"),
+    };
+    let extra = match &step.action {
+        Action::Scale { replicas } => format!(" to {replicas} replicas"),
+        _ => String::new(),
+    };
+    let note = step.note.as_ref().map(|n| format!(" {DIM}({n}){RESET}")).unwrap_or_default();
+    let _ = writeln!(out, "  {sign} {} {}{extra}{note}", verb(step), step.object);
+    if details {
+        for change in &step.changes {
+            let _ = writeln!(out, "      {}", self::change(change));
+        }
+    }
+}
+
+fn change(change: &Change) -> String {
+    let side = |value: &Option<Value>| match value {
+        None => "(none)".to_owned(),
+        Some(value) => clip(&value.to_string(), 100),
+    };
+    format!("{}: {} → {}", change.path, side(&change.from), side(&change.to))
+}
+
+fn clip(text: &str, length: usize) -> String {
+    if text.chars().count() <= length {
+        return text.to_owned();
+    }
+    let head: String = text.chars().take(length).collect();
+    format!("{head}…")
+}
+
+/// Names by what is done to which kind, for stages too long to list.
+fn summarise(steps: &[&Step]) -> BTreeMap<String, Vec<String>> {
+    let mut groups = BTreeMap::<String, Vec<String>>::new();
+    for step in steps {
+        let name = match &step.object.namespace {
+            Some(namespace) => format!("{namespace}/{}", step.object.name),
+            None => step.object.name.clone(),
+        };
+        groups.entry(format!("{} {}", verb(step), step.object.kind)).or_default().push(name);
+    }
+    groups
+}
+
+fn shorten(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// Who loses and gains which permission.
+pub(crate) fn impact(impact: &access::Impact) -> String {
+    let mut out = String::new();
+    let losing = impact.subjects.iter().filter(|s| !s.lost.is_empty()).map(|s| (&s.kind, &s.name));
+    let losing: std::collections::BTreeSet<_> = losing.collect();
+    if losing.is_empty() {
+        let _ = writeln!(out, "\n{BOLD}Access{RESET}: nobody loses a permission");
+    } else {
+        let names: Vec<_> = losing.iter().map(|(_, name)| (*name).clone()).collect();
+        let _ = writeln!(out, "\n{BOLD}Access{RESET}: {} lose permissions: {}", losing.len(), names.join(", "));
+    }
+    for subject in &impact.subjects {
+        let members = match subject.members.len() {
+            0 => String::new(),
+            _ => format!(" ({})", shorten(&subject.members)),
+        };
+        let _ = writeln!(out, "  {} {}{members}, {}:", subject.kind, subject.name, subject.scope);
+        for lost in &subject.lost {
+            let _ = writeln!(out, "    {RED}- loses{RESET}  {}", permission(lost));
+        }
+        for gained in &subject.gained {
+            let _ = writeln!(out, "    {GREEN}+ gains{RESET}  {}", permission(gained));
+        }
+        for reason in &subject.reasons {
+            let _ = writeln!(out, "      {DIM}because {reason}{RESET}");
+        }
+    }
+    for everyone in &impact.everyone {
+        let words: Vec<_> = everyone.gained.iter().map(permission).collect();
+        let _ = writeln!(out, "  Everyone in {} gains {}", everyone.name, words.join("; "));
+    }
+    out
+}
+
+fn permission(change: &access::PermissionChange) -> String {
+    if let Some(words) = &change.permission {
+        return words.clone();
+    }
+    let grants: Vec<_> = change.grants.iter().map(ToString::to_string).collect();
+    clip(&grants.join("; "), 160)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let check = |millis: u64, expect: &str| assert_eq!(duration(Duration::from_millis(millis)), expect);
+        check(12, "12 ms");
+        check(3400, "3.4 s");
+        check(125_000, "2 min 5 s");
+    }
+}

@@ -1,0 +1,107 @@
+//! Role templates, built-in roles, and what becomes of users' roles and bindings.
+
+use ::access::{BindingAction, Catalog, MigrateOptions, Policy};
+use object::Object;
+use release::{Version, catalog_versions, load_catalog};
+use serde_json::json;
+
+use super::{Decider, step::step};
+use crate::{Action, Finding, Severity, reasons};
+
+impl Decider<'_> {
+    /// Plans the access objects, and notes who loses and gains what.
+    pub(super) fn access(&mut self, installed: Option<&str>) {
+        let Some((catalog, policy)) = self.catalog(&self.release.version.clone()) else {
+            return;
+        };
+        for object in catalog.objects() {
+            let last_applied = self.snapshot.get(&object.key()).and_then(Object::last_applied);
+            self.apply("role-templates", last_applied.as_ref(), object, object);
+        }
+        let Some(from) = installed.and_then(|version| self.catalog_before(version)) else {
+            return;
+        };
+        let options = MigrateOptions { refresh_templates: self.options.refresh_templates };
+        let snapshot = self.snapshot;
+        let state = snapshot.objects.values().map(AsRef::as_ref);
+        let migration = ::access::migrate(state, &from, &catalog, &policy, options);
+
+        for change in &migration.binding_changes {
+            let Some(live) = snapshot.get(&change.key) else { continue };
+            match &change.action {
+                BindingAction::Rebind { to } => {
+                    let patch = json!({"roleRef": {"name": to}});
+                    self.patch("bindings", live, patch, Some(format!("role {} is removed", change.from)));
+                }
+                BindingAction::DeleteRedundant { replacement } => {
+                    let uid = live.uid().unwrap_or_default().to_owned();
+                    let mut step = step(change.key.clone(), Action::Delete { uid }, Some(live));
+                    step.note = Some(format!(
+                        "role {} is removed, and its user has {replacement} through another binding",
+                        change.from
+                    ));
+                    self.push("bindings", step);
+                }
+            }
+        }
+        for change in &migration.role_changes {
+            let Some(live) = snapshot.get(&change.key) else { continue };
+            let mut patch = json!({});
+            if let Some(annotation) = &change.annotation {
+                patch["metadata"]["annotations"][::access::AGGREGATION] = annotation.as_str().into();
+            }
+            if let Some(rules) = &change.rules {
+                patch["rules"] = json!(rules);
+            }
+            let mut notes = Vec::new();
+            if !change.removed_templates.is_empty() {
+                notes.push(format!("revoked: {}", change.removed_templates.join(", ")));
+            }
+            for renamed in &change.renamed_templates {
+                notes.push(format!("{} is now {}", renamed.from, renamed.to));
+            }
+            if !change.extended_templates.is_empty() {
+                notes.push(format!("extended by the release: {}", change.extended_templates.join(", ")));
+            }
+            let note = (!notes.is_empty()).then(|| notes.join("; "));
+            self.patch("custom-roles", live, patch, note);
+        }
+        for key in &migration.removed {
+            let Some(live) = snapshot.get(key) else { continue };
+            let uid = live.uid().unwrap_or_default().to_owned();
+            let mut step = step(key.clone(), Action::Delete { uid }, Some(live));
+            step.note = Some("the release no longer has it, and nothing refers to it".into());
+            self.push("removed-roles", step);
+        }
+        self.findings.extend(migration.findings.into_iter().map(|finding| {
+            let severity = if finding.needs_decision { Severity::Warning } else { Severity::Info };
+            Finding { severity, reason: finding.reason, object: Some(finding.object), message: finding.message, hint: finding.hint }
+        }));
+        self.impact = migration.impact;
+    }
+
+    /// The catalog of the version that the cluster comes from, or of the nearest older one.
+    pub(super) fn catalog_before(&mut self, installed: &str) -> Option<Catalog> {
+        let installed: Version = installed.parse().ok()?;
+        let known = catalog_versions(&self.files);
+        let exact = known.iter().find(|v| **v == installed.core());
+        let nearest = exact.or_else(|| known.iter().rev().find(|v| **v < installed)).or(known.first())?.clone();
+        if exact.is_none() {
+            self.findings.push(Finding::warning(
+                reasons::NO_CATALOG_FOR_VERSION,
+                format!("the permissions that {installed} shipped are not known; those of {nearest} are taken"),
+            ));
+        }
+        self.catalog(&nearest).map(|(catalog, _)| catalog)
+    }
+
+    pub(super) fn catalog(&mut self, version: &Version) -> Option<(Catalog, Policy)> {
+        match load_catalog(&self.files, version) {
+            Ok(found) => Some(found),
+            Err(error) => {
+                self.findings.push(Finding::blocker(reasons::CATALOG_UNREADABLE, error.to_string()));
+                None
+            }
+        }
+    }
+}

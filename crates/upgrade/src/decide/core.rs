@@ -1,0 +1,250 @@
+//! The components of the release, the ClusterConfiguration, and the installer that was there before.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use object::{Object, ObjectKey};
+use release::{Component, Manifest, Phase, helm, secret::Reference};
+use serde_json::{Value, json};
+
+use super::{Decider, installer_key, step::step};
+use crate::{
+    Action, Finding, Snapshot,
+    plan::Condition,
+    reasons,
+    settings::{self, Redis, Settings},
+};
+
+/// What the components of the release are made of.
+#[derive(Default)]
+pub(super) struct Components {
+    pub manifests: Vec<Manifest>,
+    /// What must be seen well.
+    pub targets: release::Target,
+}
+
+/// ks-apiserver does not start when it is told of a redis that is not there, and redis is not a part of the core.
+pub(super) fn check_redis(snapshot: &Snapshot, settings: &Settings) -> Option<Finding> {
+    let service = ObjectKey::namespaced("", "Service", "kubesphere-system", "redis");
+    (settings.redis != Redis::None && snapshot.get(&service).is_none()).then(|| {
+        Finding::blocker(
+            reasons::REDIS_MISSING,
+            "the settings ask for redis (common.redis.enabled, or high availability), and there is none: ks-apiserver would not start",
+        )
+        .on(service)
+        .hint("let the present release install redis first, or set enableHA and common.redis.enabled to false")
+    })
+}
+
+impl Decider<'_> {
+    /// A running old installer would put the old release back on the next edit of the ClusterConfiguration.
+    pub(super) fn stop_old_installer(&mut self) {
+        let key = installer_key();
+        let Some(live) = self.snapshot.get(&key) else { return };
+        if live.get("/spec/replicas").and_then(Value::as_i64).unwrap_or(1) > 0 {
+            let mut step = step(key.clone(), Action::Scale { replicas: 0 }, Some(live));
+            step.note = Some("it would put the old release back on the next edit of the ClusterConfiguration".into());
+            self.push("old-installer", step);
+            self.wait("old-installer", key, Condition::Stopped);
+        }
+    }
+
+    /// Brings the ClusterConfiguration into the present shape, in place.
+    pub(super) fn convert_configuration(&mut self, live: &Object, spec: &Value) {
+        let old = live.get("/spec").cloned().unwrap_or_default();
+        if let Some(patch) = settings::spec_patch(&old, spec) {
+            self.patch("configuration", live, patch, Some("its settings move to where this release reads them".into()));
+        }
+    }
+
+    /// Notes in the ClusterConfiguration that the release is in place. The version is written last of all.
+    pub(super) fn complete(&mut self, live: &Object) {
+        let version = self.release.version.to_string();
+        let null = Value::Null;
+        let mut patch = json!({});
+        if let Some(status) = settings::status_patch(live.get("/status").unwrap_or(&null), &version) {
+            super::step::merge_patch(&mut patch, &status);
+        }
+        if let Some(labels) = settings::label_patch(live.get("/metadata/labels").unwrap_or(&null), &version) {
+            super::step::merge_patch(&mut patch, &labels);
+        }
+        if patch != json!({}) {
+            self.patch("completion", live, patch, None);
+        }
+    }
+
+    /// Plans all components of the release; returns what they are.
+    pub(super) fn components(&mut self, settings: &Settings) -> Components {
+        let release = self.release;
+        let snapshot = self.snapshot;
+        let mut all = Components::default();
+        for component in &release.components {
+            let inputs = match settings.inputs(release, component, |key| snapshot.get(key)) {
+                Ok(inputs) => inputs,
+                Err(findings) => {
+                    self.findings.extend(findings);
+                    continue;
+                }
+            };
+            let rendered = release::render(release, component, &inputs)
+                .and_then(|manifests| Ok((manifests, component.generated_secrets(release, &inputs)?)));
+            match rendered {
+                Ok((manifests, secrets)) => {
+                    self.component(component, &manifests, &secrets, settings.spec());
+                    let targets = component.targets(&manifests);
+                    all.targets.workloads.extend(targets.workloads);
+                    all.targets.custom_resource_definitions.extend(targets.custom_resource_definitions);
+                    all.targets.webhook_services.extend(targets.webhook_services);
+                    all.manifests.extend(manifests);
+                }
+                Err(error) => self.findings.push(
+                    Finding::blocker(reasons::MANIFEST_DOES_NOT_RENDER, error.to_string())
+                        .hint("check the settings that it names; if they are right, this is a fault of the installer: please report it"),
+                ),
+            }
+        }
+        all
+    }
+
+    fn component(
+        &mut self,
+        component: &Component,
+        manifests: &[Manifest],
+        secrets: &[release::GeneratedSecret],
+        spec: &Value,
+    ) {
+        for secret in secrets {
+            let key = secret.key();
+            let live = self.snapshot.get(&key);
+            let keys = secret.keys_to_write(live, spec);
+            if !keys.is_empty() {
+                let mut step = step(key, Action::Generate { secret: secret.clone() }, live);
+                step.note = Some(format!("{} made and kept from then on", keys.join(", ")));
+                self.push("secrets", step);
+            }
+        }
+        let old = self.released_before(component);
+        let mut workloads = false;
+        for manifest in manifests {
+            let shown = self.with_namespace_labels(&manifest.object);
+            let new = self.resolve(&shown, spec);
+            let key = new.key();
+            let stage = match manifest.phase {
+                Phase::Namespaces => "namespaces",
+                Phase::CustomResourceDefinitions => "definitions",
+                Phase::Rbac | Phase::Secrets | Phase::ConfigMaps | Phase::Services => "core",
+                Phase::Workloads | Phase::CustomResources => "workloads",
+                Phase::Webhooks => "webhooks",
+            };
+            let last_applied = self.snapshot.get(&key).and_then(Object::last_applied);
+            let planned = self.apply(stage, old.get(&key).or(last_applied.as_ref()), &new, &shown);
+            workloads |= planned && matches!(manifest.phase, Phase::Workloads | Phase::ConfigMaps);
+            if planned && manifest.phase == Phase::CustomResourceDefinitions {
+                self.wait(stage, key, Condition::Established);
+            }
+        }
+        if workloads {
+            for key in component.targets(manifests).workloads {
+                self.wait("workloads", key, Condition::RolledOut);
+            }
+        }
+        let owned: Vec<(&ObjectKey, &Value)> = old
+            .iter()
+            .filter(|(key, _)| !manifests.iter().any(|m| m.object.key() == **key))
+            .collect();
+        for (key, _) in owned {
+            let Some(live) = self.snapshot.get(key) else { continue };
+            if !helm::is_kept(live) && !is_precious(key) && !secrets.iter().any(|s| s.key() == *key) {
+                let uid = live.uid().unwrap_or_default().to_owned();
+                let mut step = step(key.clone(), Action::Delete { uid }, Some(live));
+                step.note = Some("the release no longer has it".into());
+                self.push("webhooks", step);
+            }
+        }
+    }
+
+    /// What the old release set, by its Helm record.
+    fn released_before(&mut self, component: &Component) -> BTreeMap<ObjectKey, Value> {
+        let Some(release) = &component.helm else { return BTreeMap::new() };
+        let secrets = self.snapshot.of_kind("", "Secret");
+        let read = helm::history(secrets, &release.name, &release.namespace).and_then(|records| {
+            let latest = helm::latest_deployed(&records);
+            latest.map(|record| record.manifest_objects(&helm::is_namespaced)).transpose()
+        });
+        match read {
+            Ok(objects) => {
+                objects.unwrap_or_default().into_iter().map(|o| (o.key(), o.into_value())).collect()
+            }
+            Err(error) => {
+                self.findings.push(
+                    Finding::warning(
+                        reasons::HELM_RECORD_UNREADABLE,
+                        format!("the record of Helm release {} cannot be read: {error}", release.name),
+                    )
+                    .hint("fields that the old release set and the new one does not may stay behind"),
+                );
+                BTreeMap::new()
+            }
+        }
+    }
+
+    /// A label that somebody gave a namespace is not taken from it.
+    fn with_namespace_labels(&self, object: &Object) -> Object {
+        let mut object = object.clone();
+        let live = (object.kind() == "Namespace").then(|| self.snapshot.get(&object.key())).flatten();
+        if let Some(live) = live
+            && let Some(labels) = object.as_map_mut().get_mut("metadata").and_then(|m| m.get_mut("labels"))
+            && let Some(labels) = labels.as_object_mut()
+        {
+            labels.retain(|name, _| name != "kubesphere.io/workspace" || live.label(name).is_none());
+        }
+        object
+    }
+
+    /// The object with all references to secrets put in place that can be; others stay for who writes it.
+    fn resolve(&self, object: &Object, spec: &Value) -> Object {
+        let lookup = |reference: &Reference| match reference {
+            Reference::Secret { namespace, name, key, .. } => {
+                let secret = self.snapshot.get(&ObjectKey::namespaced("", "Secret", namespace, name))?;
+                STANDARD.decode(secret.get("/data")?.get(key)?.as_str()?).ok()
+            }
+            Reference::Setting { path } => {
+                let value = path.split('.').try_fold(spec, |value, name| value.get(name))?;
+                Some(value.as_str()?.as_bytes().to_vec())
+            }
+        };
+        release::secret::resolve(object.as_value(), &lookup)
+            .ok()
+            .and_then(|value| Object::try_from(value).ok())
+            .unwrap_or_else(|| object.clone())
+    }
+}
+
+/// Objects whose loss would lose data or lock people out, whatever a record says.
+fn is_precious(key: &ObjectKey) -> bool {
+    key.is("iam.kubesphere.io", "User")
+        || key.is("", "Namespace")
+        || key.is("", "PersistentVolumeClaim")
+        || key.is("apiextensions.k8s.io", "CustomResourceDefinition")
+        || key.is_secret()
+        || key.name == "cluster-admin"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_holds_data_is_ever_deleted_by_record() {
+        let check = |key: ObjectKey, expect: bool| assert_eq!(is_precious(&key), expect, "{key}");
+        check(ObjectKey::cluster("iam.kubesphere.io", "User", "admin"), true);
+        check(ObjectKey::cluster("", "Namespace", "kubesphere-system"), true);
+        check(ObjectKey::namespaced("", "PersistentVolumeClaim", "n", "p"), true);
+        check(ObjectKey::namespaced("", "ConfigMap", "n", "c"), false);
+    }
+
+    #[test]
+    fn digests_do_not_depend_on_key_order() {
+        assert_eq!(crate::plan::digest_value(&json!({"a":1,"b":2})), crate::plan::digest_value(&json!({"b":2,"a":1})));
+    }
+}

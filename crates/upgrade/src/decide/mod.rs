@@ -1,0 +1,284 @@
+//! From what is there to what is to be done.
+
+mod access;
+mod core;
+mod step;
+
+use ::access::Impact;
+use object::{Object, ObjectKey, merge::DriftPolicy};
+use release::{Files, Release, Releases, Version};
+
+use crate::{
+    Action, Finding, Plan, Snapshot, Stage, cluster_configuration_key,
+    plan::FORMAT,
+    preflight, reasons,
+    settings::{self, Settings},
+    verify,
+};
+
+/// What the caller wants.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The release to upgrade to; the newest one when `None`.
+    pub target: Option<String>,
+    /// What becomes of fields that were changed by hand.
+    pub drift: DriftPolicy,
+    /// Go on on a Kubernetes version that the release does not support.
+    pub allow_unsupported_kubernetes: bool,
+    /// Bring the rules of kept templates up to the new release in custom roles.
+    pub refresh_templates: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            target: None,
+            drift: DriftPolicy::default(),
+            allow_unsupported_kubernetes: false,
+            refresh_templates: true,
+        }
+    }
+}
+
+/// What was decided. A plan is there whenever one could be made, also beside blockers; with blockers it must not
+/// be run.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The version that the cluster is at, where that is known.
+    pub from: Option<String>,
+    /// The version that the plan leads to.
+    pub to: String,
+    pub plan: Option<Plan>,
+    /// Sorted, most severe first.
+    pub findings: Vec<Finding>,
+}
+
+/// The Deployment of the installer in the cluster.
+pub fn installer_key() -> ObjectKey {
+    ObjectKey::namespaced("apps", "Deployment", "kubesphere-system", "ks-installer")
+}
+
+/// The release that is asked for.
+///
+/// # Errors
+/// A finding that names the releases there are.
+pub fn target<'a>(releases: &'a Releases, options: &Options) -> Result<&'a Release, Finding> {
+    let found = match &options.target {
+        None => releases.latest(),
+        Some(asked) => asked.parse::<Version>().ok().and_then(|version| releases.get(&version)),
+    };
+    found.ok_or_else(|| {
+        let asked = options.target.as_deref().unwrap_or("at all");
+        let known: Vec<String> = releases.iter().map(|r| r.version.to_string()).collect();
+        Finding::blocker(reasons::UNKNOWN_RELEASE, format!("this installer knows no release {asked}"))
+            .hint(format!("it knows {}", known.join(", ")))
+    })
+}
+
+/// Decides what to do, from what is there alone.
+pub fn decide(snapshot: &Snapshot, releases: &Releases, options: &Options) -> Decision {
+    let from = preflight::installed(snapshot).version().map(str::to_owned);
+    let release = match target(releases, options) {
+        Ok(release) => release,
+        Err(finding) => {
+            let to = options.target.clone().unwrap_or_default();
+            return Decision { from, to, plan: None, findings: vec![finding] };
+        }
+    };
+    let mut decider = Decider::new(snapshot, release, options);
+    let plan = decider.plan(from.as_deref());
+    let mut findings = decider.findings;
+    preflight::sort(&mut findings);
+    Decision { from, to: release.version.to_string(), plan, findings }
+}
+
+/// Checks that a cluster is as the target release wants it, and that what the upgrade should leave alone is as it was
+/// `before`. A blocker among the findings means that it is not.
+pub fn verify_upgrade(
+    before: Option<&Snapshot>,
+    after: &Snapshot,
+    releases: &Releases,
+    options: &Options,
+) -> Vec<Finding> {
+    let release = match target(releases, options) {
+        Ok(release) => release,
+        Err(finding) => return vec![finding],
+    };
+    let mut decider = Decider::new(after, release, options);
+    let Some((catalog, policy)) = decider.catalog(&release.version) else { return decider.findings };
+    let before = before.and_then(|snapshot| {
+        let installed = preflight::installed(snapshot).version()?.to_owned();
+        Some((snapshot, decider.catalog_before(&installed)?))
+    });
+    decider.findings.clear();
+    let components = decider.stages_of(None);
+    let left: Vec<_> = decider
+        .stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .filter(|step| !matches!(step.action, Action::Wait { .. }))
+        .map(|step| step.object.to_string())
+        .collect();
+    let context = verify::Context {
+        target: &release.version,
+        workloads: &components.targets.workloads,
+        definitions: &components.targets.custom_resource_definitions,
+        webhook_services: &components.targets.webhook_services,
+        catalog: &catalog,
+        policy: &policy,
+        before: before.as_ref().map(|(snapshot, catalog)| (*snapshot, catalog)),
+    };
+    let mut findings = verify::verify(after, &context);
+    if !left.is_empty() {
+        findings.push(
+            Finding::warning(
+                reasons::NOT_CONVERGED,
+                format!("another run would write again: {}", preflight::some_of(&left)),
+            )
+            .hint("somebody changed it meanwhile, or keeps changing it: look with ks-installer plan --details"),
+        );
+    }
+    preflight::sort(&mut findings);
+    findings
+}
+
+struct Decider<'a> {
+    snapshot: &'a Snapshot,
+    release: &'a Release,
+    options: &'a Options,
+    files: Files,
+    findings: Vec<Finding>,
+    stages: Vec<Stage>,
+    settings: Option<Settings>,
+    impact: Impact,
+    /// Objects of the release that already are as they should be.
+    unchanged: usize,
+}
+
+impl<'a> Decider<'a> {
+    fn new(snapshot: &'a Snapshot, release: &'a Release, options: &'a Options) -> Self {
+        Self {
+            snapshot,
+            release,
+            options,
+            files: Files::embedded(),
+            findings: Vec::new(),
+            stages: Vec::new(),
+            settings: None,
+            impact: Impact::default(),
+            unchanged: 0,
+        }
+    }
+
+    /// Decides all stages.
+    fn stages_of(&mut self, from: Option<&str>) -> core::Components {
+        let snapshot = self.snapshot;
+        let configuration = snapshot.get(&cluster_configuration_key());
+        let empty = serde_json::json!({});
+        let spec = configuration.and_then(|c| c.get("/spec")).unwrap_or(&empty);
+        let status = configuration.and_then(|c| c.get("/status")).unwrap_or(&empty);
+        let conversion = settings::convert(spec, status, &settings::LiveFacts::read(snapshot));
+        self.findings.extend(conversion.notes.iter().cloned());
+        match Settings::parse(&conversion.spec, &settings::cluster_facts(snapshot)) {
+            Ok(parsed) => self.settings = Some(parsed),
+            Err(findings) => self.findings.extend(findings),
+        }
+        self.stop_old_installer();
+        if let Some(configuration) = configuration {
+            self.convert_configuration(configuration, &conversion.spec);
+        }
+        let settings = self.settings.clone();
+        let components = settings.map(|settings| self.components(&settings)).unwrap_or_default();
+        self.access(from);
+        if let Some(configuration) = configuration {
+            self.complete(configuration);
+        }
+        self.order();
+        components
+    }
+
+    fn plan(&mut self, from: Option<&str>) -> Option<Plan> {
+        let snapshot = self.snapshot;
+        let components = self.stages_of(from);
+        self.preflight(&components);
+        let untouched_components = self
+            .settings
+            .iter()
+            .flat_map(|settings| &settings.components)
+            .filter(|name| self.release.component(name).is_none())
+            .cloned()
+            .collect();
+        snapshot.get(&cluster_configuration_key())?;
+        let mut findings = self.findings.clone();
+        preflight::sort(&mut findings);
+        Some(Plan {
+            format: FORMAT,
+            cluster: snapshot.cluster_id().unwrap_or_default().to_owned(),
+            from: from.unwrap_or("nothing").to_owned(),
+            to: self.release.version.to_string(),
+            kubernetes: snapshot.kubernetes.clone(),
+            stages: std::mem::take(&mut self.stages),
+            unchanged: self.unchanged,
+            untouched_components,
+            findings,
+            impact: std::mem::take(&mut self.impact),
+        })
+    }
+
+    fn preflight(&mut self, components: &core::Components) {
+        let settings = self.settings.as_ref();
+        let admin = ObjectKey::cluster("iam.kubesphere.io", "User", "admin");
+        if let Some(settings) = settings {
+            self.findings.extend(settings.check(self.snapshot.get(&admin).is_some()));
+            self.findings.extend(core::check_redis(self.snapshot, settings));
+        }
+        let writes: Vec<_> = self
+            .stages
+            .iter()
+            .flat_map(|stage| &stage.steps)
+            .filter_map(|step| preflight::Write::of_step(step, self.snapshot))
+            .collect();
+        let rendered: Vec<&Object> = components.manifests.iter().map(|m| &m.object).collect();
+        let context = preflight::Context {
+            target: &self.release.version,
+            upgrade_from: &self.release.upgrade_from,
+            kubernetes: &self.release.kubernetes,
+            allow_unsupported_kubernetes: self.options.allow_unsupported_kubernetes,
+            storage_class: match settings.map(|s| &s.storage_class) {
+                None | Some(settings::StorageClass::Unchecked) => preflight::StorageClass::Unchecked,
+                Some(settings::StorageClass::Default) => preflight::StorageClass::Default,
+                Some(settings::StorageClass::Named(name)) => preflight::StorageClass::Named(name),
+            },
+            rendered: &rendered,
+            workloads: &components.targets.workloads,
+            writes: &writes,
+        };
+        let findings = preflight::check(self.snapshot, &context);
+        self.findings.extend(findings);
+    }
+
+    /// The stages in the order in which they are carried out, those without steps left out.
+    fn order(&mut self) {
+        let position = |stage: &Stage| ORDER.iter().position(|(name, _)| *name == stage.name);
+        self.stages.sort_by_key(position);
+        self.stages.retain(|stage| !stage.steps.is_empty());
+    }
+}
+
+/// All stages, in order: whatever is read by a later one is written by an earlier one, and what judges writes
+/// (webhooks) or says that all is done (the version in the status) comes last.
+const ORDER: [(&str, &str); 13] = [
+    ("old-installer", "Old installer"),
+    ("configuration", "Configuration"),
+    ("namespaces", "Namespaces"),
+    ("definitions", "Custom resource definitions"),
+    ("secrets", "Secrets"),
+    ("role-templates", "Role templates"),
+    ("bindings", "Role bindings"),
+    ("custom-roles", "Custom roles"),
+    ("removed-roles", "Removed roles"),
+    ("core", "Core configuration"),
+    ("workloads", "Core workloads"),
+    ("webhooks", "Webhooks"),
+    ("completion", "Completion"),
+];

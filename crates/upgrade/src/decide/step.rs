@@ -1,0 +1,124 @@
+//! Steps, made from an object as it is and as it should be.
+
+use object::{Object, ObjectKey, diff, merge};
+use serde_json::Value;
+
+use super::{Decider, ORDER};
+use crate::{
+    Action, Finding, Stage, Step,
+    plan::{self, Body, Condition},
+    reasons,
+};
+
+impl Decider<'_> {
+    pub(super) fn push(&mut self, stage: &str, step: Step) {
+        if let Some(found) = self.stages.iter_mut().find(|s| s.name == stage) {
+            found.steps.push(step);
+            return;
+        }
+        let title = ORDER.iter().find(|(name, _)| *name == stage).map_or(stage, |(_, title)| *title);
+        self.stages.push(Stage { name: stage.into(), title: title.into(), steps: vec![step] });
+    }
+
+    /// Plans to apply `new`, unless the live object already equals the result. `old` is what the old release set.
+    /// `shown` is `new` with references in place of secrets, for what is shown. Returns whether there is a step.
+    pub(super) fn apply(&mut self, stage: &str, old: Option<&Value>, new: &Object, shown: &Object) -> bool {
+        let key = new.key();
+        let Some(live) = self.snapshot.get(&key) else {
+            let action = Action::Apply {
+                digest: plan::digest_value(shown.as_value()),
+                body: Body(new.as_value().clone()),
+                previous: None,
+            };
+            self.push(stage, step(key, action, None));
+            return true;
+        };
+        let mut merged = merge::three_way(old, live, new, self.options.drift);
+        if merged.drift.is_empty() && merged.changes.is_empty() {
+            self.unchanged += 1;
+            return false;
+        }
+        for drift in &mut merged.drift {
+            let shown = diff::Change::new(&drift.path, drift.released.as_ref(), drift.live.as_ref()).redacted(&key);
+            (drift.released, drift.live) = (shown.from, shown.to);
+            let message = if drift.kept {
+                format!("{} was changed by hand and stays as it is", drift.path)
+            } else {
+                format!("{} was changed by hand; the release sets it", drift.path)
+            };
+            let finding = if drift.kept {
+                Finding::info(reasons::DRIFT_KEPT, message)
+                    .hint("upgrade with --drift overwrite to put the release's values back")
+            } else {
+                Finding::warning(reasons::DRIFT_OVERWRITTEN, message)
+            };
+            self.findings.push(finding.on(key.clone()));
+        }
+        if merged.changes.is_empty() {
+            self.unchanged += 1;
+            return false;
+        }
+        let mut previous = old.cloned();
+        if live.annotation(object::LAST_APPLIED).is_some() {
+            // What client-side apply noted down is no longer true once somebody else applies.
+            let previous = previous.get_or_insert_with(|| live.last_applied().unwrap_or_default());
+            if previous.is_object() {
+                previous["metadata"]["annotations"][object::LAST_APPLIED] = "".into();
+            }
+        }
+        let action = Action::Apply {
+            digest: plan::digest_value(&merged.applied),
+            body: Body(merged.applied),
+            previous: previous.map(Body),
+        };
+        let mut step = step(key.clone(), action, Some(live));
+        step.changes = merged.changes.into_iter().map(|change| change.redacted(&key)).collect();
+        step.drift = merged.drift;
+        self.push(stage, step);
+        true
+    }
+
+    /// Plans a merge patch of a live object.
+    pub(super) fn patch(&mut self, stage: &str, live: &Object, patch: Value, note: Option<String>) {
+        let key = live.key();
+        let changes = patch_changes(live.as_value(), &patch);
+        let action = Action::Patch { digest: plan::digest_value(&patch), body: Body(patch) };
+        let mut step = step(key.clone(), action, Some(live));
+        step.changes = changes.into_iter().map(|change| change.redacted(&key)).collect();
+        step.note = note;
+        self.push(stage, step);
+    }
+
+    pub(super) fn wait(&mut self, stage: &str, key: ObjectKey, condition: Condition) {
+        self.push(stage, step(key, Action::Wait { condition }, None));
+    }
+}
+
+pub(super) fn step(object: ObjectKey, action: Action, live: Option<&Object>) -> Step {
+    Step { object, action, before: live.map(plan::digest), changes: Vec::new(), drift: Vec::new(), note: None }
+}
+
+/// What a JSON merge patch (RFC 7386) changes in a value.
+fn patch_changes(live: &Value, patch: &Value) -> Vec<diff::Change> {
+    let mut after = live.clone();
+    merge_patch(&mut after, patch);
+    diff::changes(live, &after)
+}
+
+pub(super) fn merge_patch(value: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else {
+        *value = patch.clone();
+        return;
+    };
+    if !value.is_object() {
+        *value = Value::Object(serde_json::Map::new());
+    }
+    let Some(map) = value.as_object_mut() else { return };
+    for (name, change) in patch {
+        if change.is_null() {
+            map.remove(name);
+        } else {
+            merge_patch(map.entry(name.clone()).or_insert(Value::Null), change);
+        }
+    }
+}
