@@ -195,7 +195,7 @@ impl Failure {
                 Some(reason) => format!("the server answered {code} {reason}"),
                 None => format!("the server answered {code}"),
             },
-            Some(answer) => words(answer, secret),
+            Some(answer) => words(answer, &class, secret),
         };
         Self {
             class,
@@ -249,6 +249,10 @@ fn classify(code: u16, retry_after: Option<Duration>, answer: Option<&Status>) -
     if let Some(webhook) = quoted_after(message, "admission webhook ") {
         return ErrorClass::WebhookDenied { webhook };
     }
+    if message.starts_with("failed to create typed ") {
+        // Older API servers say so with a status of 500, as if it were their fault.
+        return ErrorClass::Invalid;
+    }
     match code {
         401 => ErrorClass::Unauthorized,
         403 => ErrorClass::Forbidden,
@@ -283,31 +287,40 @@ fn quoted_after(message: &str, prefix: &str) -> Option<String> {
 }
 
 /// The server's words without anything that repeats the body.
-fn words(answer: &Status, secret: bool) -> String {
+fn words(answer: &Status, class: &ErrorClass, secret: bool) -> String {
     let message = answer.message.as_str();
-    if secret && matches!(answer.code, 400 | 422) {
-        let fields: Vec<_> = answer
-            .details
-            .iter()
-            .flat_map(|d| &d.causes)
-            .map(|c| c.field.as_str())
-            .filter(|f| !f.is_empty())
-            .collect();
-        return match fields.is_empty() {
-            true => format!("the server does not accept the contents ({})", answer.reason),
-            false => format!(
-                "the server does not accept {} ({})",
-                fields.join(", "),
-                answer.reason
-            ),
-        };
+    match class {
+        ErrorClass::Invalid if secret => {
+            let details = answer.details.iter().flat_map(|d| &d.causes);
+            let fields: Vec<_> = details
+                .map(|c| c.field.as_str())
+                .filter(|f| !f.is_empty())
+                .collect();
+            let fields = if fields.is_empty() {
+                "its contents".to_owned()
+            } else {
+                fields.join(", ")
+            };
+            return format!("the server does not accept {fields}");
+        }
+        ErrorClass::WebhookDenied { webhook } if secret => {
+            return format!("admission webhook \"{webhook}\" denied the request");
+        }
+        _ => {}
     }
-    // The JSON reader of older API servers repeats what it read around the place where it stopped.
-    let end = ["error found in #", ", bigger context", "|...", "...|"]
-        .iter()
-        .filter_map(|mark| message.find(mark))
-        .min()
-        .unwrap_or(message.len());
+    // Readers of older API servers repeat what they read around the place where they stopped.
+    let end = [
+        "error found in #",
+        ", bigger context",
+        "|...",
+        "...|",
+        ", got &{",
+        ", got &[",
+    ]
+    .iter()
+    .filter_map(|mark| message.find(mark))
+    .min()
+    .unwrap_or(message.len());
     let message = message[..end].trim_end_matches([' ', ',', ':']);
     if message.is_empty() {
         answer.reason.clone()
@@ -410,6 +423,11 @@ mod tests {
             ErrorClass::Expired,
         );
         check(
+            500,
+            json!({"message": "failed to create typed patch object: .data: expected map, got &{a}"}),
+            ErrorClass::Invalid,
+        );
+        check(
             422,
             json!({"message": "x is invalid", "reason": "Invalid"}),
             ErrorClass::Invalid,
@@ -484,7 +502,7 @@ mod tests {
             "Secret \"a\" is invalid: data[password]: Invalid value: \"hunter2\"",
             true,
         );
-        assert_eq!(told, "the server does not accept data[password] (Invalid)");
+        assert_eq!(told, "the server does not accept data[password]");
         check(
             "v1.Secret.ObjectMeta: error found in #10 byte of ...|hunter2|..., bigger context ...|hunter2|...",
             false,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use object::Object;
+
 use crate::discovery::Resource;
 
 /// What to read: some kinds wherever they are, others only in the platform's own namespaces, the rest not at all.
@@ -10,8 +12,11 @@ use crate::discovery::Resource;
 pub struct Scope {
     everywhere: BTreeSet<(String, String)>,
     platform: BTreeSet<(String, String)>,
-    all_platform_kinds: bool,
+    is_copy: bool,
 }
+
+/// The workspace of namespaces that belong to the platform.
+const WORKSPACE: (&str, &str) = ("kubesphere.io/workspace", "system-workspace");
 
 /// How far a kind is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +94,7 @@ impl Scope {
         Self {
             everywhere: pairs(EVERYWHERE),
             platform: pairs(PLATFORM),
-            all_platform_kinds: false,
+            is_copy: false,
         }
     }
 
@@ -100,7 +105,7 @@ impl Scope {
         Self {
             everywhere,
             platform: pairs(PLATFORM),
-            all_platform_kinds: true,
+            is_copy: true,
         }
     }
 
@@ -115,9 +120,15 @@ impl Scope {
         self
     }
 
-    /// Whether a namespace belongs to the platform, not to its users.
-    pub fn is_platform_namespace(name: &str) -> bool {
-        name == "kube-system" || name.starts_with("kubesphere-")
+    /// Whether a namespace is one whose objects of all kinds in scope are read. A copy also has those of
+    /// optional components and Kubernetes' own.
+    pub(crate) fn has_namespace(&self, namespace: &Object) -> bool {
+        let name = namespace.name();
+        let is_platform = name == "kube-system" || name.starts_with("kubesphere-");
+        is_platform
+            || self.is_copy
+                && (namespace.label(WORKSPACE.0) == Some(WORKSPACE.1)
+                    || matches!(name, "default" | "kube-node-lease" | "kube-public"))
     }
 
     pub(crate) fn reach(&self, resource: &Resource) -> Reach {
@@ -134,7 +145,7 @@ impl Scope {
             } else {
                 Reach::Everywhere
             }
-        } else if self.all_platform_kinds && served.namespaced {
+        } else if self.is_copy && served.namespaced {
             Reach::PlatformNamespaces
         } else {
             Reach::Nowhere
@@ -171,6 +182,8 @@ fn pairs(kinds: &[(&str, &[&str])]) -> BTreeSet<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -194,6 +207,27 @@ mod tests {
         check("scheduling.k8s.io", "PriorityClass", false, Nowhere, Everywhere);
         check("cert-manager.io", "ClusterIssuer", false, Nowhere, Nowhere);
         check("", "Event", true, Nowhere, Nowhere);
+    }
+
+    #[test]
+    fn namespaces_of_users_are_left_out() {
+        let check = |name: &str, workspace: &str, upgrade, copy| {
+            let namespace = json!({"apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": name, "labels": {"kubesphere.io/workspace": workspace}}});
+            let namespace = Object::try_from(namespace).unwrap();
+            assert_eq!(
+                Scope::upgrade().has_namespace(&namespace),
+                upgrade,
+                "upgrade: {name}"
+            );
+            assert_eq!(Scope::copy().has_namespace(&namespace), copy, "copy: {name}");
+        };
+        check("kubesphere-system", "system-workspace", true, true);
+        check("kubesphere-system", "", true, true);
+        check("kube-system", "system-workspace", true, true);
+        check("istio-system", "system-workspace", false, true);
+        check("default", "", false, true);
+        check("proj1", "demo", false, false);
     }
 
     #[test]

@@ -133,11 +133,10 @@ impl Cluster {
         let mut platform: Vec<String> = KNOWN_NAMESPACES.iter().map(|n| (*n).to_owned()).collect();
         match list_any(&self.client, discovery.versions("", "Namespace"), None).await {
             Ok(namespaces) => {
-                platform = namespaces
+                let own = namespaces
                     .iter()
-                    .map(|n| n.name().to_owned())
-                    .filter(|n| Scope::is_platform_namespace(n))
-                    .collect();
+                    .filter(|namespace| scope.has_namespace(namespace));
+                platform = own.map(|namespace| namespace.name().to_owned()).collect();
                 keep(&mut objects, namespaces);
             }
             Err(failure) => note(&mut unreadable, "namespaces", None, failure)?,
@@ -180,7 +179,7 @@ impl Cluster {
         }
         drop(reads);
 
-        let outside = services_behind_webhooks(objects.values().map(AsRef::as_ref));
+        let outside = services_behind_webhooks(objects.values().map(AsRef::as_ref), &platform);
         let services: Vec<_> = stream::iter(outside)
             .map(|(namespace, name)| async move {
                 futures::join!(
@@ -234,7 +233,10 @@ fn note(
 
 /// Namespace and name of the services that webhooks in front of our writes need and that are not read anyway.
 /// Whether they are there decides whether a write can succeed.
-fn services_behind_webhooks<'a>(objects: impl Iterator<Item = &'a Object>) -> BTreeSet<(String, String)> {
+fn services_behind_webhooks<'a>(
+    objects: impl Iterator<Item = &'a Object>,
+    platform: &[String],
+) -> BTreeSet<(String, String)> {
     objects
         .flat_map(|object| {
             let configs: Vec<&Value> = match (object.group(), object.kind()) {
@@ -256,6 +258,6 @@ fn services_behind_webhooks<'a>(objects: impl Iterator<Item = &'a Object>) -> BT
                 Some((text("namespace")?, text("name")?))
             })
         })
-        .filter(|(namespace, _)| !Scope::is_platform_namespace(namespace))
+        .filter(|(namespace, _)| !platform.contains(namespace))
         .collect()
 }
