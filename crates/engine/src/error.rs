@@ -10,7 +10,12 @@ pub enum RunError {
     #[error(transparent)]
     ReadObject(#[from] cluster::ReadError),
     #[error("{object} is not {condition} after {seconds} s: {progress}")]
-    WaitForCondition { object: ObjectKey, condition: upgrade::plan::Condition, seconds: u64, progress: String },
+    WaitForCondition {
+        object: ObjectKey,
+        condition: upgrade::plan::Condition,
+        seconds: u64,
+        progress: String,
+    },
     #[error("{object}: {progress}")]
     ConditionFailed { object: ObjectKey, progress: String },
     #[error("{object} needs {reference}, which is not there")]
@@ -28,7 +33,11 @@ impl RunError {
             Self::WriteObject(error) => error.hint(),
             Self::ReadObject(error) => error.hint(),
             Self::WaitForCondition { object, .. } | Self::ConditionFailed { object, .. } => {
-                let namespace = object.namespace.as_ref().map(|n| format!(" -n {n}")).unwrap_or_default();
+                let namespace = object
+                    .namespace
+                    .as_ref()
+                    .map(|n| format!(" -n {n}"))
+                    .unwrap_or_default();
                 Some(format!(
                     "look at it with: kubectl describe {}{namespace} {}; then run the upgrade again, it goes on from here",
                     object.kind.to_lowercase(),

@@ -9,7 +9,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use object::{Object, ObjectKey};
 use rand::{RngExt as _, seq::SliceRandom as _};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use release::{Certificate, GeneratedSecret, Recipe};
 use serde_json::{Map, Value, json};
@@ -25,13 +26,19 @@ pub(crate) async fn make(
 ) -> Result<Outcome, RunError> {
     let live = cluster.get(key).await?;
     let configuration = cluster.get(&upgrade::cluster_configuration_key()).await?;
-    let spec = configuration.as_ref().and_then(|c| c.get("/spec")).cloned().unwrap_or_default();
+    let spec = configuration
+        .as_ref()
+        .and_then(|c| c.get("/spec"))
+        .cloned()
+        .unwrap_or_default();
     let write = secret.keys_to_write(live.as_ref(), &spec);
     if write.is_empty() {
         return Ok(Outcome::AlreadyDone);
     }
-    let data = values(secret, live.as_ref(), &spec, &write)
-        .map_err(|message| RunError::GenerateSecret { object: key.clone(), message })?;
+    let data = values(secret, live.as_ref(), &spec, &write).map_err(|message| RunError::GenerateSecret {
+        object: key.clone(),
+        message,
+    })?;
     let written = match &live {
         Some(object) => {
             let version = object.resource_version();
@@ -94,9 +101,13 @@ fn values(
         && write.contains(&certificate.private_key)
     {
         let pair = certificate_pair(certificate).map_err(|error| error.to_string())?;
-        for (name, pem) in [&certificate.authority_key, &certificate.certificate_key, &certificate.private_key]
-            .into_iter()
-            .zip(pair)
+        for (name, pem) in [
+            &certificate.authority_key,
+            &certificate.certificate_key,
+            &certificate.private_key,
+        ]
+        .into_iter()
+        .zip(pair)
         {
             data.insert(name.clone(), STANDARD.encode(pem).into());
         }
@@ -107,7 +118,11 @@ fn values(
 /// Letters and digits with at least one lower-case letter, one upper-case letter and one digit: what KubeSphere's
 /// User schema wants of a password.
 fn alphanumeric(length: usize) -> String {
-    const CLASSES: [&[u8]; 3] = [b"abcdefghijklmnopqrstuvwxyz", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"0123456789"];
+    const CLASSES: [&[u8]; 3] = [
+        b"abcdefghijklmnopqrstuvwxyz",
+        b"ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        b"0123456789",
+    ];
     let mut random = rand::rng();
     let all = CLASSES.concat();
     let mut text: Vec<u8> = (0..length)
@@ -123,8 +138,11 @@ fn alphanumeric(length: usize) -> String {
 /// A JSON web token (RFC 7519) signed with HMAC-SHA-256.
 fn jwt(secret: &[u8], claims: &Map<String, Value>) -> String {
     let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let signed =
-        format!("{}.{}", encode(&json!({"alg": "HS256", "typ": "JWT"})), encode(&Value::Object(claims.clone())));
+    let signed = format!(
+        "{}.{}",
+        encode(&json!({"alg": "HS256", "typ": "JWT"})),
+        encode(&Value::Object(claims.clone()))
+    );
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
     mac.update(signed.as_bytes());
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
@@ -137,7 +155,9 @@ fn certificate_pair(wanted: &Certificate) -> Result<[String; 3], rcgen::Error> {
 
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.distinguished_name.push(DnType::CommonName, wanted.authority_common_name.as_str());
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, wanted.authority_common_name.as_str());
     authority.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
     (authority.not_before, authority.not_after) = (start, end);
     let authority_key = KeyPair::generate()?;
@@ -145,13 +165,22 @@ fn certificate_pair(wanted: &Certificate) -> Result<[String; 3], rcgen::Error> {
     let issuer = Issuer::new(authority, authority_key);
 
     let mut server = CertificateParams::new(wanted.dns_names.clone())?;
-    server.distinguished_name.push(DnType::CommonName, wanted.common_name.as_str());
-    server.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    server
+        .distinguished_name
+        .push(DnType::CommonName, wanted.common_name.as_str());
+    server.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+    ];
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     server.use_authority_key_identifier_extension = true;
     (server.not_before, server.not_after) = (start, end);
     let key = KeyPair::generate()?;
-    Ok([authority_pem, server.signed_by(&key, &issuer)?.pem(), key.serialize_pem()])
+    Ok([
+        authority_pem,
+        server.signed_by(&key, &issuer)?.pem(),
+        key.serialize_pem(),
+    ])
 }
 
 #[cfg(test)]
@@ -174,7 +203,9 @@ mod tests {
             let text = alphanumeric(16);
             assert_eq!(text.len(), 16);
             let has = |test: fn(&char) -> bool| text.chars().any(|c| test(&c));
-            assert!(has(char::is_ascii_lowercase) && has(char::is_ascii_uppercase) && has(char::is_ascii_digit));
+            assert!(
+                has(char::is_ascii_lowercase) && has(char::is_ascii_uppercase) && has(char::is_ascii_digit)
+            );
         }
     }
 
@@ -190,19 +221,29 @@ mod tests {
             part(parts.next().unwrap()),
             r#"{"email":"admin@kubesphere.io","username":"admin","token_type":"static_token"}"#
         );
-        assert_eq!(parts.next().unwrap(), "DDclOi-xm6EFvgJEM3nLjDcMolyMExFv_kgZ1ICek94");
+        assert_eq!(
+            parts.next().unwrap(),
+            "DDclOi-xm6EFvgJEM3nLjDcMolyMExFv_kgZ1ICek94"
+        );
     }
 
     #[test]
     fn what_is_there_is_kept_and_what_is_derived_follows() {
-        let all: Vec<String> =
-            ["secret", "token", "ca.crt", "tls.crt", "tls.key"].map(str::to_owned).to_vec();
+        let all: Vec<String> = ["secret", "token", "ca.crt", "tls.crt", "tls.key"]
+            .map(str::to_owned)
+            .to_vec();
         let spec = json!({"a":{"jwt":"given"}});
         let data = values(&secret(), None, &spec, &all).unwrap();
-        let text = |name: &str| String::from_utf8(STANDARD.decode(data[name].as_str().unwrap()).unwrap()).unwrap();
+        let text =
+            |name: &str| String::from_utf8(STANDARD.decode(data[name].as_str().unwrap()).unwrap()).unwrap();
         assert_eq!(text("secret"), "given");
-        assert_eq!(text("token"), jwt(b"given", json!({"email":"a","username":"b"}).as_object().unwrap()));
-        assert!(text("tls.crt").starts_with("-----BEGIN CERTIFICATE") && text("tls.key").contains("PRIVATE KEY"));
+        assert_eq!(
+            text("token"),
+            jwt(b"given", json!({"email":"a","username":"b"}).as_object().unwrap())
+        );
+        assert!(
+            text("tls.crt").starts_with("-----BEGIN CERTIFICATE") && text("tls.key").contains("PRIVATE KEY")
+        );
         let some = values(&secret(), None, &spec, &all[..1]).unwrap();
         assert_eq!(some.keys().collect::<Vec<_>>(), ["secret"]);
     }

@@ -1,7 +1,10 @@
 //! A plan, carried out stage by stage.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -60,8 +63,12 @@ pub async fn run(
         old_managers: &options.old_managers,
         listen,
         now: options.now.clone(),
+        written: Mutex::default(),
     };
-    listen(Event::RunStarted { stages: plan.stages.len(), steps: plan.steps().count() });
+    listen(Event::RunStarted {
+        stages: plan.stages.len(),
+        steps: plan.steps().count(),
+    });
     let mut summary = RunSummary::default();
     for (index, stage) in plan.stages.iter().enumerate() {
         let stage_started = Instant::now();
@@ -71,8 +78,10 @@ pub async fn run(
             title: stage.title.clone(),
             steps: stage.steps.len(),
         });
-        let (waits, writes): (Vec<_>, Vec<_>) =
-            stage.steps.iter().partition(|step| matches!(step.action, Action::Wait { .. }));
+        let (waits, writes): (Vec<_>, Vec<_>) = stage
+            .steps
+            .iter()
+            .partition(|step| matches!(step.action, Action::Wait { .. }));
         let written = AtomicUsize::new(0);
         let superseded: Vec<Option<ObjectKey>> = stream::iter(writes)
             .map(|step| {
@@ -107,14 +116,24 @@ pub async fn run(
             .buffer_unordered(options.concurrency.max(1))
             .try_collect::<Vec<()>>()
             .await?;
-        listen(Event::StageDone { index, took: stage_started.elapsed() });
+        listen(Event::StageDone {
+            index,
+            took: stage_started.elapsed(),
+        });
     }
-    listen(Event::RunDone { took: started.elapsed() });
+    listen(Event::RunDone {
+        took: started.elapsed(),
+    });
     Ok(summary)
 }
 
 fn done(listen: Listener<'_>, index: usize, step: &Step, outcome: Outcome) {
-    listen(Event::StepDone { index, object: step.object.clone(), action: step.action.name(), outcome });
+    listen(Event::StepDone {
+        index,
+        object: step.object.clone(),
+        action: step.action.name(),
+        outcome,
+    });
 }
 
 /// Polls until the step's condition holds, at growing intervals.
@@ -125,7 +144,9 @@ async fn wait(
     deadline: Duration,
     listen: Listener<'_>,
 ) -> Result<(), RunError> {
-    let Action::Wait { condition } = &step.action else { return Ok(()) };
+    let Action::Wait { condition } = &step.action else {
+        return Ok(());
+    };
     let key = &step.object;
     let until = Instant::now() + deadline;
     let mut interval = Duration::from_millis(20);
@@ -134,14 +155,21 @@ async fn wait(
         let progress = match check(cluster, key, *condition).await {
             Ok(Health::Complete) => return Ok(()),
             Ok(Health::Failed(progress)) => {
-                return Err(RunError::ConditionFailed { object: key.clone(), progress });
+                return Err(RunError::ConditionFailed {
+                    object: key.clone(),
+                    progress,
+                });
             }
             Ok(Health::Progressing(progress)) => progress,
             // A read that fails is no reason to give the wait up before its time.
             Err(error) => error.to_string(),
         };
         if progress != told {
-            listen(Event::Waiting { index, object: key.clone(), progress: progress.clone() });
+            listen(Event::Waiting {
+                index,
+                object: key.clone(),
+                progress: progress.clone(),
+            });
             told.clone_from(&progress);
         }
         if Instant::now() >= until {
@@ -157,7 +185,11 @@ async fn wait(
     }
 }
 
-async fn check(cluster: &Cluster, key: &ObjectKey, condition: Condition) -> Result<Health, cluster::ReadError> {
+async fn check(
+    cluster: &Cluster,
+    key: &ObjectKey,
+    condition: Condition,
+) -> Result<Health, cluster::ReadError> {
     if condition == Condition::Served {
         cluster.rediscover().await?;
         return Ok(Health::Complete);
@@ -197,10 +229,14 @@ async fn pods(cluster: &Cluster, workload: &Object) -> Result<Vec<Object>, clust
         .get("/spec/selector/matchLabels")
         .and_then(serde_json::Value::as_object)
         .map(|labels| {
-            let pairs: Vec<_> =
-                labels.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect();
+            let pairs: Vec<_> = labels
+                .iter()
+                .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
+                .collect();
             pairs.join(",")
         })
         .unwrap_or_default();
-    cluster.list("", "Pod", workload.namespace(), Some(&selector)).await
+    cluster
+        .list("", "Pod", workload.namespace(), Some(&selector))
+        .await
 }

@@ -31,7 +31,9 @@ fn value(reference: &Reference, holder: &Object) -> Option<Vec<u8>> {
     match reference {
         Reference::Secret { key, .. } => STANDARD.decode(holder.get("/data")?.get(key)?.as_str()?).ok(),
         Reference::Setting { path } => {
-            let value = path.split('.').try_fold(holder.get("/spec")?, |value, name| value.get(name))?;
+            let value = path
+                .split('.')
+                .try_fold(holder.get("/spec")?, |value, name| value.get(name))?;
             Some(value.as_str()?.as_bytes().to_vec())
         }
     }
@@ -55,8 +57,12 @@ impl Secrets {
             }
         }
         let known = self.known();
-        secret::resolve(body, &|reference| value(reference, known.get(&holder(reference))?)).map_err(|missing| {
-            RunError::ResolveSecret { object: key.clone(), reference: missing.to_string() }
+        secret::resolve(body, &|reference| {
+            value(reference, known.get(&holder(reference))?)
+        })
+        .map_err(|missing| RunError::ResolveSecret {
+            object: key.clone(),
+            reference: missing.to_string(),
         })
     }
 

@@ -33,7 +33,10 @@ impl Prepared {
     }
 
     pub fn blockers(&self) -> impl Iterator<Item = &Finding> {
-        self.decision.findings.iter().filter(|f| f.severity == Severity::Blocker)
+        self.decision
+            .findings
+            .iter()
+            .filter(|f| f.severity == Severity::Blocker)
     }
 }
 
@@ -78,7 +81,9 @@ pub async fn prepare(session: &Session<'_>) -> Result<Prepared, ReadError> {
         let required = plan.permissions(&snapshot);
         if !required.is_empty() {
             let allowed = session.cluster.review(&required).await?;
-            decision.findings.extend(preflight::check_permissions(&required, &allowed));
+            decision
+                .findings
+                .extend(preflight::check_permissions(&required, &allowed));
             decision.findings.sort();
         }
     }
@@ -108,14 +113,21 @@ impl Session<'_> {
             if round == ROUNDS {
                 return Err(SessionError::KeepsChanging(summary.superseded));
             }
-            listen(Event::Replanning { objects: summary.superseded });
+            listen(Event::Replanning {
+                objects: summary.superseded,
+            });
             prepared = prepare(self).await?;
             if prepared.blockers().next().is_some() {
                 return Err(SessionError::Blocked(prepared.blockers().cloned().collect()));
             }
         }
         let findings = self.verify(Some(&before)).await?;
-        Ok(Report { written, took: started.elapsed(), writing, findings })
+        Ok(Report {
+            written,
+            took: started.elapsed(),
+            writing,
+            findings,
+        })
     }
 
     /// Reads the cluster again and checks that it is as the target release wants it.
@@ -124,6 +136,11 @@ impl Session<'_> {
     /// The cluster cannot be read.
     pub async fn verify(&self, before: Option<&Snapshot>) -> Result<Vec<Finding>, ReadError> {
         let after = self.cluster.snapshot(&Scope::upgrade()).await?;
-        Ok(upgrade::verify_upgrade(before, &after, self.releases, &self.options))
+        Ok(upgrade::verify_upgrade(
+            before,
+            &after,
+            self.releases,
+            &self.options,
+        ))
     }
 }

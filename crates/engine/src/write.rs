@@ -1,6 +1,10 @@
 //! One step, carried out.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use cluster::{Cluster, ErrorClass, FIELD_MANAGER, WriteError};
 use object::{Object, ObjectKey, ownership};
@@ -19,22 +23,26 @@ pub(crate) struct Writer<'a> {
     pub listen: Listener<'a>,
     /// Local time as the ClusterConfiguration's status has it.
     pub now: String,
+    /// What this run wrote, as the server answered: a later step on the same object goes on from there.
+    pub written: Mutex<BTreeMap<ObjectKey, Object>>,
 }
 
 impl Writer<'_> {
     /// Carries out a step that writes. `read` is the object as the plan saw it.
     pub(crate) async fn step(&self, step: &Step, read: Option<&Object>) -> Result<Outcome, RunError> {
+        let written = self.written().get(&step.object).cloned();
+        let read = written.as_ref().or(read);
         match &step.action {
             Action::Apply { body, previous, .. } => self.apply(step, read, body, previous.as_ref()).await,
             Action::Patch { body, .. } => self.patch(step, read, &body.0).await,
             Action::Scale { replicas } => {
-                self.patch(step, read, &json!({"spec": {"replicas": replicas}})).await
+                self.patch(step, read, &json!({"spec": {"replicas": replicas}}))
+                    .await
             }
-            Action::Generate { secret } => {
-                generate::make(self.cluster, &step.object, secret).await
-            }
+            Action::Generate { secret } => generate::make(self.cluster, &step.object, secret).await,
             Action::Delete { uid } => {
-                self.retry(&step.object, || self.cluster.delete(&step.object, uid)).await?;
+                self.retry(&step.object, || self.cluster.delete(&step.object, uid))
+                    .await?;
                 Ok(Outcome::Changed)
             }
             Action::Wait { .. } => Ok(Outcome::Held),
@@ -44,8 +52,19 @@ impl Writer<'_> {
     /// The object as it is now when it still is what the plan was decided on, `None` when it is something else.
     async fn reread(&self, step: &Step) -> Result<Option<Option<Object>>, RunError> {
         let now = self.cluster.get(&step.object).await?;
-        let same = now.as_ref().map(plan::digest) == step.before;
+        let digest = now.as_ref().map(plan::digest);
+        let ours = self.written().get(&step.object).map(plan::digest);
+        let same = digest == step.before || (ours.is_some() && digest == ours);
         Ok(same.then_some(now))
+    }
+
+    fn written(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Object>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, object: Object) -> Outcome {
+        self.written().insert(object.key(), object);
+        Outcome::Changed
     }
 
     async fn apply(
@@ -63,17 +82,23 @@ impl Writer<'_> {
             let mut guarded = body.clone();
             if let Some(object) = &live {
                 let mut version = object.resource_version().unwrap_or_default().to_owned();
-                let fields = previous
-                    .and_then(|old| ownership::hand_over(object, &old.0, &body, self.old_managers, FIELD_MANAGER));
+                let fields = previous.and_then(|old| {
+                    ownership::hand_over(object, &old.0, &body, self.old_managers, FIELD_MANAGER)
+                });
                 if let Some(fields) = fields {
                     let patch = json!([
                         {"op": "replace", "path": "/metadata/managedFields", "value": fields},
                         {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
                     ]);
                     match self.retry(key, || self.cluster.json_patch(key, &patch)).await {
-                        Ok(handed) => handed.resource_version().unwrap_or_default().clone_into(&mut version),
+                        Ok(handed) => handed
+                            .resource_version()
+                            .unwrap_or_default()
+                            .clone_into(&mut version),
                         Err(error) if is_conflict(&error) => {
-                            let Some(now) = self.reread(step).await? else { return Ok(Outcome::Superseded) };
+                            let Some(now) = self.reread(step).await? else {
+                                return Ok(Outcome::Superseded);
+                            };
                             live = now;
                             continue;
                         }
@@ -85,9 +110,11 @@ impl Writer<'_> {
                 }
             }
             match self.retry(key, || self.cluster.apply(&guarded, true)).await {
-                Ok(_) => return Ok(Outcome::Changed),
+                Ok(object) => return Ok(self.note(object)),
                 Err(error) if is_conflict(&error) => {
-                    let Some(now) = self.reread(step).await? else { return Ok(Outcome::Superseded) };
+                    let Some(now) = self.reread(step).await? else {
+                        return Ok(Outcome::Superseded);
+                    };
                     live = now;
                 }
                 Err(error) => return Err(error),
@@ -105,9 +132,11 @@ impl Writer<'_> {
                 guarded["metadata"]["resourceVersion"] = version.into();
             }
             match self.retry(key, || self.cluster.merge_patch(key, &guarded)).await {
-                Ok(_) => return Ok(Outcome::Changed),
+                Ok(object) => return Ok(self.note(object)),
                 Err(error) if is_conflict(&error) => {
-                    let Some(now) = self.reread(step).await? else { return Ok(Outcome::Superseded) };
+                    let Some(now) = self.reread(step).await? else {
+                        return Ok(Outcome::Superseded);
+                    };
                     live = now;
                 }
                 Err(error) => return Err(error),
@@ -131,10 +160,16 @@ impl Writer<'_> {
                 return Err(error.into());
             }
             let after = match error.class() {
-                ErrorClass::Throttled { retry_after: Some(after) } => *after,
+                ErrorClass::Throttled {
+                    retry_after: Some(after),
+                } => *after,
                 _ => pause(tries),
             };
-            (self.listen)(Event::Retrying { object: key.clone(), message: error.to_string(), after });
+            (self.listen)(Event::Retrying {
+                object: key.clone(),
+                message: error.to_string(),
+                after,
+            });
             tokio::time::sleep(after).await;
             tries += 1;
         }
@@ -155,9 +190,11 @@ fn is_conflict(error: &RunError) -> bool {
 fn with_time(patch: &Value, now: &str) -> Value {
     match patch {
         Value::String(text) if text == upgrade::settings::NOW => now.into(),
-        Value::Object(map) => {
-            Value::Object(map.iter().map(|(name, value)| (name.clone(), with_time(value, now))).collect())
-        }
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .map(|(name, value)| (name.clone(), with_time(value, now)))
+                .collect(),
+        ),
         Value::Array(items) => items.iter().map(|item| with_time(item, now)).collect(),
         other => other.clone(),
     }

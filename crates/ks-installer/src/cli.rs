@@ -32,7 +32,15 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "NAME", help_heading = "Cluster")]
     pub context: Option<String>,
     /// What is printed on standard output
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Output")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Output"
+    )]
     pub output: Format,
     /// Log more to standard error (-vv: every request)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
@@ -65,9 +73,7 @@ pub(crate) enum Command {
     /// Save all that an upgrade may touch to an archive; the cluster is only read
     Backup(BackupArgs),
     /// Print a completion script for a shell
-    Completions {
-        shell: clap_complete::Shell,
-    },
+    Completions { shell: clap_complete::Shell },
 }
 
 /// What is decided, and how.

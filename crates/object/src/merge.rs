@@ -235,9 +235,7 @@ impl Context {
         if path == "metadata.creationTimestamp" {
             return None;
         }
-        if let (Some(old), Some(live)) = (old.as_object(), live.as_object())
-            && !old.is_empty()
-        {
+        if let (Some(old), Some(live)) = (old.as_object(), live.as_object()) {
             let mut kept = Map::new();
             for (name, value) in old {
                 if let Some(live) = live.get(name)
@@ -408,8 +406,8 @@ mod tests {
     #[test]
     fn a_dropped_field_goes_and_a_hand_made_change_stays() {
         let applied = check(
-            Some(json!({"replicas":1,"paused":false,"minReadySeconds":3})),
-            json!({"replicas":5,"paused":false,"minReadySeconds":9,"other":1}),
+            Some(json!({"replicas":1,"paused":false,"minReadySeconds":3,"empty":{}})),
+            json!({"replicas":5,"paused":false,"minReadySeconds":9,"other":1,"empty":{"theirs":1}}),
             json!({"replicas":1}),
             &["spec.paused"],
             &[("spec.replicas", true), ("spec.minReadySeconds", true)],

@@ -47,8 +47,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
 
 /// Connects to the cluster that the options choose; says which.
 async fn connect(global: &Global) -> anyhow::Result<Cluster> {
-    let options =
-        ConnectOptions { kubeconfig: global.kubeconfig.clone(), context: global.context.clone() };
+    let options = ConnectOptions {
+        kubeconfig: global.kubeconfig.clone(),
+        context: global.context.clone(),
+    };
     let (client, name) = cluster::connect(&options).await.map_err(|error| {
         let hint = error.hint();
         with_hint(error.into(), hint)
@@ -79,8 +81,9 @@ fn session<'a>(
     options: Options,
     wait_seconds: u64,
 ) -> Session<'a> {
-    let old_managers =
-        upgrade::target(releases, &options).map(|r| r.field_managers.clone()).unwrap_or_default();
+    let old_managers = upgrade::target(releases, &options)
+        .map(|r| r.field_managers.clone())
+        .unwrap_or_default();
     Session {
         cluster,
         releases,
@@ -102,10 +105,14 @@ fn save_plan(plan: &Plan, path: &Path) -> anyhow::Result<()> {
 
 /// Reads a saved plan.
 fn read_plan(path: &Path) -> anyhow::Result<Plan> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the plan {}", path.display()))?;
-    let format = serde_json::from_str::<serde_json::Value>(&text)
-        .with_context(|| format!("{} is not a saved plan: it is not JSON\nhint: save one with: ks-installer plan --save FILE", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
+    let format = serde_json::from_str::<serde_json::Value>(&text).with_context(|| {
+        format!(
+            "{} is not a saved plan: it is not JSON\nhint: save one with: ks-installer plan --save FILE",
+            path.display()
+        )
+    })?;
     if let Some(format) = format.get("format").and_then(serde_json::Value::as_u64)
         && format != u64::from(upgrade::plan::FORMAT)
     {
@@ -116,7 +123,10 @@ fn read_plan(path: &Path) -> anyhow::Result<Plan> {
         ));
     }
     serde_json::from_str(&text).with_context(|| {
-        format!("{} is not a saved plan\nhint: save one with: ks-installer plan --save FILE", path.display())
+        format!(
+            "{} is not a saved plan\nhint: save one with: ks-installer plan --save FILE",
+            path.display()
+        )
     })
 }
 

@@ -12,11 +12,17 @@ use crate::{
 async fn prepare(global: &Global, decide: &DecideArgs) -> anyhow::Result<Prepared> {
     let cluster = connect(global).await?;
     let releases = releases()?;
-    engine::prepare(&session(&cluster, &releases, decide.options(), 0)).await.map_err(read_error)
+    engine::prepare(&session(&cluster, &releases, decide.options(), 0))
+        .await
+        .map_err(read_error)
 }
 
 pub(super) fn verdict(prepared: &Prepared) -> Verdict {
-    if prepared.blockers().next().is_some() { Verdict::Refused } else { Verdict::Done }
+    if prepared.blockers().next().is_some() {
+        Verdict::Refused
+    } else {
+        Verdict::Done
+    }
 }
 
 /// The version that a decision leads from and to, for a heading.
@@ -43,11 +49,17 @@ pub(super) async fn preflight(global: &Global, args: &DecideArgs) -> anyhow::Res
         }))?;
         return Ok(verdict);
     }
-    let mut out = format!("{}: {}\n", text::bold(&heading(&prepared)), text::tally(prepared.findings()));
+    let mut out = format!(
+        "{}: {}\n",
+        text::bold(&heading(&prepared)),
+        text::tally(prepared.findings())
+    );
     out.push_str(&text::findings(prepared.findings()));
     out.push_str(match verdict {
         Verdict::Done => "\nThe cluster can be upgraded. Next: ks-installer plan, or ks-installer rehearse\n",
-        Verdict::Refused => "\nThe cluster cannot be upgraded as it is. Resolve the blockers and run preflight again.\n",
+        Verdict::Refused => {
+            "\nThe cluster cannot be upgraded as it is. Resolve the blockers and run preflight again.\n"
+        }
     });
     output::print(&out);
     Ok(verdict)
@@ -61,13 +73,19 @@ pub(super) async fn plan(global: &Global, args: &PlanArgs) -> anyhow::Result<Ver
             output::json(&json!({"plan": null, "findings": prepared.findings()}))?;
         } else {
             let heading = text::bold(&heading(&prepared));
-            output::print(&format!("{heading}: no plan can be made\n{}", text::findings(prepared.findings())));
+            output::print(&format!(
+                "{heading}: no plan can be made\n{}",
+                text::findings(prepared.findings())
+            ));
         }
         return Ok(Verdict::Refused);
     };
     if let Some(path) = &args.save {
         save_plan(plan, path)?;
-        output::note(&format!("plan saved to {}; run it with: ks-installer upgrade --plan {0}", path.display()));
+        output::note(&format!(
+            "plan saved to {}; run it with: ks-installer upgrade --plan {0}",
+            path.display()
+        ));
     }
     if global.output == Format::Json {
         output::json(&json!({"plan": plan, "findings": prepared.findings()}))?;
@@ -79,7 +97,9 @@ pub(super) async fn plan(global: &Global, args: &PlanArgs) -> anyhow::Result<Ver
     out.push_str(match (verdict, plan.is_empty()) {
         (Verdict::Refused, _) => "\nThis plan cannot be run until the blockers are resolved.\n",
         (Verdict::Done, true) => "\nThere is nothing to do.\n",
-        (Verdict::Done, false) => "\nNothing was written. Next: ks-installer rehearse, then ks-installer upgrade\n",
+        (Verdict::Done, false) => {
+            "\nNothing was written. Next: ks-installer rehearse, then ks-installer upgrade\n"
+        }
     });
     output::print(&out);
     Ok(verdict)

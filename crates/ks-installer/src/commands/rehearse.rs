@@ -16,8 +16,14 @@ use crate::{
 
 /// A sandbox that holds the given objects.
 pub(super) fn sandbox(kubernetes: &str, objects: Vec<Object>) -> anyhow::Result<Sandbox> {
-    let config = Config { kubernetes_version: kubernetes.to_owned(), ..Config::default() };
-    Ok(Sandbox::from_objects(config, objects.into_iter().map(Object::into_value))?)
+    let config = Config {
+        kubernetes_version: kubernetes.to_owned(),
+        ..Config::default()
+    };
+    Ok(Sandbox::from_objects(
+        config,
+        objects.into_iter().map(Object::into_value),
+    )?)
 }
 
 pub(super) fn client(sandbox: &Sandbox) -> Cluster {
@@ -29,10 +35,20 @@ async fn copy(global: &Global, args: &RehearseArgs) -> anyhow::Result<(String, V
         let cluster = connect(global).await?;
         let snapshot = cluster.snapshot(&Scope::copy()).await.map_err(read_error)?;
         for unreadable in &snapshot.unreadable {
-            output::note(&format!("warning: {} is not in the copy: {}", unreadable.resource, unreadable.message));
+            output::note(&format!(
+                "warning: {} is not in the copy: {}",
+                unreadable.resource, unreadable.message
+            ));
         }
-        let version = args.kubernetes_version.clone().unwrap_or(snapshot.kubernetes.clone());
-        let objects = snapshot.objects.into_values().map(std::sync::Arc::unwrap_or_clone).collect();
+        let version = args
+            .kubernetes_version
+            .clone()
+            .unwrap_or(snapshot.kubernetes.clone());
+        let objects = snapshot
+            .objects
+            .into_values()
+            .map(std::sync::Arc::unwrap_or_clone)
+            .collect();
         return Ok((version, objects));
     };
     let objects = dump::read(path).map_err(|error| {
@@ -60,7 +76,10 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
     let (version, objects) = copy(global, &args).await?;
     let count = objects.len();
     let sandbox = sandbox(&version, objects)?;
-    progress.end(&format!("{} on Kubernetes {version}", text::count(count, "object")));
+    progress.end(&format!(
+        "{} on Kubernetes {version}",
+        text::count(count, "object")
+    ));
 
     let cluster = client(&sandbox);
     let releases = releases()?;
@@ -73,7 +92,10 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
             output::print(&text::plan(plan, args.details));
             output::print(&text::impact(&plan.impact));
         } else {
-            output::print(&format!("{}: no plan can be made\n", text::bold(&plan::heading(&prepared))));
+            output::print(&format!(
+                "{}: no plan can be made\n",
+                text::bold(&plan::heading(&prepared))
+            ));
         }
         output::print(&text::findings(&findings));
     }
@@ -92,7 +114,11 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
     if let Some(path) = &args.save {
         save(&sandbox, path)?;
     }
-    let verdict = if report.is_verified() { Verdict::Done } else { Verdict::Refused };
+    let verdict = if report.is_verified() {
+        Verdict::Done
+    } else {
+        Verdict::Refused
+    };
     if json {
         output::json(&json!({
             "rehearsed": true, "verified": report.is_verified(), "written": report.written,
@@ -109,13 +135,18 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
             text::count(report.written, "object"),
             text::duration(started.elapsed())
         ),
-        Verdict::Refused => "\nThe upgrade of the copy was carried out, but verification failed.\n".to_owned(),
+        Verdict::Refused => {
+            "\nThe upgrade of the copy was carried out, but verification failed.\n".to_owned()
+        }
     });
     out.push_str(
         "Not played in a rehearsal: what KubeSphere's own controllers do after they start, such as bringing the new\nbuilt-in roles into every workspace and project.\n",
     );
     if let Some(path) = &args.save {
-        out.push_str(&format!("State after the upgrade: {} (it holds secrets)\n", path.display()));
+        out.push_str(&format!(
+            "State after the upgrade: {} (it holds secrets)\n",
+            path.display()
+        ));
     }
     output::print(&out);
     Ok(verdict)

@@ -12,8 +12,9 @@ use crate::{
 pub(super) async fn status(global: &Global, args: &DecideArgs) -> anyhow::Result<Verdict> {
     let cluster = connect(global).await?;
     let releases = releases()?;
-    let prepared =
-        engine::prepare(&session(&cluster, &releases, args.options(), 0)).await.map_err(read_error)?;
+    let prepared = engine::prepare(&session(&cluster, &releases, args.options(), 0))
+        .await
+        .map_err(read_error)?;
     let snapshot = &prepared.snapshot;
     let configuration = snapshot.get(&upgrade::cluster_configuration_key());
     let components: Vec<(String, String)> = configuration
@@ -25,7 +26,12 @@ pub(super) async fn status(global: &Global, args: &DecideArgs) -> anyhow::Result
         .collect();
     let workloads: Vec<(String, String, bool)> = snapshot
         .of_kind("apps", "Deployment")
-        .filter(|d| matches!(d.namespace(), Some("kubesphere-system" | "kubesphere-controls-system")))
+        .filter(|d| {
+            matches!(
+                d.namespace(),
+                Some("kubesphere-system" | "kubesphere-controls-system")
+            )
+        })
         .map(|deployment| {
             let health = health::rollout(deployment);
             let words = match &health {
@@ -54,23 +60,37 @@ pub(super) async fn status(global: &Global, args: &DecideArgs) -> anyhow::Result
         snapshot.kubernetes
     );
     if !components.is_empty() {
-        let words: Vec<_> = components.iter().map(|(name, status)| format!("{name} {status}")).collect();
+        let words: Vec<_> = components
+            .iter()
+            .map(|(name, status)| format!("{name} {status}"))
+            .collect();
         out.push_str(&format!("Components  {}\n", words.join(", ")));
     }
     for (name, words, healthy) in &workloads {
         let sign = if *healthy { text::tick() } else { "!".to_owned() };
         out.push_str(&format!("  {sign} {name}: {words}\n"));
     }
-    out.push_str(&format!("Upgrade     {}", match writes {
-        _ if prepared.blockers().next().is_some() => {
-            format!("to {} is blocked: {}\n", prepared.decision.to, text::tally(prepared.findings()))
+    out.push_str(&format!(
+        "Upgrade     {}",
+        match writes {
+            _ if prepared.blockers().next().is_some() => {
+                format!(
+                    "to {} is blocked: {}\n",
+                    prepared.decision.to,
+                    text::tally(prepared.findings())
+                )
+            }
+            Some(0) => format!("nothing to do for {}\n", prepared.decision.to),
+            Some(writes) => {
+                format!(
+                    "to {} would write {}\n",
+                    prepared.decision.to,
+                    text::count(writes, "object")
+                )
+            }
+            None => "no plan can be made; see: ks-installer preflight\n".to_owned(),
         }
-        Some(0) => format!("nothing to do for {}\n", prepared.decision.to),
-        Some(writes) => {
-            format!("to {} would write {}\n", prepared.decision.to, text::count(writes, "object"))
-        }
-        None => "no plan can be made; see: ks-installer preflight\n".to_owned(),
-    }));
+    ));
     output::print(&out);
     Ok(Verdict::Done)
 }

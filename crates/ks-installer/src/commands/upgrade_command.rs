@@ -9,7 +9,9 @@ use anyhow::{Context as _, anyhow, bail};
 use engine::{Prepared, Report, Session, SessionError};
 use serde_json::{Value, json};
 
-use super::{Verdict, backup, backup_path, connect, plan, read_error, read_plan, releases, session, with_hint};
+use super::{
+    Verdict, backup, backup_path, connect, plan, read_error, read_plan, releases, session, with_hint,
+};
 use crate::{
     cli::{Format, Global, UpgradeArgs},
     output::{self, progress::Progress, text},
@@ -19,7 +21,9 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
     let saved = args.plan.as_deref().map(read_plan).transpose()?;
     let json = global.output == Format::Json;
     if !args.yes && !std::io::stdin().is_terminal() {
-        bail!("upgrade asks before it writes, and there is nobody to ask\nhint: look at ks-installer plan, then add --yes");
+        bail!(
+            "upgrade asks before it writes, and there is nobody to ask\nhint: look at ks-installer plan, then add --yes"
+        );
     }
     let mut options = args.decide.options();
     if let (Some(saved), None) = (&saved, &options.target) {
@@ -32,7 +36,9 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
 
     let refuse = |why: &str, details: Value| -> anyhow::Result<Verdict> {
         if json {
-            output::json(&json!({"upgraded": false, "why": why, "details": details, "findings": prepared.findings()}))?;
+            output::json(
+                &json!({"upgraded": false, "why": why, "details": details, "findings": prepared.findings()}),
+            )?;
         }
         Ok(Verdict::Refused)
     };
@@ -45,7 +51,12 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         }
         output::print(&text::findings(prepared.findings()));
     }
-    let Some(plan) = prepared.decision.plan.as_ref().filter(|_| prepared.blockers().next().is_none()) else {
+    let Some(plan) = prepared
+        .decision
+        .plan
+        .as_ref()
+        .filter(|_| prepared.blockers().next().is_none())
+    else {
         if !json {
             output::print("\nNothing was written. Resolve the blockers and run the upgrade again.\n");
         }
@@ -73,9 +84,14 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         let findings = session.verify(None).await.map_err(read_error)?;
         let verified = findings.iter().all(|f| f.severity != upgrade::Severity::Blocker);
         if json {
-            output::json(&json!({"upgraded": verified, "written": 0, "verified": verified, "findings": findings}))?;
+            output::json(
+                &json!({"upgraded": verified, "written": 0, "verified": verified, "findings": findings}),
+            )?;
         } else {
-            output::print(&format!("\nThere is nothing to do: KubeSphere is at {}.\n", plan.to));
+            output::print(&format!(
+                "\nThere is nothing to do: KubeSphere is at {}.\n",
+                plan.to
+            ));
             output::print(&text::findings(&findings));
         }
         return Ok(if verified { Verdict::Done } else { Verdict::Refused });
@@ -91,12 +107,20 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
     } else {
         output::print(&outcome.to_text());
     }
-    Ok(if outcome.report.is_verified() { Verdict::Done } else { Verdict::Refused })
+    Ok(if outcome.report.is_verified() {
+        Verdict::Done
+    } else {
+        Verdict::Refused
+    })
 }
 
 fn confirm(writes: usize) -> anyhow::Result<bool> {
     let mut err = std::io::stderr().lock();
-    write!(err, "\nA backup is made first. Write {} to the cluster? [y/N] ", text::count(writes, "object"))?;
+    write!(
+        err,
+        "\nA backup is made first. Write {} to the cluster? [y/N] ",
+        text::count(writes, "object")
+    )?;
     err.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
@@ -122,12 +146,20 @@ pub(super) async fn execute(
     progress.begin("Backup");
     let saved = backup::write(&prepared.snapshot, prepared.decision.plan.as_ref(), &path)
         .context("there is no backup, so nothing was written to the cluster")?;
-    progress.end(&format!("{}, verified: {}", text::count(saved, "object"), path.display()));
+    progress.end(&format!(
+        "{}, verified: {}",
+        text::count(saved, "object"),
+        path.display()
+    ));
     let report = session.execute(prepared, &|event| progress.event(event)).await.map_err(|error| {
         let error = session_error(error);
         anyhow!("{error:#}\nThe upgrade is not finished. Run it again: it goes on from here. The backup is {}", path.display())
     })?;
-    Ok(Outcome { report, backup: path, to })
+    Ok(Outcome {
+        report,
+        backup: path,
+        to,
+    })
 }
 
 /// The error with what to do about it.
@@ -136,7 +168,9 @@ pub(super) fn session_error(error: SessionError) -> anyhow::Error {
         SessionError::Run(error) => error.hint(),
         SessionError::ReadSnapshot(error) => error.hint(),
         SessionError::Blocked(findings) => findings.first().and_then(|f| f.hint.clone()),
-        SessionError::KeepsChanging(_) => Some("find out who keeps writing them, then run the upgrade again".into()),
+        SessionError::KeepsChanging(_) => {
+            Some("find out who keeps writing them, then run the upgrade again".into())
+        }
     };
     with_hint(error.into(), hint)
 }

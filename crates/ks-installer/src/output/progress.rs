@@ -21,11 +21,18 @@ impl Progress {
         if !is_terminal {
             bars.set_draw_target(ProgressDrawTarget::hidden());
         }
-        Self { bars, is_terminal, show, current: Mutex::new(None) }
+        Self {
+            bars,
+            is_terminal,
+            show,
+            current: Mutex::new(None),
+        }
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Option<(ProgressBar, String)>> {
-        self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.current
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn line(&self, text: &str) {
@@ -58,17 +65,26 @@ impl Progress {
         match event {
             Event::StageStarted { title, steps, .. } => {
                 let bar = self.bars.add(ProgressBar::new(steps as u64));
-                bar.set_style(style("  {prefix:<26} [{bar:30}] {pos}/{len} {wide_msg}").progress_chars("=> "));
+                bar.set_style(
+                    style("  {prefix:<26} [{bar:30}] {pos}/{len} {wide_msg}").progress_chars("=> "),
+                );
                 bar.set_prefix(title.clone());
                 *self.current() = Some((bar, title));
             }
-            Event::StepDone { object, action, outcome, .. } => {
+            Event::StepDone {
+                object,
+                action,
+                outcome,
+                ..
+            } => {
                 if let Some((bar, _)) = &*self.current() {
                     bar.inc(1);
                     bar.set_message(format!("{action} {object}"));
                 }
                 if outcome == Outcome::Superseded {
-                    self.line(&format!("  {object} was changed by somebody else; it is planned again"));
+                    self.line(&format!(
+                        "  {object} was changed by somebody else; it is planned again"
+                    ));
                 }
                 tracing::debug!(%object, action, ?outcome, "step done");
             }
@@ -78,8 +94,15 @@ impl Progress {
                 }
                 tracing::info!(%object, progress, "waiting");
             }
-            Event::Retrying { object, message, after } => {
-                self.line(&format!("  {object}: {message}; trying again in {:.1} s", after.as_secs_f64()));
+            Event::Retrying {
+                object,
+                message,
+                after,
+            } => {
+                self.line(&format!(
+                    "  {object}: {message}; trying again in {:.1} s",
+                    after.as_secs_f64()
+                ));
             }
             Event::StageDone { took, .. } => {
                 let stage = self.current().take();
@@ -95,7 +118,10 @@ impl Progress {
                 }
             }
             Event::Replanning { objects } => {
-                self.line(&format!("  {} objects changed meanwhile; planning again from what is there", objects.len()));
+                let changed = super::text::count(objects.len(), "object");
+                self.line(&format!(
+                    "  {changed} changed meanwhile; planning again from what is there"
+                ));
             }
             Event::RunStarted { .. } | Event::RunDone { .. } => {}
         }

@@ -32,14 +32,22 @@ pub(crate) fn duration(time: Duration) -> String {
 
 /// `1 object`, `3 objects`
 pub(crate) fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
 }
 
 /// Findings by severity, each with its object, reason and hint.
 pub(crate) fn findings(findings: &[Finding]) -> String {
     let mut out = String::new();
     for (severity, title, colour) in [
-        (Severity::Blocker, "Blockers: nothing is written until these are resolved", RED),
+        (
+            Severity::Blocker,
+            "Blockers: nothing is written until these are resolved",
+            RED,
+        ),
         (Severity::Warning, "Warnings", YELLOW),
         (Severity::Info, "Good to know", DIM),
     ] {
@@ -49,8 +57,16 @@ pub(crate) fn findings(findings: &[Finding]) -> String {
         }
         let _ = writeln!(out, "\n{colour}{title} ({}){RESET}", of_severity.len());
         for finding in of_severity {
-            let object = finding.object.as_ref().map(|o| format!("{o}: ")).unwrap_or_default();
-            let _ = writeln!(out, "  - {object}{} {DIM}[{}]{RESET}", finding.message, finding.reason);
+            let object = finding
+                .object
+                .as_ref()
+                .map(|o| format!("{o}: "))
+                .unwrap_or_default();
+            let _ = writeln!(
+                out,
+                "  - {object}{} {DIM}[{}]{RESET}",
+                finding.message, finding.reason
+            );
             if let Some(hint) = &finding.hint {
                 let _ = writeln!(out, "    hint: {hint}");
             }
@@ -68,7 +84,11 @@ pub(crate) fn tally(findings: &[Finding]) -> String {
             parts.push(count(of(severity), noun));
         }
     }
-    if parts.is_empty() { "nothing in the way".to_owned() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "nothing in the way".to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 /// What the plan does, stage by stage. With `details` every field that changes is shown.
@@ -86,8 +106,17 @@ pub(crate) fn plan(plan: &Plan, details: bool) -> String {
     for stage in &plan.stages {
         let writes: Vec<_> = stage.steps.iter().filter(|s| !is_wait(s)).collect();
         let waits = stage.steps.len() - writes.len();
-        let waits = if waits == 0 { String::new() } else { format!(", then wait for {}", count(waits, "object")) };
-        let _ = writeln!(out, "\n{BOLD}{}{RESET} ({}{waits})", stage.title, count(writes.len(), "write"));
+        let waits = if waits == 0 {
+            String::new()
+        } else {
+            format!(", then wait for {}", count(waits, "object"))
+        };
+        let _ = writeln!(
+            out,
+            "\n{BOLD}{}{RESET} ({}{waits})",
+            stage.title,
+            count(writes.len(), "write")
+        );
         if details || writes.len() <= 12 {
             for step in writes {
                 self::step(&mut out, step, details);
@@ -132,7 +161,11 @@ fn step(out: &mut String, step: &Step, details: bool) {
         Action::Scale { replicas } => format!(" to {replicas} replicas"),
         _ => String::new(),
     };
-    let note = step.note.as_ref().map(|n| format!(" {DIM}({n}){RESET}")).unwrap_or_default();
+    let note = step
+        .note
+        .as_ref()
+        .map(|n| format!(" {DIM}({n}){RESET}"))
+        .unwrap_or_default();
     let _ = writeln!(out, "  {sign} {} {}{extra}{note}", verb(step), step.object);
     if details {
         for change in &step.changes {
@@ -165,7 +198,10 @@ fn summarise(steps: &[&Step]) -> BTreeMap<String, Vec<String>> {
             Some(namespace) => format!("{namespace}/{}", step.object.name),
             None => step.object.name.clone(),
         };
-        groups.entry(format!("{} {}", verb(step), step.object.kind)).or_default().push(name);
+        groups
+            .entry(format!("{} {}", verb(step), step.object.kind))
+            .or_default()
+            .push(name);
     }
     groups
 }
@@ -182,20 +218,33 @@ fn shorten(names: &[String]) -> String {
 /// Who loses and gains which permission.
 pub(crate) fn impact(impact: &access::Impact) -> String {
     let mut out = String::new();
-    let losing = impact.subjects.iter().filter(|s| !s.lost.is_empty()).map(|s| (&s.kind, &s.name));
+    let losing = impact
+        .subjects
+        .iter()
+        .filter(|s| !s.lost.is_empty())
+        .map(|s| (&s.kind, &s.name));
     let losing: std::collections::BTreeSet<_> = losing.collect();
     if losing.is_empty() {
         let _ = writeln!(out, "\n{BOLD}Access{RESET}: nobody loses a permission");
     } else {
         let names: Vec<_> = losing.iter().map(|(_, name)| (*name).clone()).collect();
-        let _ = writeln!(out, "\n{BOLD}Access{RESET}: {} lose permissions: {}", losing.len(), names.join(", "));
+        let _ = writeln!(
+            out,
+            "\n{BOLD}Access{RESET}: {} lose permissions: {}",
+            losing.len(),
+            names.join(", ")
+        );
     }
     for subject in &impact.subjects {
         let members = match subject.members.len() {
             0 => String::new(),
             _ => format!(" ({})", shorten(&subject.members)),
         };
-        let _ = writeln!(out, "  {} {}{members}, {}:", subject.kind, subject.name, subject.scope);
+        let _ = writeln!(
+            out,
+            "  {} {}{members}, {}:",
+            subject.kind, subject.name, subject.scope
+        );
         for lost in &subject.lost {
             let _ = writeln!(out, "    {RED}- loses{RESET}  {}", permission(lost));
         }

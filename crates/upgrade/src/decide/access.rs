@@ -21,17 +21,26 @@ impl Decider<'_> {
         let Some(from) = installed.and_then(|version| self.catalog_before(version)) else {
             return;
         };
-        let options = MigrateOptions { refresh_templates: self.options.refresh_templates };
+        let options = MigrateOptions {
+            refresh_templates: self.options.refresh_templates,
+        };
         let snapshot = self.snapshot;
         let state = snapshot.objects.values().map(AsRef::as_ref);
         let migration = ::access::migrate(state, &from, &catalog, &policy, options);
 
         for change in &migration.binding_changes {
-            let Some(live) = snapshot.get(&change.key) else { continue };
+            let Some(live) = snapshot.get(&change.key) else {
+                continue;
+            };
             match &change.action {
                 BindingAction::Rebind { to } => {
                     let patch = json!({"roleRef": {"name": to}});
-                    self.patch("bindings", live, patch, Some(format!("role {} is removed", change.from)));
+                    self.patch(
+                        "bindings",
+                        live,
+                        patch,
+                        Some(format!("role {} is removed", change.from)),
+                    );
                 }
                 BindingAction::DeleteRedundant { replacement } => {
                     let uid = live.uid().unwrap_or_default().to_owned();
@@ -45,7 +54,9 @@ impl Decider<'_> {
             }
         }
         for change in &migration.role_changes {
-            let Some(live) = snapshot.get(&change.key) else { continue };
+            let Some(live) = snapshot.get(&change.key) else {
+                continue;
+            };
             let mut patch = json!({});
             if let Some(annotation) = &change.annotation {
                 patch["metadata"]["annotations"][::access::AGGREGATION] = annotation.as_str().into();
@@ -61,7 +72,10 @@ impl Decider<'_> {
                 notes.push(format!("{} is now {}", renamed.from, renamed.to));
             }
             if !change.extended_templates.is_empty() {
-                notes.push(format!("extended by the release: {}", change.extended_templates.join(", ")));
+                notes.push(format!(
+                    "extended by the release: {}",
+                    change.extended_templates.join(", ")
+                ));
             }
             let note = (!notes.is_empty()).then(|| notes.join("; "));
             self.patch("custom-roles", live, patch, note);
@@ -73,10 +87,21 @@ impl Decider<'_> {
             step.note = Some("the release no longer has it, and nothing refers to it".into());
             self.push("removed-roles", step);
         }
-        self.findings.extend(migration.findings.into_iter().map(|finding| {
-            let severity = if finding.needs_decision { Severity::Warning } else { Severity::Info };
-            Finding { severity, reason: finding.reason, object: Some(finding.object), message: finding.message, hint: finding.hint }
-        }));
+        self.findings
+            .extend(migration.findings.into_iter().map(|finding| {
+                let severity = if finding.needs_decision {
+                    Severity::Warning
+                } else {
+                    Severity::Info
+                };
+                Finding {
+                    severity,
+                    reason: finding.reason,
+                    object: Some(finding.object),
+                    message: finding.message,
+                    hint: finding.hint,
+                }
+            }));
         self.impact = migration.impact;
     }
 
@@ -85,11 +110,16 @@ impl Decider<'_> {
         let installed: Version = installed.parse().ok()?;
         let known = catalog_versions(&self.files);
         let exact = known.iter().find(|v| **v == installed.core());
-        let nearest = exact.or_else(|| known.iter().rev().find(|v| **v < installed)).or(known.first())?.clone();
+        let nearest = exact
+            .or_else(|| known.iter().rev().find(|v| **v < installed))
+            .or(known.first())?
+            .clone();
         if exact.is_none() {
             self.findings.push(Finding::warning(
                 reasons::NO_CATALOG_FOR_VERSION,
-                format!("the permissions that {installed} shipped are not known; those of {nearest} are taken"),
+                format!(
+                    "the permissions that {installed} shipped are not known; those of {nearest} are taken"
+                ),
             ));
         }
         self.catalog(&nearest).map(|(catalog, _)| catalog)
@@ -99,7 +129,8 @@ impl Decider<'_> {
         match load_catalog(&self.files, version) {
             Ok(found) => Some(found),
             Err(error) => {
-                self.findings.push(Finding::blocker(reasons::CATALOG_UNREADABLE, error.to_string()));
+                self.findings
+                    .push(Finding::blocker(reasons::CATALOG_UNREADABLE, error.to_string()));
                 None
             }
         }

@@ -40,10 +40,13 @@ impl Decider<'_> {
     /// A running old installer would put the old release back on the next edit of the ClusterConfiguration.
     pub(super) fn stop_old_installer(&mut self) {
         let key = installer_key();
-        let Some(live) = self.snapshot.get(&key) else { return };
+        let Some(live) = self.snapshot.get(&key) else {
+            return;
+        };
         if live.get("/spec/replicas").and_then(Value::as_i64).unwrap_or(1) > 0 {
             let mut step = step(key.clone(), Action::Scale { replicas: 0 }, Some(live));
-            step.note = Some("it would put the old release back on the next edit of the ClusterConfiguration".into());
+            step.note =
+                Some("it would put the old release back on the next edit of the ClusterConfiguration".into());
             self.push("old-installer", step);
             self.wait("old-installer", key, Condition::Stopped);
         }
@@ -53,7 +56,12 @@ impl Decider<'_> {
     pub(super) fn convert_configuration(&mut self, live: &Object, spec: &Value) {
         let old = live.get("/spec").cloned().unwrap_or_default();
         if let Some(patch) = settings::spec_patch(&old, spec) {
-            self.patch("configuration", live, patch, Some("its settings move to where this release reads them".into()));
+            self.patch(
+                "configuration",
+                live,
+                patch,
+                Some("its settings move to where this release reads them".into()),
+            );
         }
     }
 
@@ -118,7 +126,13 @@ impl Decider<'_> {
             let live = self.snapshot.get(&key);
             let keys = secret.keys_to_write(live, spec);
             if !keys.is_empty() {
-                let mut step = step(key, Action::Generate { secret: secret.clone() }, live);
+                let mut step = step(
+                    key,
+                    Action::Generate {
+                        secret: secret.clone(),
+                    },
+                    live,
+                );
                 step.note = Some(format!("{} made and kept from then on", keys.join(", ")));
                 self.push("secrets", step);
             }
@@ -153,7 +167,9 @@ impl Decider<'_> {
             .filter(|(key, _)| !manifests.iter().any(|m| m.object.key() == **key))
             .collect();
         for (key, _) in owned {
-            let Some(live) = self.snapshot.get(key) else { continue };
+            let Some(live) = self.snapshot.get(key) else {
+                continue;
+            };
             if !helm::is_kept(live) && !is_precious(key) && !secrets.iter().any(|s| s.key() == *key) {
                 let uid = live.uid().unwrap_or_default().to_owned();
                 let mut step = step(key.clone(), Action::Delete { uid }, Some(live));
@@ -165,21 +181,30 @@ impl Decider<'_> {
 
     /// What the old release set, by its Helm record.
     fn released_before(&mut self, component: &Component) -> BTreeMap<ObjectKey, Value> {
-        let Some(release) = &component.helm else { return BTreeMap::new() };
+        let Some(release) = &component.helm else {
+            return BTreeMap::new();
+        };
         let secrets = self.snapshot.of_kind("", "Secret");
         let read = helm::history(secrets, &release.name, &release.namespace).and_then(|records| {
             let latest = helm::latest_deployed(&records);
-            latest.map(|record| record.manifest_objects(&helm::is_namespaced)).transpose()
+            latest
+                .map(|record| record.manifest_objects(&helm::is_namespaced))
+                .transpose()
         });
         match read {
-            Ok(objects) => {
-                objects.unwrap_or_default().into_iter().map(|o| (o.key(), o.into_value())).collect()
-            }
+            Ok(objects) => objects
+                .unwrap_or_default()
+                .into_iter()
+                .map(|o| (o.key(), o.into_value()))
+                .collect(),
             Err(error) => {
                 self.findings.push(
                     Finding::warning(
                         reasons::HELM_RECORD_UNREADABLE,
-                        format!("the record of Helm release {} cannot be read: {error}", release.name),
+                        format!(
+                            "the record of Helm release {} cannot be read: {error}",
+                            release.name
+                        ),
                     )
                     .hint("fields that the old release set and the new one does not may stay behind"),
                 );
@@ -191,9 +216,14 @@ impl Decider<'_> {
     /// A label that somebody gave a namespace is not taken from it.
     fn with_namespace_labels(&self, object: &Object) -> Object {
         let mut object = object.clone();
-        let live = (object.kind() == "Namespace").then(|| self.snapshot.get(&object.key())).flatten();
+        let live = (object.kind() == "Namespace")
+            .then(|| self.snapshot.get(&object.key()))
+            .flatten();
         if let Some(live) = live
-            && let Some(labels) = object.as_map_mut().get_mut("metadata").and_then(|m| m.get_mut("labels"))
+            && let Some(labels) = object
+                .as_map_mut()
+                .get_mut("metadata")
+                .and_then(|m| m.get_mut("labels"))
             && let Some(labels) = labels.as_object_mut()
         {
             labels.retain(|name, _| name != "kubesphere.io/workspace" || live.label(name).is_none());
@@ -204,8 +234,12 @@ impl Decider<'_> {
     /// The object with all references to secrets put in place that can be; others stay for who writes it.
     fn resolve(&self, object: &Object, spec: &Value) -> Object {
         let lookup = |reference: &Reference| match reference {
-            Reference::Secret { namespace, name, key, .. } => {
-                let secret = self.snapshot.get(&ObjectKey::namespaced("", "Secret", namespace, name))?;
+            Reference::Secret {
+                namespace, name, key, ..
+            } => {
+                let secret = self
+                    .snapshot
+                    .get(&ObjectKey::namespaced("", "Secret", namespace, name))?;
                 STANDARD.decode(secret.get("/data")?.get(key)?.as_str()?).ok()
             }
             Reference::Setting { path } => {
@@ -245,6 +279,9 @@ mod tests {
 
     #[test]
     fn digests_do_not_depend_on_key_order() {
-        assert_eq!(crate::plan::digest_value(&json!({"a":1,"b":2})), crate::plan::digest_value(&json!({"b":2,"a":1})));
+        assert_eq!(
+            crate::plan::digest_value(&json!({"a":1,"b":2})),
+            crate::plan::digest_value(&json!({"b":2,"a":1}))
+        );
     }
 }

@@ -65,13 +65,19 @@ pub fn installer_key() -> ObjectKey {
 pub fn target<'a>(releases: &'a Releases, options: &Options) -> Result<&'a Release, Finding> {
     let found = match &options.target {
         None => releases.latest(),
-        Some(asked) => asked.parse::<Version>().ok().and_then(|version| releases.get(&version)),
+        Some(asked) => asked
+            .parse::<Version>()
+            .ok()
+            .and_then(|version| releases.get(&version)),
     };
     found.ok_or_else(|| {
         let asked = options.target.as_deref().unwrap_or("at all");
         let known: Vec<String> = releases.iter().map(|r| r.version.to_string()).collect();
-        Finding::blocker(reasons::UNKNOWN_RELEASE, format!("this installer knows no release {asked}"))
-            .hint(format!("it knows {}", known.join(", ")))
+        Finding::blocker(
+            reasons::UNKNOWN_RELEASE,
+            format!("this installer knows no release {asked}"),
+        )
+        .hint(format!("it knows {}", known.join(", ")))
     })
 }
 
@@ -82,14 +88,24 @@ pub fn decide(snapshot: &Snapshot, releases: &Releases, options: &Options) -> De
         Ok(release) => release,
         Err(finding) => {
             let to = options.target.clone().unwrap_or_default();
-            return Decision { from, to, plan: None, findings: vec![finding] };
+            return Decision {
+                from,
+                to,
+                plan: None,
+                findings: vec![finding],
+            };
         }
     };
     let mut decider = Decider::new(snapshot, release, options);
     let plan = decider.plan(from.as_deref());
     let mut findings = decider.findings;
     preflight::sort(&mut findings);
-    Decision { from, to: release.version.to_string(), plan, findings }
+    Decision {
+        from,
+        to: release.version.to_string(),
+        plan,
+        findings,
+    }
 }
 
 /// Checks that a cluster is as the target release wants it, and that what the upgrade should leave alone is as it was
@@ -105,7 +121,9 @@ pub fn verify_upgrade(
         Err(finding) => return vec![finding],
     };
     let mut decider = Decider::new(after, release, options);
-    let Some((catalog, policy)) = decider.catalog(&release.version) else { return decider.findings };
+    let Some((catalog, policy)) = decider.catalog(&release.version) else {
+        return decider.findings;
+    };
     let before = before.and_then(|snapshot| {
         let installed = preflight::installed(snapshot).version()?.to_owned();
         Some((snapshot, decider.catalog_before(&installed)?))
@@ -135,7 +153,9 @@ pub fn verify_upgrade(
                 reasons::NOT_CONVERGED,
                 format!("another run would write again: {}", preflight::some_of(&left)),
             )
-            .hint("somebody changed it meanwhile, or keeps changing it: look with ks-installer plan --details"),
+            .hint(
+                "somebody changed it meanwhile, or keeps changing it: look with ks-installer plan --details",
+            ),
         );
     }
     preflight::sort(&mut findings);
@@ -188,7 +208,9 @@ impl<'a> Decider<'a> {
             self.convert_configuration(configuration, &conversion.spec);
         }
         let settings = self.settings.clone();
-        let components = settings.map(|settings| self.components(&settings)).unwrap_or_default();
+        let components = settings
+            .map(|settings| self.components(&settings))
+            .unwrap_or_default();
         self.access(from);
         if let Some(configuration) = configuration {
             self.complete(configuration);
@@ -229,7 +251,8 @@ impl<'a> Decider<'a> {
         let settings = self.settings.as_ref();
         let admin = ObjectKey::cluster("iam.kubesphere.io", "User", "admin");
         if let Some(settings) = settings {
-            self.findings.extend(settings.check(self.snapshot.get(&admin).is_some()));
+            self.findings
+                .extend(settings.check(self.snapshot.get(&admin).is_some()));
             self.findings.extend(core::check_redis(self.snapshot, settings));
         }
         let writes: Vec<_> = self

@@ -16,8 +16,15 @@ impl Decider<'_> {
             found.steps.push(step);
             return;
         }
-        let title = ORDER.iter().find(|(name, _)| *name == stage).map_or(stage, |(_, title)| *title);
-        self.stages.push(Stage { name: stage.into(), title: title.into(), steps: vec![step] });
+        let title = ORDER
+            .iter()
+            .find(|(name, _)| *name == stage)
+            .map_or(stage, |(_, title)| *title);
+        self.stages.push(Stage {
+            name: stage.into(),
+            title: title.into(),
+            steps: vec![step],
+        });
     }
 
     /// Plans to apply `new`, unless the live object already equals the result. `old` is what the old release set.
@@ -39,7 +46,8 @@ impl Decider<'_> {
             return false;
         }
         for drift in &mut merged.drift {
-            let shown = diff::Change::new(&drift.path, drift.released.as_ref(), drift.live.as_ref()).redacted(&key);
+            let shown =
+                diff::Change::new(&drift.path, drift.released.as_ref(), drift.live.as_ref()).redacted(&key);
             (drift.released, drift.live) = (shown.from, shown.to);
             let message = if drift.kept {
                 format!("{} was changed by hand and stays as it is", drift.path)
@@ -72,7 +80,11 @@ impl Decider<'_> {
             previous: previous.map(Body),
         };
         let mut step = step(key.clone(), action, Some(live));
-        step.changes = merged.changes.into_iter().map(|change| change.redacted(&key)).collect();
+        step.changes = merged
+            .changes
+            .into_iter()
+            .map(|change| change.redacted(&key))
+            .collect();
         step.drift = merged.drift;
         self.push(stage, step);
         true
@@ -82,7 +94,10 @@ impl Decider<'_> {
     pub(super) fn patch(&mut self, stage: &str, live: &Object, patch: Value, note: Option<String>) {
         let key = live.key();
         let changes = patch_changes(live.as_value(), &patch);
-        let action = Action::Patch { digest: plan::digest_value(&patch), body: Body(patch) };
+        let action = Action::Patch {
+            digest: plan::digest_value(&patch),
+            body: Body(patch),
+        };
         let mut step = step(key.clone(), action, Some(live));
         step.changes = changes.into_iter().map(|change| change.redacted(&key)).collect();
         step.note = note;
@@ -95,7 +110,14 @@ impl Decider<'_> {
 }
 
 pub(super) fn step(object: ObjectKey, action: Action, live: Option<&Object>) -> Step {
-    Step { object, action, before: live.map(plan::digest), changes: Vec::new(), drift: Vec::new(), note: None }
+    Step {
+        object,
+        action,
+        before: live.map(plan::digest),
+        changes: Vec::new(),
+        drift: Vec::new(),
+        note: None,
+    }
 }
 
 /// What a JSON merge patch (RFC 7386) changes in a value.

@@ -10,9 +10,7 @@ use release::{Files, Release, Releases};
 use sandbox::{Config, Sandbox, ServeOptions};
 use serde_json::json;
 
-use super::{
-    Verdict, backup_path, read_error, rehearse, releases, save_plan, session, upgrade_command,
-};
+use super::{Verdict, backup_path, read_error, rehearse, releases, save_plan, session, upgrade_command};
 use crate::{
     cli::{DecideArgs, DemoArgs, Format, Global},
     output::{self, progress::Progress, text},
@@ -45,16 +43,27 @@ pub(super) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<Verd
     let old = previous(&releases)?;
     progress.begin("Sample platform");
     let tenants = install(&cluster, &releases, old).await?;
-    progress.end(&format!("KubeSphere {} and {tenants} objects of its tenants", old.version));
+    progress.end(&format!(
+        "KubeSphere {} and {tenants} objects of its tenants",
+        old.version
+    ));
 
     let options = DecideArgs::default().options();
     let session = session(&cluster, &releases, options, 60);
     let prepared = engine::prepare(&session).await.map_err(read_error)?;
     let findings = prepared.findings().to_vec();
-    let plan = prepared.decision.plan.clone().ok_or_else(|| anyhow!("the sample platform cannot be upgraded"))?;
+    let plan = prepared
+        .decision
+        .plan
+        .clone()
+        .ok_or_else(|| anyhow!("the sample platform cannot be upgraded"))?;
     let plan_path = folder.join("plan.json");
     save_plan(&plan, &plan_path)?;
-    say(&format!("\n{} {}\n", text::bold("Preflight:"), text::tally(&findings)));
+    say(&format!(
+        "\n{} {}\n",
+        text::bold("Preflight:"),
+        text::tally(&findings)
+    ));
     say(&text::findings(&findings));
     say(&format!("\n{}", text::plan(&plan, false)));
     say(&text::impact(&plan.impact));
@@ -108,11 +117,17 @@ async fn install(cluster: &Cluster, releases: &Releases, old: &Release) -> anyho
     for object in sample::before_installation(&old.version.to_string())? {
         create(cluster, &object).await?;
     }
-    let options = upgrade::Options { target: Some(old.version.to_string()), ..DecideArgs::default().options() };
+    let options = upgrade::Options {
+        target: Some(old.version.to_string()),
+        ..DecideArgs::default().options()
+    };
     let session = session(cluster, releases, options, 60);
     let prepared = engine::prepare(&session).await.map_err(read_error)?;
     let plan = prepared.decision.plan.as_ref().ok_or_else(|| {
-        anyhow!("the sample platform cannot be installed:\n{}", text::findings(prepared.findings()))
+        anyhow!(
+            "the sample platform cannot be installed:\n{}",
+            text::findings(prepared.findings())
+        )
     })?;
     engine::run(cluster, plan, &prepared.snapshot, &session.run, &|_| ())
         .await
@@ -123,18 +138,26 @@ async fn install(cluster: &Cluster, releases: &Releases, old: &Release) -> anyho
         create(cluster, object).await?;
     }
     // The installer that was there before runs on, as it does in every cluster.
-    cluster.merge_patch(&upgrade::installer_key(), &json!({"spec": {"replicas": 1}})).await?;
+    cluster
+        .merge_patch(&upgrade::installer_key(), &json!({"spec": {"replicas": 1}}))
+        .await?;
     Ok(tenants.len())
 }
 
 async fn create(cluster: &Cluster, object: &serde_json::Value) -> anyhow::Result<()> {
-    cluster.create(object).await.context("cannot make the sample platform")?;
+    cluster
+        .create(object)
+        .await
+        .context("cannot make the sample platform")?;
     Ok(())
 }
 
 /// Keeps the sandbox's API up until interrupted.
 async fn serve(sandbox: &Sandbox, folder: &std::path::Path) -> anyhow::Result<()> {
-    let server = sandbox.serve(ServeOptions::default()).await.context("cannot serve the sandbox's API")?;
+    let server = sandbox
+        .serve(ServeOptions::default())
+        .await
+        .context("cannot serve the sandbox's API")?;
     let path = folder.join("kubeconfig");
     cluster::write_private(&path, server.kubeconfig().as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))?;

@@ -89,7 +89,10 @@ pub(super) fn before_installation(version: &str) -> anyhow::Result<Vec<Value>> {
 /// The tenants' objects, in the order in which they can be created.
 pub(super) fn tenants(catalog: &Catalog) -> anyhow::Result<Vec<Value>> {
     let tenants: Tenants = serde_json::from_value(
-        object::parse_documents(TENANTS).map_err(|e| anyhow!("tenants.yaml: {e}"))?.pop().unwrap_or_default(),
+        object::parse_documents(TENANTS)
+            .map_err(|e| anyhow!("tenants.yaml: {e}"))?
+            .pop()
+            .unwrap_or_default(),
     )
     .context("tenants.yaml")?;
     let devops: Vec<&str> = tenants
@@ -113,17 +116,27 @@ pub(super) fn tenants(catalog: &Catalog) -> anyhow::Result<Vec<Value>> {
     for workspace in &tenants.workspaces {
         let name = &workspace.name;
         let manager = workspace.members.keys().next().cloned().unwrap_or_default();
-        objects.push(json!({"apiVersion": "tenant.kubesphere.io/v1alpha2", "kind": "WorkspaceTemplate",
+        objects.push(
+            json!({"apiVersion": "tenant.kubesphere.io/v1alpha2", "kind": "WorkspaceTemplate",
             "metadata": {"name": name}, "spec": {"placement": {"clusterSelector": {}},
-            "template": {"spec": {"manager": manager, "networkIsolation": false}}}}));
-        objects.push(json!({"apiVersion": "tenant.kubesphere.io/v1alpha1", "kind": "Workspace",
+            "template": {"spec": {"manager": manager, "networkIsolation": false}}}}),
+        );
+        objects.push(
+            json!({"apiVersion": "tenant.kubesphere.io/v1alpha1", "kind": "Workspace",
             "metadata": {"name": name, "finalizers": ["finalizers.tenant.kubesphere.io"]},
-            "spec": {"manager": manager, "networkIsolation": false}}));
+            "spec": {"manager": manager, "networkIsolation": false}}),
+        );
         for base in role_bases(catalog, "WorkspaceRole") {
             objects.push(instance(base, Some(name), None));
         }
         for (user, role) in &workspace.members {
-            objects.push(binding("WorkspaceRoleBinding", user, role, &[(WORKSPACE, name)], None));
+            objects.push(binding(
+                "WorkspaceRoleBinding",
+                user,
+                role,
+                &[(WORKSPACE, name)],
+                None,
+            ));
         }
         for project in &workspace.projects {
             let mut labels = json!({(WORKSPACE): name, "kubesphere.io/namespace": project.name});
@@ -132,8 +145,11 @@ pub(super) fn tenants(catalog: &Catalog) -> anyhow::Result<Vec<Value>> {
             }
             objects.push(json!({"apiVersion": "v1", "kind": "Namespace",
                 "metadata": {"name": project.name, "labels": labels}}));
-            let scope =
-                if project.devops { "scope.kubesphere.io/devops" } else { "scope.kubesphere.io/namespace" };
+            let scope = if project.devops {
+                "scope.kubesphere.io/devops"
+            } else {
+                "scope.kubesphere.io/namespace"
+            };
             for base in role_bases(catalog, "Role").filter(|base| base.label(scope).is_some()) {
                 objects.push(instance(base, None, Some(&project.name)));
             }
@@ -170,9 +186,17 @@ fn instance(base: &Object, workspace: Option<&str>, namespace: Option<&str>) -> 
 
 fn binding(kind: &str, user: &str, role: &str, labels: &[(&str, &str)], namespace: Option<&str>) -> Value {
     let is_rbac = kind == "RoleBinding" || kind == "ClusterRoleBinding";
-    let (api_version, group) = if is_rbac { (format!("{RBAC}/v1"), RBAC) } else { (IAM.to_owned(), IAM) };
+    let (api_version, group) = if is_rbac {
+        (format!("{RBAC}/v1"), RBAC)
+    } else {
+        (IAM.to_owned(), IAM)
+    };
     let mut all = Map::from_iter([("iam.kubesphere.io/user-ref".to_owned(), Value::from(user))]);
-    all.extend(labels.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))));
+    all.extend(
+        labels
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), Value::from(*value))),
+    );
     let mut binding = json!({"apiVersion": api_version, "kind": kind,
         "metadata": {"name": format!("{user}-{role}"), "labels": all},
         "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
@@ -193,9 +217,12 @@ fn custom_role(catalog: &Catalog, role: &CustomRole, devops: &[&str]) -> anyhow:
     };
     let mut rules = Vec::new();
     for name in &role.templates {
-        let template = catalog
-            .template(level, name)
-            .with_context(|| format!("tenants.yaml: role {} names {name}, which is no template", role.name))?;
+        let template = catalog.template(level, name).with_context(|| {
+            format!(
+                "tenants.yaml: role {} names {name}, which is no template",
+                role.name
+            )
+        })?;
         for rule in &template.rules {
             rules.push(serde_json::to_value(rule)?);
         }
