@@ -257,28 +257,26 @@ impl Record {
 
 /// Writes objects as a release's manifest.
 pub fn to_manifest<'a>(objects: impl IntoIterator<Item = &'a Object>) -> String {
-    objects
-        .into_iter()
-        .map(|object| format!("---\n{}", crate::yaml::to_yaml(object.as_value())))
-        .collect()
+    let mut manifest = String::new();
+    for object in objects {
+        manifest.push_str("---\n");
+        manifest.push_str(&crate::yaml::to_yaml(object.as_value()));
+    }
+    manifest
 }
 
 /// Whether a Secret is a record of the release.
 pub fn is_record_of(secret: &Object, name: &str, namespace: &str) -> bool {
-    secret.is_record_secret() && secret.namespace() == Some(namespace) && secret.label("name") == Some(name)
+    secret.key().is_secret()
+        && secret.get_str("/type") == Some(SECRET_TYPE)
+        && secret.namespace() == Some(namespace)
+        && secret.label("name") == Some(name)
 }
 
-trait RecordSecret {
-    fn is_record_secret(&self) -> bool;
-}
-
-impl RecordSecret for Object {
-    fn is_record_secret(&self) -> bool {
-        self.kind() == "Secret" && self.get_str("/type") == Some(SECRET_TYPE)
-    }
-}
-
-/// The release's records among the Secrets given, oldest first. Those that cannot be read are errors of their own.
+/// The release's records among the Secrets given, oldest first.
+///
+/// # Errors
+/// The first record that cannot be read.
 pub fn history<'a>(
     secrets: impl IntoIterator<Item = &'a Object>,
     name: &str,
@@ -318,15 +316,143 @@ pub fn is_namespaced(group: &str, kind: &str) -> bool {
         | "scheduling.k8s.io"
         | "node.k8s.io"
         | "flowcontrol.apiserver.k8s.io"
+        | "certificates.k8s.io"
+        | "tenant.kubesphere.io"
+        | "cluster.kubesphere.io"
         | "storage.kubesphere.io" => false,
         "storage.k8s.io" => kind == "CSIStorageCapacity",
         "snapshot.storage.k8s.io" => kind == "VolumeSnapshot",
         "policy" => kind != "PodSecurityPolicy",
-        "certificates.k8s.io" => false,
         "iam.kubesphere.io" => kind.starts_with("Federated"),
-        "tenant.kubesphere.io" | "cluster.kubesphere.io" => false,
         "quota.kubesphere.io" => kind != "ResourceQuota",
         "application.kubesphere.io" => kind == "HelmRelease",
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_record(revision: u64, status: &str) -> Record {
+        Record::from_value(json!({
+            "name":"ks-core","namespace":"kubesphere-system","version":revision,
+            "info":{"status":status,"first_deployed":"a","notes":"n"},
+            "chart":{"metadata":{"name":"ks-core"}},"config":{"replicaCount":1},"kept":"too",
+            "manifest":"---\n# Source: x\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: c, namespace: d}\n",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_record_survives_its_secret() {
+        let record = mk_record(3, "deployed");
+        let secret = record.encode(1_795_382_416).unwrap();
+        assert_eq!(
+            secret.key().to_string(),
+            "Secret kubesphere-system/sh.helm.release.v1.ks-core.v3"
+        );
+        let labels = json!({"modifiedAt":"1795382416","name":"ks-core","owner":"helm","status":"deployed","version":"3"});
+        assert_eq!(secret.get("/metadata/labels"), Some(&labels));
+        assert_eq!(secret.get_str("/type"), Some(SECRET_TYPE));
+        assert_eq!(Record::decode(&secret).unwrap(), record);
+    }
+
+    #[test]
+    fn objects_without_namespace_are_in_the_release_s() {
+        let keys: Vec<String> = mk_record(1, "deployed")
+            .manifest_objects(&is_namespaced)
+            .unwrap()
+            .iter()
+            .map(|object| object.key().to_string())
+            .collect();
+        assert_eq!(
+            keys,
+            ["ConfigMap kubesphere-system/a", "Namespace b", "Service d/c"]
+        );
+    }
+
+    #[test]
+    fn the_next_revision_keeps_chart_and_values() {
+        let record = mk_record(1, "deployed");
+        let next = record.next(
+            "---\nx: 1\n",
+            "deployed",
+            "Upgrade complete",
+            "2026-11-22T21:20:16Z",
+        );
+        assert_eq!(
+            (next.revision(), next.manifest(), next.config()),
+            (2, "---\nx: 1\n", record.config())
+        );
+        assert_eq!(
+            next.as_value()["info"],
+            json!({"status":"deployed","first_deployed":"a","last_deployed":"2026-11-22T21:20:16Z",
+                "description":"Upgrade complete","deleted":""})
+        );
+        assert_eq!(
+            (next.chart(), &next.as_value()["kept"]),
+            (record.chart(), &json!("too"))
+        );
+        assert_eq!(record.with_status("superseded").status(), "superseded");
+    }
+
+    #[test]
+    fn the_latest_deployed_revision_describes_the_cluster() {
+        let secrets = [
+            (1, "superseded"),
+            (11, "failed"),
+            (2, "deployed"),
+            (10, "deployed"),
+        ]
+        .map(|(revision, status)| mk_record(revision, status).encode(0).unwrap());
+        let records = history(&secrets, "ks-core", "kubesphere-system").unwrap();
+        assert_eq!(
+            records.iter().map(Record::revision).collect::<Vec<_>>(),
+            [1, 2, 10, 11]
+        );
+        assert_eq!(latest_deployed(&records).map(Record::revision), Some(10));
+        assert_eq!(history(&secrets, "ks", "kubesphere-system").unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_no_record_is_an_error_that_shows_nothing() {
+        let check = |data: &str, expect: &str| {
+            let secret =
+                json!({"apiVersion":"v1","kind":"Secret","metadata":{"name":"s"},"data":{"release":data}});
+            let error = Record::decode(&Object::try_from(secret).unwrap()).unwrap_err();
+            assert_eq!(error.to_string(), expect);
+        };
+        check("!", "data.release is not base64 of base64");
+        check(
+            &STANDARD.encode(STANDARD.encode("hunter2")),
+            "data.release is not a release",
+        );
+        check(&STANDARD.encode(STANDARD.encode("{}")), "the release has no name");
+        let debug = format!("{:?}", mk_record(1, "deployed"));
+        assert_eq!(debug, "Record(kubesphere-system/ks-core v1 deployed)");
+    }
+
+    #[test]
+    fn manifests_are_read_as_they_are_written() {
+        let objects = mk_record(1, "deployed").manifest_objects(&is_namespaced).unwrap();
+        let mut written = mk_record(1, "deployed").as_value().clone();
+        written["manifest"] = to_manifest(&objects).into();
+        let read = Record::from_value(written)
+            .unwrap()
+            .manifest_objects(&is_namespaced)
+            .unwrap();
+        assert_eq!(read, objects);
+    }
+
+    #[test]
+    fn only_the_keep_policy_keeps() {
+        let check = |policy: Value, expect: bool| {
+            let object = json!({"apiVersion":"v1","kind":"A","metadata":{"name":"a","annotations":{RESOURCE_POLICY: policy}}});
+            assert_eq!(is_kept(&Object::try_from(object).unwrap()), expect);
+        };
+        check(json!("keep"), true);
+        check(json!("delete"), false);
+        check(Value::Null, false);
     }
 }

@@ -79,3 +79,56 @@ fn lint_component(release: &Release, component: &Component) -> Vec<String> {
     }
     problems
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Files, Releases};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(component: &str, manifest: &str, expect: &[&str]) {
+        let release = "version: v1.0.0\nupgradeFrom: {range: '*', older: ''}\nkubernetes: {supported: '*'}\n\
+            settings: {zone: {from: zone, type: string}}\ncomponents: [c]\n";
+        let files: Files = [
+            ("v1/release.yaml", release),
+            ("v1/components/c/component.yaml", component),
+            ("v1/components/c/a.yaml", manifest),
+        ]
+        .into_iter()
+        .collect();
+        let releases = Releases::load(&files).unwrap();
+        assert_eq!(lint(releases.latest().unwrap()), expect);
+    }
+
+    #[test]
+    fn what_is_declared_is_used_and_what_is_used_is_declared() {
+        let setting = "namespace: ns\nsettings: {port: {from: port, type: integer}}\n";
+        check(setting, "a: {{ settings.port }}", &[]);
+        check(
+            setting,
+            "{% if values %}{% endif %}",
+            &["c: settings.port is declared but used nowhere"],
+        );
+        check(
+            setting,
+            "a: {{ settings.port }}\nb: {% if false %}{{ settings.prot.x }}{% endif %}",
+            &["c: a.yaml uses settings.prot, which is not declared"],
+        );
+        check(
+            "namespace: ns\nvalues: {double: settings.port * 2, half: '1'}\n",
+            "a: {{ values.double }}",
+            &[
+                "c: values.double uses settings.port, which is not declared",
+                "c: values.half is declared but used nowhere",
+            ],
+        );
+        check(
+            "namespace: ns\nvalues: {odd: '1 +'}\n",
+            "a: {{ values.odd }}",
+            &[
+                "c: values.odd: syntax error: unexpected end of input, expected expression (in <expression>:1)",
+            ],
+        );
+    }
+}

@@ -95,7 +95,7 @@ pub enum RenderError {
     Duplicate {
         file: String,
         other: String,
-        object: ObjectKey,
+        object: String,
     },
     #[error("values.{name} of component {component}: {message}")]
     Expression {
@@ -233,7 +233,7 @@ pub fn render(
                 return Err(RenderError::Duplicate {
                     file: file.source.clone(),
                     other,
-                    object: key,
+                    object: key.to_string(),
                 });
             }
             manifests.push(manifest);
@@ -301,5 +301,179 @@ impl Component {
             secret.keys = keys;
         }
         Ok(secrets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use crate::{Files, Releases};
+
+    use super::*;
+
+    fn mk(component: &str, files: &[(&str, &str)]) -> Release {
+        let release = "version: v1.0.0\nupgradeFrom: {range: '*', older: ''}\nkubernetes: {supported: '*'}\n\
+            images: {a: {repository: a}}\ncomponents: [c]\n";
+        let files: Files = files
+            .iter()
+            .map(|(path, text)| (format!("v1/components/c/{path}"), *text))
+            .chain([
+                ("v1/release.yaml".to_owned(), release),
+                ("v1/components/c/component.yaml".to_owned(), component),
+            ])
+            .collect();
+        Releases::load(&files).unwrap().latest().unwrap().clone()
+    }
+
+    fn inputs(settings: Value) -> Inputs {
+        Inputs {
+            settings: settings.as_object().cloned().unwrap_or_default(),
+            ..Inputs::default()
+        }
+    }
+
+    const SETTING: &str = "namespace: ns\nsettings: {x: {from: x, type: string}}\n";
+
+    #[track_caller]
+    fn check(files: &[(&str, &str)], settings: Value, expect: Result<Value, &str>) {
+        let release = mk(SETTING, files);
+        let rendered = render(&release, &release.components[0], &inputs(settings)).map(|manifests| {
+            manifests
+                .into_iter()
+                .map(|m| m.object.into_value())
+                .collect::<Value>()
+        });
+        match (rendered, expect) {
+            (Err(error), Err(message)) => assert!(error.to_string().starts_with(message), "{error}"),
+            (rendered, expect) => {
+                assert_eq!(rendered.map_err(|e| e.to_string()), expect.map_err(str::to_owned));
+            }
+        }
+    }
+
+    fn config(data: &str) -> String {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {data}\n")
+    }
+
+    #[test]
+    fn values_come_out_as_json_and_cannot_break_out() {
+        let text = "a: b\n- \"'{{ x }}{% if %}";
+        let object = |data: Value| json!([{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"ns"},"data":data}]);
+        check(
+            &[("a.yaml", &config("{{ settings.x }}"))],
+            json!({"x": {"k": text, "n": 1, "b": true, "l": [null]}}),
+            Ok(object(json!({"k": text, "n": 1, "b": true, "l": [null]}))),
+        );
+        check(
+            &[
+                ("a.yaml", &config("{d: {{ document('d.yaml') | to_yaml }}}")),
+                ("documents/d.yaml", "a: {{ settings.x }}"),
+            ],
+            json!({"x": "0123"}),
+            Ok(object(json!({"d": "a: \"0123\"\n"}))),
+        );
+    }
+
+    #[test]
+    fn an_empty_document_is_no_object() {
+        check(
+            &[("a.yaml", "# nothing\n{% if settings.x %}a: b{% endif %}\n---\n")],
+            json!({"x": null}),
+            Ok(json!([])),
+        );
+    }
+
+    #[test]
+    fn errors_name_file_and_line() {
+        let x = json!({"x": "1"});
+        let file = "v1/components/c/a.yaml";
+        let at = |rest: &str| format!("{file}{rest}");
+        check(
+            &[("a.yaml", "a: 1\nb: {{ settings.y }}")],
+            x.clone(),
+            Err(&at(":2: undefined value")),
+        );
+        check(
+            &[("a.yaml", "a: 1\n\nb: {{ image('b') }}")],
+            x.clone(),
+            Err(&at(":3: invalid operation: the release has no image \"b\"")),
+        );
+        check(&[("a.yaml", "{% if %}")], x.clone(), Err(&at(":1: syntax error")));
+        check(&[("a.yaml", "a: [")], x.clone(), Err(&at(": ")));
+        check(
+            &[("a.yaml", "apiVersion: v1\nmetadata: {name: a}")],
+            x.clone(),
+            Err(&at(": kind is missing")),
+        );
+        check(
+            &[("a.yaml", &config("{}"))],
+            Value::Null,
+            Err("no value for settings.x of component c"),
+        );
+        check(
+            &[("a.yaml", &config("{}")), ("b.yaml", &config("{}"))],
+            x.clone(),
+            Err("v1/components/c/b.yaml: ConfigMap ns/a is declared in v1/components/c/a.yaml already"),
+        );
+        check(
+            &[
+                ("a.yaml", &config("{{ document('d.yaml') }}")),
+                ("documents/d.yaml", "a: 1\n---\nb: 1"),
+            ],
+            x,
+            Err(&at(
+                ":4: invalid operation: documents/d.yaml does not hold one document",
+            )),
+        );
+    }
+
+    #[test]
+    fn objects_come_in_apply_order() {
+        let kinds = |manifests: Vec<Manifest>| {
+            manifests
+                .iter()
+                .map(|m| m.object.kind().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let mut text = String::new();
+        for (api, kind) in [
+            (
+                "admissionregistration.k8s.io/v1",
+                "ValidatingWebhookConfiguration",
+            ),
+            ("iam.kubesphere.io/v1alpha2", "User"),
+            ("apps/v1", "Deployment"),
+            ("v1", "Service"),
+            ("v1", "ConfigMap"),
+            ("v1", "Secret"),
+            ("rbac.authorization.k8s.io/v1", "Role"),
+            ("v1", "ServiceAccount"),
+            ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
+            ("v1", "Namespace"),
+        ] {
+            writeln!(
+                text,
+                "---\napiVersion: {api}\nkind: {kind}\nmetadata: {{name: a}}"
+            )
+            .unwrap();
+        }
+        let release = mk("namespace: ns\n", &[("a.yaml", &text)]);
+        let manifests = render(&release, &release.components[0], &inputs(Value::Null)).unwrap();
+        assert_eq!(
+            kinds(manifests),
+            [
+                "Namespace",
+                "CustomResourceDefinition",
+                "Role",
+                "ServiceAccount",
+                "Secret",
+                "ConfigMap",
+                "Service",
+                "Deployment",
+                "User",
+                "ValidatingWebhookConfiguration",
+            ]
+        );
     }
 }

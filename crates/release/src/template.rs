@@ -30,7 +30,7 @@ fn to_json_value(value: &Value) -> Result<serde_json::Value, Error> {
 
 /// An environment with the component's templates, by their path inside its folder, and the functions and filters.
 /// Templates that are no Jinja are an error, with file and line.
-pub(crate) fn environment<'a>(component: &'a Component) -> Result<Environment<'a>, Error> {
+pub(crate) fn environment(component: &Component) -> Result<Environment<'_>, Error> {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_auto_escape_callback(|_| AutoEscape::Json);
