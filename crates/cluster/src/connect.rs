@@ -14,7 +14,7 @@ use crate::{Cluster, ErrorClass, Failure, expiry};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two pieces of an answer. A server under load may think for long about a list.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Which cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

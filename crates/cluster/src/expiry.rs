@@ -62,21 +62,18 @@ fn not_after(der: &[u8]) -> Option<Timestamp> {
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        _ => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            if bytes.len() > 4 {
-                return None;
-            }
-            (
-                bytes
-                    .iter()
-                    .fold(0, |length, byte| length << 8 | usize::from(*byte)),
-                rest,
-            )
+    let mut length = usize::from(first);
+    let mut rest = rest;
+    if first > 0x7f {
+        let bytes;
+        (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+        if bytes.len() > 4 {
+            return None;
         }
-    };
+        length = bytes
+            .iter()
+            .fold(0, |length, byte| length << 8 | usize::from(*byte));
+    }
     let (contents, rest) = rest.split_at_checked(length)?;
     Some((tag, contents, rest))
 }

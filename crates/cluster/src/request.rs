@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{ErrorClass, Failure};
 
 /// How long one request may take in all. A page of a list is at most some megabytes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
@@ -110,7 +110,7 @@ pub(crate) fn escape(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
-                escaped.push(byte.into())
+                escaped.push(byte.into());
             }
             _ => {
                 let _ = write!(escaped, "%{byte:02X}");

@@ -34,7 +34,7 @@ impl Policy {
         tries: 7,
         first: Duration::from_millis(250),
         longest: Duration::from_secs(10),
-        patience: Duration::from_secs(60),
+        patience: Duration::from_mins(1),
         seed: 1,
     };
 

@@ -1,5 +1,10 @@
 //! Reading and writing a cluster that is a sandbox, also when it answers badly.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are outside of tests for clippy"
+)]
+
 use std::{
     collections::BTreeSet,
     convert::Infallible,
