@@ -337,14 +337,14 @@ fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
             }
         }
     }
-    for finalizer in list_at(new, "/metadata/finalizers")
-        .iter()
-        .filter_map(Value::as_str)
-    {
-        if !finalizer.contains('/') && !matches!(finalizer, "orphan" | "foregroundDeletion" | "kubernetes") {
+    // Only the built-in kinds are strict about unqualified names; custom resources carry many.
+    let is_builtin = !resource.group.contains('.') || resource.group.ends_with(".k8s.io");
+    for (index, finalizer) in list_at(new, "/metadata/finalizers").iter().enumerate() {
+        let name = finalizer.as_str().unwrap_or_default();
+        if is_builtin && !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
             causes.push(invalid(
-                "metadata.finalizers[0]",
-                &finalizer.into(),
+                &format!("metadata.finalizers[{index}]"),
+                finalizer,
                 "name is neither a standard finalizer name nor is it fully qualified",
             ));
         }
