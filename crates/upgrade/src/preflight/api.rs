@@ -391,7 +391,7 @@ mod tests {
                 ),
             );
             let found = mk_checked(&snapshot, |c| {
-                c.rendered = vec![mk("apps/v1", "ControllerRevision", "n/a", json!({}))]
+                c.rendered = vec![mk("apps/v1", "ControllerRevision", "n/a", json!({}))];
             });
             assert_eq!(found.first().map(|f| f.severity), expect);
         };

@@ -1,6 +1,6 @@
 //! Objects and namespaces on their way out: what is written into them is lost, or refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use object::{Object, ObjectKey};
 use serde_json::Value;
@@ -37,9 +37,10 @@ fn check_objects(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
             );
         }
     }
+    let rendered: BTreeSet<ObjectKey> = context.rendered.iter().map(|o| o.key()).collect();
     for write in context.writes.iter().filter(|w| w.operation != Operation::Delete) {
         let key = &write.object;
-        if context.rendered.iter().any(|o| o.key() == *key) || key.is("", "Namespace") {
+        if rendered.contains(key) || key.is("", "Namespace") {
             continue;
         }
         if let Some(live) = dying(key) {

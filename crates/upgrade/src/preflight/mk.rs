@@ -66,7 +66,14 @@ pub(crate) fn mk_sound_at(version: &str) -> Snapshot {
             }),
         )
     };
-    let namespace = |name: &str| mk("v1", "Namespace", name, json!({"status": {"phase": "Active"}}));
+    let namespace = |name: &str| {
+        mk(
+            "v1",
+            "Namespace",
+            name,
+            json!({"metadata": {"labels": {"kubesphere.io/namespace": name}}, "status": {"phase": "Active"}}),
+        )
+    };
     let users_webhook = json!({"webhooks": [{
         "name": "users.iam.kubesphere.io",
         "failurePolicy": "Fail",

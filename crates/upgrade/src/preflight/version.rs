@@ -405,7 +405,7 @@ mod tests {
             let mut snapshot = mk_sound();
             snapshot.kubernetes = version.into();
             let found = mk_checked(&snapshot, |context| {
-                context.allow_unsupported_kubernetes = allowed
+                context.allow_unsupported_kubernetes = allowed;
             });
             assert_eq!(
                 found.first().map(|f| (f.severity, f.reason.as_str())),

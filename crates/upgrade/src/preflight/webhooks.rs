@@ -7,7 +7,7 @@ use object::{Object, ObjectKey};
 use serde_json::Value;
 
 use super::{
-    Context, Labels, Operation, Write,
+    Context, Labels, LooseVersion, Operation, Write,
     api::{CRD_GROUP, CRD_KIND, definition_of},
     count,
     selector::{labels_at, labels_of, selects, selects_plainly},
@@ -70,6 +70,9 @@ pub fn backend(snapshot: &Snapshot, namespace: &str, name: &str, port: i64) -> B
         .peekable();
     if slices.peek().is_some() {
         return verdict(slices.any(has_ready_endpoint));
+    }
+    if is_unreadable("endpoints") {
+        return Backend::Unknown;
     }
     let were_read = |group: &str, kind: &str| snapshot.of_kind(group, kind).next().is_some();
     if were_read("", "Endpoints") || were_read("discovery.k8s.io", "EndpointSlice") {
@@ -382,15 +385,16 @@ fn pods_of<'a>(write: &'a Write, snapshot: &Snapshot, context: &Context<'_>) -> 
 /// A namespace's labels, live or, when it is yet to be made, as the release has it.
 fn namespace_labels(snapshot: &Snapshot, context: &Context<'_>, namespace: &str) -> Labels {
     let key = ObjectKey::cluster("", "Namespace", namespace);
-    let mut labels = snapshot
-        .get(&key)
-        .or_else(|| context.rendered.iter().copied().find(|o| o.key() == key))
-        .map(labels_of)
-        .unwrap_or_default();
+    if let Some(live) = snapshot.get(&key) {
+        return labels_of(live);
+    }
+    let made = context.rendered.iter().find(|o| o.key() == key);
+    let mut labels = made.map(|object| labels_of(object)).unwrap_or_default();
     // Since 1.21 the API server sets this one itself.
-    labels
-        .entry("kubernetes.io/metadata.name".into())
-        .or_insert_with(|| namespace.to_owned());
+    if LooseVersion::parse(&snapshot.kubernetes).is_some_and(|v| (v.base.major(), v.base.minor()) >= (1, 21))
+    {
+        labels.insert("kubernetes.io/metadata.name".into(), namespace.to_owned());
+    }
     labels
 }
 
@@ -583,13 +587,39 @@ mod tests {
                 Operation::Create,
             )
         };
-        let of_namespace = |name: &str| json!({"rules": all, "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}});
+        let of_namespace = |name: &str| json!({"rules": all, "namespaceSelector": {"matchLabels": {"kubesphere.io/namespace": name}}});
         check(of_namespace("kubesphere-system"), labelled(json!({})), REFUSES);
         check(of_namespace("other"), labelled(json!({})), None);
         check(of_namespace("other"), user(Operation::Create), REFUSES);
         let of_object = json!({"rules": all, "objectSelector": {"matchLabels": {"a": "1"}}});
         check(of_object.clone(), labelled(json!({"a": "1"})), REFUSES);
         check(of_object, labelled(json!({"a": "2"})), None);
+    }
+
+    #[test]
+    fn a_namespace_to_come_has_the_labels_that_it_will_get() {
+        let namespace = mk(
+            "v1",
+            "Namespace",
+            "new",
+            json!({"metadata": {"labels": {"team": "a"}}}),
+        );
+        let write = Write::of_object(&mk("v1", "ConfigMap", "new/a", json!({})), Operation::Create);
+        let check = |kubernetes: &str, label: &str, value: &str, expect: usize| {
+            let selector = json!({"matchLabels": {label: value}});
+            let mut snapshot =
+                mk_dead(json!({"rules": rule("*", "*", "*", "*", "*"), "namespaceSelector": selector}));
+            snapshot.kubernetes = kubernetes.into();
+            let found = mk_reasons(&snapshot, |context| {
+                context.rendered = vec![namespace.clone()];
+                context.writes = vec![write.clone()];
+            });
+            assert_eq!(found, vec![reasons::WEBHOOK_REFUSES_WRITES; expect]);
+        };
+        check("v1.20.2", "team", "a", 1);
+        check("v1.20.2", "team", "b", 0);
+        check("v1.20.2", "kubernetes.io/metadata.name", "new", 0);
+        check("v1.21.0", "kubernetes.io/metadata.name", "new", 1);
     }
 
     #[test]
@@ -638,7 +668,7 @@ mod tests {
     fn the_remedy_is_exact() {
         let snapshot = mk_dead(json!({"rules": rule("*", "*", "users", "CREATE", "*")}));
         let found = mk_checked(&snapshot, |context| {
-            context.writes = vec![user(Operation::Create)]
+            context.writes = vec![user(Operation::Create)];
         });
         assert_eq!(
             found[0].message,

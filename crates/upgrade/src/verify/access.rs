@@ -202,15 +202,16 @@ fn namespace_is_gone(after: &Snapshot, key: &ObjectKey) -> bool {
     })
 }
 
-/// What became of an object that had to stay: `Ok` with what it is now.
-fn kept<'a>(before: &Object, after: &'a Snapshot) -> Result<&'a Object, &'static str> {
-    let now = after
-        .get(&before.key())
-        .ok_or("it was there before the upgrade and is gone")?;
-    match (before.uid(), now.uid()) {
-        (Some(old), Some(new)) if old != new => Err("it was deleted and made anew during the upgrade"),
-        _ => Ok(now),
-    }
+/// What an object that had to stay is now, and what became of it where it did not stay the same one.
+fn kept<'a>(before: &Object, after: &'a Snapshot) -> (Option<&'a Object>, Option<&'static str>) {
+    let Some(now) = after.get(&before.key()) else {
+        return (None, Some("it was there before the upgrade and is gone"));
+    };
+    let anew = matches!((before.uid(), now.uid()), (Some(old), Some(new)) if old != new);
+    (
+        Some(now),
+        anew.then_some("it was deleted and made anew during the upgrade"),
+    )
 }
 
 pub(super) fn check_users_kept(before: &Snapshot, after: &Snapshot) -> Vec<Finding> {
@@ -219,7 +220,7 @@ pub(super) fn check_users_kept(before: &Snapshot, after: &Snapshot) -> Vec<Findi
         .flat_map(|kind| before.of_kind(access::IAM_GROUP, kind))
         .filter(|object| !object.is_being_deleted())
         .filter_map(|object| {
-            let why = kept(object, after).err()?;
+            let why = kept(object, after).1?;
             Some(
                 Finding::blocker(reasons::USER_LOST, why)
                     .on(object.key())
@@ -246,13 +247,13 @@ pub(super) fn check_roles_kept(
         if !is_own || role.is_being_deleted() || namespace_is_gone(after, &key) {
             continue;
         }
-        let now = match kept(role, after) {
-            Ok(now) => now,
-            Err(why) => {
-                findings.push(Finding::blocker(reasons::ROLE_LOST, why).on(key).hint(MEANWHILE));
-                continue;
-            }
-        };
+        let (now, lost) = kept(role, after);
+        findings.extend(lost.map(|why| {
+            Finding::blocker(reasons::ROLE_LOST, why)
+                .on(key.clone())
+                .hint(MEANWHILE)
+        }));
+        let Some(now) = now else { continue };
         let missing = lost_metadata(role, now);
         if !missing.is_empty() {
             findings.push(
@@ -375,21 +376,22 @@ pub(super) fn check_bindings_kept(before: &Snapshot, after: &Snapshot, policy: &
             },
         );
         let problem = match kept(binding, after) {
-            Ok(now) if role_of(now) != wanted => {
+            (_, Some(why)) if removed.is_none() => Some(why.to_owned()),
+            (Some(now), _) if role_of(now) != wanted => {
                 Some(format!("it refers to {} and should to {wanted}", role_of(now)))
             }
-            Ok(now) => {
+            (Some(now), _) => {
                 let now = people_of(now);
                 let lost: Vec<&str> = people.difference(&now).map(|(_, name)| name.as_str()).collect();
                 (!lost.is_empty()).then(|| format!("it no longer binds {}", some_of(&lost)))
             }
             // It may go only where everybody in it has the replacement through another one.
-            Err(why) => {
+            (None, why) => {
                 let elsewhere: BTreeSet<_> = bindings(after)
                     .filter(|other| other.kind() == binding.kind() && role_of(other) == wanted)
                     .flat_map(people_of)
                     .collect();
-                (removed.is_none() || !people.is_subset(&elsewhere)).then(|| why.to_owned())
+                why.filter(|_| !people.is_subset(&elsewhere)).map(str::to_owned)
             }
         };
         if let Some(problem) = problem {

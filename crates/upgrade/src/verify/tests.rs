@@ -157,7 +157,7 @@ fn the_platform_must_run_and_say_its_version() {
                 &cluster_configuration(),
                 "/status/core/version",
                 json!("v3.2.1"),
-            )
+            );
         },
         &[reasons::VERSION_NOT_REACHED],
     );
@@ -303,7 +303,7 @@ fn custom_roles_lose_what_is_revoked_and_nothing_else() {
                     &["manage-users", "view-users"],
                     json!([rule("users"), rule("shared"), rule("views"), rule("badges")]),
                 ),
-            )
+            );
         },
         &[reasons::REVOKED_TEMPLATE_HELD],
     );
@@ -328,6 +328,20 @@ fn custom_roles_lose_what_is_revoked_and_nothing_else() {
     check(
         |_, after| mk_edit(after, &desk(), "/metadata/uid", json!("2")),
         &[reasons::ROLE_LOST],
+    );
+    // Made anew from its templates, as the original does it.
+    check(
+        |_, after| {
+            let mut anew = mk_role(&["view-users"], json!([rule("shared"), rule("views")]));
+            anew.as_map_mut()["metadata"]["uid"] = json!("2");
+            anew.as_map_mut()["metadata"]["labels"] = json!({});
+            mk_add(after, anew);
+        },
+        &[
+            reasons::PERMISSION_LOST,
+            reasons::ROLE_CHANGED,
+            reasons::ROLE_LOST,
+        ],
     );
     check(
         |_, after| {
