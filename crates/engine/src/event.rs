@@ -60,4 +60,8 @@ pub enum Event {
     RunDone {
         took: Duration,
     },
+    /// All is written; verification waits for what KubeSphere's own controllers do.
+    AwaitingControllers {
+        message: String,
+    },
 }

@@ -27,6 +27,9 @@ pub struct RunOptions {
     pub concurrency: usize,
     /// How long one wait may take.
     pub wait: Duration,
+    /// How long verification waits for KubeSphere's controllers to bring new built-in roles into workspaces and
+    /// projects. After that it is a warning. Zero where no controllers run.
+    pub controllers: Duration,
     /// Managers whose fields are handed over before an apply.
     pub old_managers: Vec<String>,
     /// Local time as the ClusterConfiguration's status has it, e.g. `2022-10-28T09:00:00UTC`.

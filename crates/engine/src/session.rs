@@ -6,7 +6,7 @@ use cluster::{Cluster, ReadError, Scope};
 use object::ObjectKey;
 use release::Releases;
 use tokio::time::Instant;
-use upgrade::{Decision, Finding, Options, Severity, Snapshot, preflight};
+use upgrade::{Decision, Finding, Options, Severity, Snapshot, preflight, reasons};
 
 use crate::{Event, Listener, RunError, RunOptions, run};
 
@@ -121,13 +121,40 @@ impl Session<'_> {
                 return Err(SessionError::Blocked(prepared.blockers().cloned().collect()));
             }
         }
-        let findings = self.verify(Some(&before)).await?;
+        let findings = self.verify_patiently(&before, listen).await?;
         Ok(Report {
             written,
             took: started.elapsed(),
             writing,
             findings,
         })
+    }
+
+    /// Verifies again and again while the only thing missing is what KubeSphere's controllers still have to do.
+    async fn verify_patiently(
+        &self,
+        before: &Snapshot,
+        listen: Listener<'_>,
+    ) -> Result<Vec<Finding>, ReadError> {
+        let until = Instant::now() + self.run.controllers;
+        let mut told = false;
+        loop {
+            let findings = self.verify(Some(before)).await?;
+            let behind = findings
+                .iter()
+                .find(|f| f.reason == reasons::BUILT_IN_ROLES_BEHIND);
+            let failed = findings.iter().any(|f| f.severity == Severity::Blocker);
+            let Some(behind) = behind.filter(|_| !failed && Instant::now() < until) else {
+                return Ok(findings);
+            };
+            if !told {
+                listen(Event::AwaitingControllers {
+                    message: behind.message.clone(),
+                });
+                told = true;
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
     }
 
     /// Reads the cluster again and checks that it is as the target release wants it.

@@ -130,6 +130,10 @@ pub(crate) struct UpgradeArgs {
     /// Longest wait for one rollout, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub wait: u64,
+    /// Longest wait for KubeSphere's controllers to bring the new built-in roles into workspaces and projects, in
+    /// seconds; after that it is a warning
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub wait_controllers: u64,
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,10 @@ mod rehearse;
 mod status;
 mod upgrade_command;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use cluster::{Cluster, ConnectOptions};
@@ -75,12 +78,22 @@ fn releases() -> anyhow::Result<Releases> {
     Releases::embedded().context("the releases that are built in cannot be read; please report this")
 }
 
-fn session<'a>(
-    cluster: &'a Cluster,
-    releases: &'a Releases,
-    options: Options,
-    wait_seconds: u64,
-) -> Session<'a> {
+/// How long to wait for what.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waits {
+    rollout: Duration,
+    controllers: Duration,
+}
+
+impl Waits {
+    /// In the sandbox rollouts take no time, and KubeSphere's controllers do not run.
+    const SANDBOX: Self = Self {
+        rollout: Duration::from_secs(60),
+        controllers: Duration::ZERO,
+    };
+}
+
+fn session<'a>(cluster: &'a Cluster, releases: &'a Releases, options: Options, waits: Waits) -> Session<'a> {
     let old_managers = upgrade::target(releases, &options)
         .map(|r| r.field_managers.clone())
         .unwrap_or_default();
@@ -90,7 +103,8 @@ fn session<'a>(
         options,
         run: RunOptions {
             concurrency: 8,
-            wait: std::time::Duration::from_secs(wait_seconds),
+            wait: waits.rollout,
+            controllers: waits.controllers,
             old_managers,
             now: jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%Z").to_string(),
         },

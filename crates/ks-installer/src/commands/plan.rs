@@ -3,7 +3,7 @@
 use engine::Prepared;
 use serde_json::json;
 
-use super::{Verdict, connect, read_error, releases, save_plan, session};
+use super::{Verdict, Waits, connect, read_error, releases, save_plan, session};
 use crate::{
     cli::{DecideArgs, Format, Global, PlanArgs},
     output::{self, text},
@@ -12,7 +12,7 @@ use crate::{
 async fn prepare(global: &Global, decide: &DecideArgs) -> anyhow::Result<Prepared> {
     let cluster = connect(global).await?;
     let releases = releases()?;
-    engine::prepare(&session(&cluster, &releases, decide.options(), 0))
+    engine::prepare(&session(&cluster, &releases, decide.options(), Waits::default()))
         .await
         .map_err(read_error)
 }

@@ -8,7 +8,7 @@ use object::Object;
 use sandbox::{Config, Sandbox};
 use serde_json::json;
 
-use super::{Verdict, connect, plan, read_error, releases, session, upgrade_command, with_hint};
+use super::{Verdict, Waits, connect, plan, read_error, releases, session, upgrade_command, with_hint};
 use crate::{
     cli::{Format, Global, RehearseArgs},
     output::{self, progress::Progress, text},
@@ -83,7 +83,7 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
 
     let cluster = client(&sandbox);
     let releases = releases()?;
-    let session = session(&cluster, &releases, args.decide.options(), 60);
+    let session = session(&cluster, &releases, args.decide.options(), Waits::SANDBOX);
     let prepared = engine::prepare(&session).await.map_err(read_error)?;
     let findings = prepared.findings().to_vec();
     let announced = prepared.decision.plan.clone();

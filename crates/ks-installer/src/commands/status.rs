@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use upgrade::health::{self, Health};
 
-use super::{Verdict, connect, read_error, releases, session};
+use super::{Verdict, Waits, connect, read_error, releases, session};
 use crate::{
     cli::{DecideArgs, Format, Global},
     output::{self, text},
@@ -12,7 +12,7 @@ use crate::{
 pub(super) async fn status(global: &Global, args: &DecideArgs) -> anyhow::Result<Verdict> {
     let cluster = connect(global).await?;
     let releases = releases()?;
-    let prepared = engine::prepare(&session(&cluster, &releases, args.options(), 0))
+    let prepared = engine::prepare(&session(&cluster, &releases, args.options(), Waits::default()))
         .await
         .map_err(read_error)?;
     let snapshot = &prepared.snapshot;

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
@@ -10,7 +11,7 @@ use engine::{Prepared, Report, Session, SessionError};
 use serde_json::{Value, json};
 
 use super::{
-    Verdict, backup, backup_path, connect, plan, read_error, read_plan, releases, session, with_hint,
+    Verdict, Waits, backup, backup_path, connect, plan, read_error, read_plan, releases, session, with_hint,
 };
 use crate::{
     cli::{Format, Global, UpgradeArgs},
@@ -31,7 +32,11 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
     }
     let cluster = connect(global).await?;
     let releases = releases()?;
-    let session = session(&cluster, &releases, options, args.wait);
+    let waits = Waits {
+        rollout: Duration::from_secs(args.wait),
+        controllers: Duration::from_secs(args.wait_controllers),
+    };
+    let session = session(&cluster, &releases, options, waits);
     let prepared = engine::prepare(&session).await.map_err(read_error)?;
 
     let refuse = |why: &str, details: Value| -> anyhow::Result<Verdict> {

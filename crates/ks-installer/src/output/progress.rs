@@ -123,6 +123,11 @@ impl Progress {
                     "  {changed} changed meanwhile; planning again from what is there"
                 ));
             }
+            Event::AwaitingControllers { message } => {
+                self.line(&format!(
+                    "  all is written; waiting for KubeSphere's controllers: {message}"
+                ));
+            }
             Event::RunStarted { .. } | Event::RunDone { .. } => {}
         }
     }

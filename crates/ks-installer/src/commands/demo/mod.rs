@@ -10,7 +10,9 @@ use release::{Files, Release, Releases};
 use sandbox::{Config, Sandbox, ServeOptions};
 use serde_json::json;
 
-use super::{Verdict, backup_path, read_error, rehearse, releases, save_plan, session, upgrade_command};
+use super::{
+    Verdict, Waits, backup_path, read_error, rehearse, releases, save_plan, session, upgrade_command,
+};
 use crate::{
     cli::{DecideArgs, DemoArgs, Format, Global},
     output::{self, progress::Progress, text},
@@ -49,7 +51,7 @@ pub(super) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<Verd
     ));
 
     let options = DecideArgs::default().options();
-    let session = session(&cluster, &releases, options, 60);
+    let session = session(&cluster, &releases, options, Waits::SANDBOX);
     let prepared = engine::prepare(&session).await.map_err(read_error)?;
     let findings = prepared.findings().to_vec();
     let plan = prepared
@@ -121,7 +123,7 @@ async fn install(cluster: &Cluster, releases: &Releases, old: &Release) -> anyho
         target: Some(old.version.to_string()),
         ..DecideArgs::default().options()
     };
-    let session = session(cluster, releases, options, 60);
+    let session = session(cluster, releases, options, Waits::SANDBOX);
     let prepared = engine::prepare(&session).await.map_err(read_error)?;
     let plan = prepared.decision.plan.as_ref().ok_or_else(|| {
         anyhow!(
