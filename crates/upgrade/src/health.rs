@@ -3,12 +3,9 @@
 use object::Object;
 use serde_json::Value;
 
-use crate::{
-    plan::Condition,
-    preflight::{
-        count,
-        selector::{labels_of, selects},
-    },
+use crate::preflight::{
+    count,
+    selector::{labels_of, selects},
 };
 
 /// How far an object is.
@@ -191,20 +188,6 @@ pub fn stopped<'a>(workload: &Object, pods: impl IntoIterator<Item = &'a Object>
     match pods_of(workload, pods).len().max(known) {
         0 => Health::Complete,
         left => progressing(format!("{} still there", count(left, "pod"))),
-    }
-}
-
-/// Whether what a plan waits for holds. `pods` are those of the object's namespace, as far as they are known.
-/// `Served` is answered by discovery, not by the object: an established CRD counts as served here.
-pub fn awaited<'a>(
-    awaited: Condition,
-    object: &Object,
-    pods: impl IntoIterator<Item = &'a Object>,
-) -> Health {
-    match awaited {
-        Condition::Established | Condition::Served => crd_established(object),
-        Condition::RolledOut => rollout(object),
-        Condition::Stopped => stopped(object, pods),
     }
 }
 
