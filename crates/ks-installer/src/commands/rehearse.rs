@@ -51,7 +51,11 @@ async fn copy(global: &Global, args: &RehearseArgs) -> anyhow::Result<(String, V
             .collect();
         return Ok((version, objects));
     };
-    let objects = dump::read(path).map_err(|error| {
+    let read = match path.to_str() {
+        Some("-") => dump::read_from("standard input", std::io::stdin().lock()),
+        _ => dump::read(path),
+    };
+    let objects = read.map_err(|error| {
         let hint = error.hint();
         with_hint(error.into(), hint)
     })?;
