@@ -1,20 +1,18 @@
 //! Releases, states of clusters, and a cluster that carries a migration out.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 use std::sync::LazyLock;
 
 use access::{AGGREGATION, AccessFile, BindingAction, Catalog, MigrateOptions, Migration, Policy, migrate};
 use object::{Object, ObjectKey};
 use serde_json::Value;
 
-pub struct Releases {
-    pub v3_2_0: Catalog,
-    pub v3_2_1: Catalog,
-    pub v3_3_0: Catalog,
-    pub v3_3_1: Catalog,
+pub(crate) struct Releases {
+    pub(crate) v3_2_0: Catalog,
+    pub(crate) v3_2_1: Catalog,
+    pub(crate) v3_3_0: Catalog,
+    pub(crate) v3_3_1: Catalog,
     /// Of v3.3.1.
-    pub policy: Policy,
+    pub(crate) policy: Policy,
 }
 
 fn load(text: &str, base: Option<&Catalog>) -> (Catalog, Policy) {
@@ -22,7 +20,7 @@ fn load(text: &str, base: Option<&Catalog>) -> (Catalog, Policy) {
     file.into_catalog(base).expect("access.yaml is a catalog")
 }
 
-pub static RELEASES: LazyLock<Releases> = LazyLock::new(|| {
+pub(crate) static RELEASES: LazyLock<Releases> = LazyLock::new(|| {
     let (v3_2_1, _) = load(include_str!("../../../../releases/v3.2.1/access.yaml"), None);
     let (v3_3_1, policy) = load(include_str!("../../../../releases/v3.3.1/access.yaml"), None);
     let (v3_2_0, _) = load(
@@ -51,20 +49,20 @@ fn read(compressed: &[u8]) -> Vec<Object> {
 }
 
 /// Roles, bindings, users and namespaces of a cluster with v3.2.1 and a few tenants.
-pub fn tenants() -> Vec<Object> {
+pub(crate) fn tenants() -> Vec<Object> {
     read(include_bytes!("../fixtures/tenants-3.2.1.ndjson.zst"))
 }
 
 /// The same cluster after the original installer has upgraded it to v3.3.1.
-pub fn tenants_by_upstream() -> Vec<Object> {
+pub(crate) fn tenants_by_upstream() -> Vec<Object> {
     read(include_bytes!("../fixtures/tenants-by-upstream.ndjson.zst"))
 }
 
-pub fn upgrade(state: &[Object]) -> Migration {
+pub(crate) fn upgrade(state: &[Object]) -> Migration {
     upgrade_from(&RELEASES.v3_2_1, state)
 }
 
-pub fn upgrade_from(from: &Catalog, state: &[Object]) -> Migration {
+pub(crate) fn upgrade_from(from: &Catalog, state: &[Object]) -> Migration {
     migrate(
         state,
         from,
@@ -74,12 +72,12 @@ pub fn upgrade_from(from: &Catalog, state: &[Object]) -> Migration {
     )
 }
 
-pub fn find<'a>(state: &'a [Object], key: &ObjectKey) -> Option<&'a Object> {
+pub(crate) fn find<'a>(state: &'a [Object], key: &ObjectKey) -> Option<&'a Object> {
     state.iter().find(|object| object.key() == *key)
 }
 
 /// Carries out those changes of a migration that `is_done` chooses by their place in it.
-pub fn carry_out(
+pub(crate) fn carry_out(
     state: &[Object],
     migration: &Migration,
     mut is_done: impl FnMut(usize) -> bool,
@@ -127,7 +125,7 @@ pub fn carry_out(
 }
 
 /// Puts a release's own objects into a state, as the installer does before it migrates.
-pub fn apply_catalog(state: &mut Vec<Object>, catalog: &Catalog) {
+pub(crate) fn apply_catalog(state: &mut Vec<Object>, catalog: &Catalog) {
     for released in catalog.objects() {
         match state.iter_mut().find(|object| object.key() == released.key()) {
             None => state.push(released.clone()),
@@ -150,6 +148,6 @@ pub fn apply_catalog(state: &mut Vec<Object>, catalog: &Catalog) {
     }
 }
 
-pub fn mk(value: Value) -> Object {
+pub(crate) fn mk(value: Value) -> Object {
     Object::try_from(value).expect("a test writes valid objects")
 }

@@ -1,0 +1,391 @@
+//! What holds on every cluster, however its roles and bindings were made.
+
+use std::collections::BTreeMap;
+
+use access::{
+    AGGREGATION, Catalog, Grants, Level, MigrateOptions, Migration, PermissionChange, Request, Rule, Scope,
+    SubjectImpact, migrate,
+};
+use object::{Object, ObjectKey};
+use proptest::{prelude::*, sample::subsequence};
+use serde_json::{Value, json};
+
+use crate::common::{RELEASES, apply_catalog, carry_out, mk, upgrade, upgrade_from};
+
+/// Rules that people write: their own, shares of what templates give, both in one, and all-powerful ones.
+fn own_rules() -> Vec<Rule> {
+    let rules = json!([
+        {"apiGroups": ["custom.example.org"], "resources": ["badges"], "verbs": ["*"]},
+        {"apiGroups": ["iam.kubesphere.io"], "resources": ["users"], "verbs": ["create"]},
+        {"apiGroups": ["*"], "resources": ["users", "badges"], "verbs": ["*"]},
+        {"apiGroups": ["*"], "resources": ["workspacemembers", "things", "roles"], "verbs": ["get", "delete"]},
+        {"apiGroups": ["*"], "resources": ["members", "members/log"], "resourceNames": ["a"], "verbs": ["*"]},
+        {"nonResourceURLs": ["/metrics*"], "verbs": ["get"]},
+        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get"]},
+        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
+    ]);
+    serde_json::from_value(rules).unwrap()
+}
+
+const PLACES: [(Level, &str); 5] = [
+    (Level::Platform, "GlobalRole"),
+    (Level::Workspace, "WorkspaceRole"),
+    (Level::Cluster, "ClusterRole"),
+    (Level::Project, "Role"),
+    (Level::DevopsProject, "Role"),
+];
+
+fn names(level: Level) -> Vec<String> {
+    let names = RELEASES
+        .v3_2_1
+        .templates(level)
+        .map(|template| template.name.clone());
+    let mut names: Vec<String> = names.collect();
+    names.push("role-template-view-nothing".to_owned());
+    names
+}
+
+/// A role of a level: which templates it names, which of the resulting rules it lacks, what it has besides.
+fn any_role(level: Level, kind: &'static str, name: &'static str) -> impl Strategy<Value = Object> {
+    (
+        subsequence(names(level), 0..6).prop_shuffle(),
+        prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(0..12_usize, 1..4)],
+        subsequence(own_rules(), 0..3),
+        0..3_u8,
+        0..12_u8,
+    )
+        .prop_map(move |(templates, lacking, own, release, oddity)| {
+            let catalogs = [&RELEASES.v3_2_1, &RELEASES.v3_2_1, &RELEASES.v3_3_1];
+            let catalog: &Catalog = catalogs[usize::from(release)];
+            let given = templates.iter().filter_map(|name| catalog.template(level, name));
+            let mut rules: Vec<Rule> = given.flat_map(|template| template.rules.clone()).collect();
+            for index in lacking {
+                if index < rules.len() {
+                    rules.remove(index);
+                }
+            }
+            rules.extend(own);
+            let annotations = match oddity {
+                0 => json!({}),
+                1 => json!({AGGREGATION: format!("[{}]", templates.join(","))}),
+                _ => {
+                    json!({AGGREGATION: Value::from(templates).to_string(), "kubesphere.io/creator": "admin"})
+                }
+            };
+            let (group, namespace) = match level {
+                Level::Platform | Level::Workspace => ("iam.kubesphere.io/v1alpha2", None),
+                Level::Cluster => ("rbac.authorization.k8s.io/v1", None),
+                Level::Project => ("rbac.authorization.k8s.io/v1", Some("proj1")),
+                Level::DevopsProject => ("rbac.authorization.k8s.io/v1", Some("dev1")),
+            };
+            let mut role = json!({
+                "apiVersion": group, "kind": kind,
+                "metadata": {"name": name, "annotations": annotations, "labels": {"team": "x"}},
+                "rules": rules,
+            });
+            if let Some(namespace) = namespace {
+                role["metadata"]["namespace"] = namespace.into();
+            }
+            if level == Level::Workspace {
+                role["metadata"]["labels"]["kubesphere.io/workspace"] = "ws1".into();
+            }
+            mk(role)
+        })
+}
+
+fn any_global_binding(name: String) -> impl Strategy<Value = Object> {
+    let roles = vec![
+        "users-manager",
+        "workspaces-manager",
+        "workspace-manager",
+        "platform-regular",
+        "a",
+        "b-admin",
+        "missing",
+    ];
+    let subjects = vec![("User", "u1"), ("User", "u2"), ("User", "u3"), ("Group", "g")];
+    (subsequence(subjects, 0..4), proptest::sample::select(roles)).prop_map(move |(subjects, role)| {
+        let subjects: Vec<Value> = subjects
+            .into_iter()
+            .map(|(kind, name)| json!({"apiGroup": "iam.kubesphere.io/v1alpha2", "kind": kind, "name": name}))
+            .collect();
+        mk(json!({
+            "apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "GlobalRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "iam.kubesphere.io/v1alpha2", "kind": "GlobalRole", "name": role},
+            "subjects": subjects,
+        }))
+    })
+}
+
+/// A cluster as v3.2.1 left it, with two roles of each level and some bindings.
+fn any_state() -> impl Strategy<Value = Vec<Object>> {
+    let roles: Vec<_> = PLACES
+        .into_iter()
+        .flat_map(|(level, kind)| {
+            [
+                any_role(level, kind, "a").boxed(),
+                any_role(level, kind, "b-admin").boxed(),
+            ]
+        })
+        .collect();
+    let bindings: Vec<_> = (0..5)
+        .map(|i| any_global_binding(format!("binding-{i}")))
+        .collect();
+    let alias_is_a_role = any_role(Level::Platform, "GlobalRole", "workspace-manager");
+    (roles, bindings, prop::option::weighted(0.2, alias_is_a_role)).prop_map(|(roles, bindings, alias)| {
+        let mut state = vec![
+            mk(
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "proj1",
+                "labels": {"kubesphere.io/workspace": "ws1"}}}),
+            ),
+            mk(
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "dev1",
+                "labels": {"kubesphere.io/workspace": "ws1", "kubesphere.io/devopsproject": "dev1"}}}),
+            ),
+            mk(
+                json!({"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "GroupBinding",
+                "metadata": {"name": "g-u3"}, "groupRef": {"name": "g"}, "users": ["u3"]}),
+            ),
+        ];
+        state.extend(RELEASES.v3_2_1.objects().cloned());
+        state.extend(roles);
+        state.extend(bindings);
+        state.extend(alias);
+        state
+    })
+}
+
+fn by_key(state: Vec<Object>) -> BTreeMap<ObjectKey, Object> {
+    state.into_iter().map(|object| (object.key(), object)).collect()
+}
+
+fn rules(object: &Object) -> Vec<Rule> {
+    serde_json::from_value(object.get("/rules").cloned().unwrap_or_default()).unwrap()
+}
+
+fn all(state: &[Object], migration: &Migration) -> Vec<Object> {
+    carry_out(state, migration, |_| true)
+}
+
+/// Custom roles with a readable list: level, list, rules before, rules after.
+fn custom_roles(before: &[Object], after: &[Object]) -> Vec<(Level, Vec<String>, Vec<Rule>, Vec<Rule>)> {
+    let after = by_key(after.to_vec());
+    let mut found = Vec::new();
+    for object in before {
+        let Some(place) = PLACES.iter().position(|(_, kind)| *kind == object.kind()) else {
+            continue;
+        };
+        let level = match object.namespace() {
+            Some("dev1") => Level::DevopsProject,
+            _ => PLACES[place].0,
+        };
+        let list = object
+            .annotation(AGGREGATION)
+            .and_then(|text| serde_json::from_str(text).ok());
+        if let (Some(list), true) = (list, object.label("team").is_some()) {
+            found.push((level, list, rules(object), rules(&after[&object.key()])));
+        }
+    }
+    found
+}
+
+fn released(catalog: &Catalog, level: Level, templates: &[&String]) -> Grants {
+    let given = templates.iter().filter_map(|name| catalog.template(level, name));
+    Grants::of(given.flat_map(|template| &template.rules))
+}
+
+fn subjects(binding: &Object) -> Vec<&str> {
+    let subjects = binding.get("/subjects").and_then(Value::as_array);
+    let names = subjects
+        .into_iter()
+        .flatten()
+        .filter_map(|subject| subject["name"].as_str());
+    names.collect()
+}
+
+fn global_bindings(state: &[Object]) -> impl Iterator<Item = (&Object, &str)> {
+    let bindings = state.iter().filter(|object| object.kind() == "GlobalRoleBinding");
+    bindings.map(|binding| (binding, binding.get_str("/roleRef/name").unwrap()))
+}
+
+/// Requests at platform level that tell the templates and the rules above apart.
+fn requests() -> Vec<Request<'static>> {
+    let mut requests = Vec::new();
+    for verb in ["get", "create", "patch"] {
+        for api_group in [
+            "iam.kubesphere.io",
+            "tenant.kubesphere.io",
+            "custom.example.org",
+            "",
+        ] {
+            for resource in [
+                "users",
+                "globalroles",
+                "workspaces",
+                "workspacetemplates",
+                "badges",
+                "clusters",
+            ] {
+                for subresource in ["", "password"] {
+                    requests.push(Request::Resource {
+                        verb,
+                        api_group,
+                        resource,
+                        subresource,
+                        name: "a",
+                    });
+                }
+            }
+        }
+    }
+    requests
+}
+
+/// Whether a user's own bindings, its group's or everyone's allow a request at platform level.
+fn is_allowed(state: &BTreeMap<ObjectKey, Object>, user: &str, request: &Request<'_>) -> bool {
+    state
+        .values()
+        .filter(|o| o.kind() == "GlobalRoleBinding")
+        .any(|binding| {
+            let is_bound = subjects(binding)
+                .into_iter()
+                .any(|name| name == user || name == "system:authenticated" || (name == "g" && user == "u3"));
+            let role = binding.get_str("/roleRef/name").unwrap();
+            let role = state.get(&ObjectKey::cluster("iam.kubesphere.io", "GlobalRole", role));
+            is_bound && role.is_some_and(|role| rules(role).iter().any(|rule| rule.allows(request)))
+        })
+}
+
+fn holds(changes: &[PermissionChange], request: &Request<'_>) -> bool {
+    changes
+        .iter()
+        .flat_map(|change| &change.grants)
+        .any(|grant| grant.allows(request))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_migrated_cluster_needs_no_migration(state in any_state()) {
+        let after = all(&state, &upgrade(&state));
+        for from in [&RELEASES.v3_2_1, &RELEASES.v3_3_1] {
+            let again = upgrade_from(from, &after);
+            prop_assert!(again.is_done(), "{:?}", again);
+        }
+    }
+
+    #[test]
+    fn a_cut_migration_ends_the_same(
+        state in any_state(),
+        first in prop::collection::vec(any::<bool>(), 40),
+        second in prop::collection::vec(any::<bool>(), 40),
+        templates_are_new in any::<bool>(),
+    ) {
+        let mut expect = all(&state, &upgrade(&state));
+        let mut cut = carry_out(&state, &upgrade(&state), |step| first[step]);
+        if templates_are_new {
+            apply_catalog(&mut expect, &RELEASES.v3_3_1);
+            apply_catalog(&mut cut, &RELEASES.v3_3_1);
+        }
+        let cut = carry_out(&cut, &upgrade(&cut), |step| second[step]);
+        let end = all(&cut, &upgrade(&cut));
+        let (expect, end) = (by_key(expect), by_key(end));
+        prop_assert_eq!(end.keys().collect::<Vec<_>>(), expect.keys().collect::<Vec<_>>());
+        for (key, object) in &end {
+            prop_assert_eq!(object.as_value(), expect[key].as_value(), "{}", key);
+        }
+    }
+
+    #[test]
+    fn roles_gain_what_templates_gained_and_lose_what_is_revoked(state in any_state()) {
+        let policy = &RELEASES.policy;
+        let after = all(&state, &upgrade(&state));
+        for (level, list, before, after) in custom_roles(&state, &after) {
+            let (revoked, kept): (Vec<&String>, Vec<_>) =
+                list.iter().partition(|name| policy.is_revoked(level, name));
+            let renamed: Vec<String> =
+                kept.iter().map(|name| policy.renamed(level, name).unwrap_or(name).to_owned()).collect();
+            let old_kept = released(&RELEASES.v3_2_1, level, &kept);
+            let new_kept = released(&RELEASES.v3_3_1, level, &renamed.iter().collect::<Vec<_>>());
+            let only_revoked = released(&RELEASES.v3_2_1, level, &revoked)
+                .difference(&old_kept)
+                .difference(&new_kept);
+            let is_wide = before.iter().any(|rule| rule.resources.iter().any(|r| r == "*"));
+            let (before, after) = (Grants::of(&before), Grants::of(&after));
+            let gained = after.difference(&before);
+            prop_assert!(new_kept.difference(&old_kept).covers(&gained), "{:?} gains {:?}", list, gained);
+            let lost = before.difference(&after);
+            prop_assert!(only_revoked.covers(&lost), "{:?} loses {:?}", list, lost);
+            prop_assert!(is_wide || after.is_disjoint(&only_revoked), "{:?} keeps what is revoked", list);
+        }
+    }
+
+    #[test]
+    fn without_refresh_no_role_gains(state in any_state()) {
+        let migration = migrate(
+            &state,
+            &RELEASES.v3_2_1,
+            &RELEASES.v3_3_1,
+            &RELEASES.policy,
+            MigrateOptions { refresh_templates: false },
+        );
+        let after = all(&state, &migration);
+        for (_, list, before, after) in custom_roles(&state, &after) {
+            prop_assert!(Grants::of(&before).covers(&Grants::of(&after)), "{:?}", list);
+        }
+    }
+
+    #[test]
+    fn everyone_bound_to_a_removed_role_gets_its_replacement(state in any_state()) {
+        let has = |name: &str| state.iter().any(|o| o.kind() == "GlobalRole" && o.name() == name);
+        let alias_is_a_role = has("workspace-manager");
+        let is_removed = |role: &str| {
+            role == "users-manager"
+                || role == "workspaces-manager"
+                || (role == "workspace-manager" && !alias_is_a_role)
+        };
+        let after = all(&state, &upgrade(&state));
+        prop_assert!(global_bindings(&after).all(|(_, role)| !is_removed(role)));
+        for (binding, role) in global_bindings(&state) {
+            for subject in subjects(binding) {
+                let expect = if is_removed(role) { "platform-regular" } else { role };
+                let has = global_bindings(&after).any(|(b, r)| r == expect && subjects(b).contains(&subject));
+                prop_assert!(has, "{} lost {}", subject, expect);
+            }
+            if !is_removed(role) {
+                prop_assert!(after.iter().any(|object| object == binding), "{} changed", binding.name());
+            }
+        }
+    }
+
+    #[test]
+    fn impact_is_what_requests_would_show(state in any_state()) {
+        let migration = upgrade(&state);
+        let mut after = all(&state, &migration);
+        apply_catalog(&mut after, &RELEASES.v3_3_1);
+        let (before, after) = (by_key(state), by_key(after));
+        for user in ["u1", "u2", "u3"] {
+            let about = |subject: &&SubjectImpact| {
+                let is_the_users = subject.name == user || (subject.name == "g" && user == "u3");
+                is_the_users && subject.scope == Scope::Platform
+            };
+            let impact = &migration.impact;
+            let own: Vec<_> = impact.subjects.iter().filter(about).collect();
+            for request in requests() {
+                let (was, is) = (is_allowed(&before, user, &request), is_allowed(&after, user, &request));
+                let lost = own.iter().any(|s| holds(&s.lost, &request));
+                let gained = own.iter().any(|s| holds(&s.gained, &request));
+                if was != is {
+                    let all_lose = impact.everyone.iter().any(|s| holds(&s.lost, &request));
+                    let all_gain = impact.everyone.iter().any(|s| holds(&s.gained, &request));
+                    prop_assert_eq!((lost || all_lose, gained || all_gain), (was, is), "{} {:?}", user, request);
+                } else if user != "u3" {
+                    // What u3 loses itself, its group may give; what it gains, the group may have given.
+                    prop_assert_eq!((lost, gained), (false, false), "{} {:?}", user, request);
+                }
+            }
+        }
+    }
+}
