@@ -31,10 +31,7 @@ fn value(reference: &Reference, holder: &Object) -> Option<Vec<u8>> {
     match reference {
         Reference::Secret { key, .. } => STANDARD.decode(holder.get("/data")?.get(key)?.as_str()?).ok(),
         Reference::Setting { path } => {
-            let value = path
-                .split('.')
-                .try_fold(holder.get("/spec")?, |value, name| value.get(name))?;
-            Some(value.as_str()?.as_bytes().to_vec())
+            Some(secret::setting_text(holder.get("/spec")?, path)?.as_bytes().to_vec())
         }
     }
 }

@@ -29,7 +29,8 @@ const SECRET_WORDS: [&str; 6] = [
     "credential",
 ];
 
-fn names_a_secret(path: &str) -> bool {
+/// Whether what stands at the path is secret, by its last name.
+pub fn names_a_secret(path: &str) -> bool {
     let last = path.rsplit('.').next().unwrap_or(path).to_ascii_lowercase();
     // secretName, imagePullSecrets and the like name a Secret, they do not hold one.
     !last.starts_with("secretname")

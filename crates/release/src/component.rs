@@ -76,7 +76,7 @@ pub struct Observation {
 pub struct HelmRelease {
     pub name: String,
     pub namespace: String,
-    pub chart: Distinguished,
+    pub chart: Chart,
     /// Files and folders (with a slash at the end) whose objects are not part of the Helm release.
     #[serde(default)]
     pub without: Vec<String>,
@@ -85,7 +85,7 @@ pub struct HelmRelease {
 /// The chart as Helm's record names it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Distinguished {
+pub struct Chart {
     pub name: String,
     pub version: String,
     pub app_version: String,

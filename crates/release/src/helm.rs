@@ -358,6 +358,22 @@ mod tests {
         assert_eq!(Record::decode(&secret).unwrap(), record);
     }
 
+    /// Packed by another program, as Helm does.
+    #[test]
+    fn a_record_is_read_as_others_write_it() {
+        let data = "\
+            SDRzSUFBQUFBQUFDQTQyT3ZRckNNQkNBWHlYYzNKYlV3U0dyazRPYk9FaEF6aWJWWUhvSlRSUkUrdTVlS2twSDRZYj\
+            crZTY3ZXdIaFlFRUJRZ1dPK2dEcUJiMGJVejRaRzMxNFdzUERsVnl0YTlseTdLVlVjeHlaOS9nWFpxeTNlUWJtSW5X\
+            amk5a0Y0c2FXVWtidlJSZUdXQ0FHdUpIdmlXYy84VlJCZDhVeGw5Y0dtOUZneHBJdlBuL1lNWDJNc21rYkNSUHZERW\
+            l1dDRuWG9LNXJUUmpkNFlNcDhXZzEzUndaSlRhQmVuZlpZZFQwZFN0TlFoUzVFcWhwYVcrcitXaUsySlhMWjVqZUVr\
+            ZSthMEFCQUFBPQ==";
+        let secret = json!({"apiVersion":"v1","kind":"Secret","metadata":{"name":"sh.helm.release.v1.a.v1"},"data":{"release":data}});
+        let record = Record::decode(&Object::try_from(secret).unwrap()).unwrap();
+        assert_eq!(format!("{record:?}"), "Record(b/a v1 deployed)");
+        let objects = record.manifest_objects(&is_namespaced).unwrap();
+        assert_eq!(objects[0].key().to_string(), "ConfigMap b/a");
+    }
+
     #[test]
     fn objects_without_namespace_are_in_the_release_s() {
         let keys: Vec<String> = mk_record(1, "deployed")

@@ -92,8 +92,6 @@ pub struct Release {
     pub images: BTreeMap<String, Image>,
     /// In the order in which they are upgraded.
     pub components: Vec<Component>,
-    /// `access.yaml`, where the release has one.
-    access: Option<String>,
 }
 
 /// All releases known.
@@ -157,7 +155,6 @@ impl Release {
             mirrors: file.mirrors,
             images: file.images,
             components,
-            access: files.get(&format!("{folder}/access.yaml")).map(str::to_owned),
         })
     }
 
@@ -214,11 +211,6 @@ impl Release {
             .collect();
         values.insert("imageOverrides".into(), overrides.into());
         Ok(values)
-    }
-
-    /// The text of the release's `access.yaml`.
-    pub fn access_text(&self) -> Option<&str> {
-        self.access.as_deref()
     }
 }
 

@@ -9,7 +9,9 @@ use serde_json::{Map, Value, json};
 use crate::{Component, GeneratedSecret, Release, helm, template};
 
 /// What manifests are rendered from.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+///
+/// Its `Debug` shows names only, since settings and what exists may hold secrets.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Inputs {
     /// By name, from [`Release::read_settings`].
@@ -17,6 +19,17 @@ pub struct Inputs {
     pub cluster: Cluster,
     /// By name, from [`Component::observe`].
     pub existing: Map<String, Value>,
+}
+
+impl std::fmt::Debug for Inputs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = |map: &Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
+        f.debug_struct("Inputs")
+            .field("settings", &names(&self.settings))
+            .field("cluster", &self.cluster)
+            .field("existing", &names(&self.existing))
+            .finish()
+    }
 }
 
 /// What manifests depend on of the cluster itself.

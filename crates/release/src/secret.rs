@@ -23,7 +23,7 @@ pub enum Reference {
         /// Put in as base64.
         base64: bool,
     },
-    /// A dotted path in the ClusterConfiguration's spec.
+    /// A dotted path in the ClusterConfiguration's spec, see [`setting_text`].
     Setting { path: String },
 }
 
@@ -76,6 +76,11 @@ impl fmt::Display for Reference {
             Self::Setting { path } => write!(f, "${{setting:{path}}}"),
         }
     }
+}
+
+/// The text at a dotted path in the spec of a ClusterConfiguration; the item of a list is named by its index.
+pub fn setting_text<'a>(spec: &'a Value, path: &str) -> Option<&'a str> {
+    crate::setting::at(spec, path)?.as_str()
 }
 
 /// The references in a text: where each starts and ends, and what it is.

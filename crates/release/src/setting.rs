@@ -1,5 +1,6 @@
 //! [`Setting`]: what a component reads from the ClusterConfiguration.
 
+use object::diff::names_a_secret;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
@@ -67,7 +68,8 @@ pub struct Setting {
     /// An empty text counts as a value. Otherwise it is the same as no value.
     #[serde(default)]
     pub empty: bool,
-    /// Rendered manifests hold a reference in place of the value ([`Reference::Setting`]).
+    /// Rendered manifests hold a reference in place of the value ([`Reference::Setting`]); of a map or list, in place
+    /// of the texts inside whose names say that they are secret.
     #[serde(default)]
     pub secret: bool,
     /// What it does, in a sentence.
@@ -99,8 +101,8 @@ impl Setting {
                     expected: self.kind.describe(),
                 });
             };
-            if self.secret && value.as_str() != Some("") {
-                return Ok(Reference::setting(path).to_string().into());
+            if self.secret {
+                refer(&mut value, path, true);
             }
             if self.fill {
                 fill(&mut value, &self.default);
@@ -111,9 +113,32 @@ impl Setting {
     }
 }
 
-/// The value at a dotted path.
+/// The value at a dotted path; a list's item by its index.
 pub(crate) fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
-    path.split('.').try_fold(value, |value, name| value.get(name))
+    path.split('.').try_fold(value, |value, name| match value {
+        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+        value => value.get(name),
+    })
+}
+
+/// Puts references in place of secret texts. A name with a dot cannot stand in a path, so what it names stays.
+fn refer(value: &mut Value, path: &str, is_secret: bool) {
+    match value {
+        Value::String(text) if is_secret && !text.is_empty() => {
+            *text = Reference::setting(path).to_string();
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                refer(item, &format!("{path}.{index}"), false);
+            }
+        }
+        Value::Object(map) => {
+            for (name, item) in map.iter_mut().filter(|(name, _)| !name.contains(['.', '}'])) {
+                refer(item, &format!("{path}.{name}"), names_a_secret(name));
+            }
+        }
+        _ => {}
+    }
 }
 
 fn fill(value: &mut Value, default: &Value) {
@@ -222,5 +247,11 @@ mod tests {
         );
         check(setting.clone(), json!({"a":{"password":""}}), Ok(json!("")));
         check(setting, json!({}), Ok(Value::Null));
+        check(
+            json!({"from":"o","type":"map","secret":true}),
+            json!({"o":{"accessTokenMaxAge":"2h","list":[{"name":"a","clientSecret":"hunter2","a.secret":"b"}]}}),
+            Ok(json!({"accessTokenMaxAge":"2h",
+                "list":[{"name":"a","clientSecret":"${setting:o.list.0.clientSecret}","a.secret":"b"}]})),
+        );
     }
 }

@@ -106,14 +106,15 @@ fn authentication() {
             "/authentication/maximumClockSkew": "1s",
             "/authentication/multipleLogin": false,
             "/authentication/oauthOptions/accessTokenMaxAge": "2h",
-            "/authentication/oauthOptions/identityProviders/0/provider/bindPassword": "p: \"x",
+            "/authentication/oauthOptions/identityProviders/0/provider/bindPassword":
+                "authentication.oauthOptions.identityProviders.0.provider.bindPassword",
             "/authentication/oauthOptions/clients/0/name": "other",
             "/authentication/oauthOptions/clients/1/name": "kubesphere",
         }),
     );
     check(
-        json!({"authentication": {"oauthOptions": {"clients": [{"name": "kubesphere", "secret": "own"}]}}}),
-        json!({"/authentication/oauthOptions/clients": [{"name": "kubesphere", "secret": "own"}]}),
+        json!({"authentication": {"oauthOptions": {"clients": [{"name": "kubesphere"}]}}}),
+        json!({"/authentication/oauthOptions/clients": [{"name": "kubesphere"}]}),
     );
     check_before(
         json!({}),
@@ -132,7 +133,7 @@ fn kubectl_follows_the_cluster() {
         ("v1.15.0", "v1.0.0"),
     ] {
         let manifests = render_with(json!({}), |inputs| {
-            inputs.cluster.kubernetes_version = cluster.into()
+            inputs.cluster.kubernetes_version = cluster.into();
         });
         let image = common::kubesphere_config(&manifests)["authentication"]["kubectlImage"].clone();
         assert_eq!(image, json!(format!("kubesphere/kubectl:{tag}")), "{cluster}");
@@ -407,7 +408,7 @@ fn where_and_how_large_the_programs_are() {
 fn service_account_tokens_from_1_24_on() {
     for (version, wanted) in [("v1.23.17", false), ("v1.24.7-eks-fb459a0", true)] {
         let manifests = render_with(json!({}), |inputs| {
-            inputs.cluster.kubernetes_version = version.into()
+            inputs.cluster.kubernetes_version = version.into();
         });
         let token = ObjectKey::namespaced("", "Secret", "kubesphere-system", "kubesphere-sa-token");
         let account = ObjectKey::namespaced("", "ServiceAccount", "kubesphere-system", "kubesphere");
@@ -566,7 +567,8 @@ fn every_image_follows_a_private_registry() {
 #[test]
 fn no_plan_holds_a_secret() {
     let spec = json!({
-        "authentication": {"jwtSecret": "hunter2", "adminPassword": "hunter2"},
+        "authentication": {"jwtSecret": "hunter2", "adminPassword": "hunter2",
+            "oauthOptions": {"clients": [{"name": "own", "secret": "hunter2"}]}},
         "logging": {"enabled": true}, "openpitrix": {"store": {"enabled": true}},
         "devops": {"enabled": true, "sonarqube": {"externalSonarUrl": "u", "externalSonarToken": "hunter2"}},
         "common": {"es": {"basicAuth": {"enabled": true, "username": "u", "password": "hunter2"}},

@@ -243,8 +243,7 @@ impl Decider<'_> {
                 STANDARD.decode(secret.get("/data")?.get(key)?.as_str()?).ok()
             }
             Reference::Setting { path } => {
-                let value = path.split('.').try_fold(spec, |value, name| value.get(name))?;
-                Some(value.as_str()?.as_bytes().to_vec())
+                Some(release::secret::setting_text(spec, path)?.as_bytes().to_vec())
             }
         };
         release::secret::resolve(object.as_value(), &lookup)
