@@ -249,7 +249,8 @@ fn classify(code: u16, retry_after: Option<Duration>, answer: Option<&Status>) -
     if let Some(webhook) = quoted_after(message, "admission webhook ") {
         return ErrorClass::WebhookDenied { webhook };
     }
-    if message.starts_with("failed to create typed ") {
+    if message.starts_with("failed to create typed ") || message.starts_with("failed to convert new object ")
+    {
         // Older API servers say so with a status of 500, as if it were their fault.
         return ErrorClass::Invalid;
     }
@@ -421,6 +422,11 @@ mod tests {
             410,
             json!({"message": "too old", "reason": "Expired"}),
             ErrorClass::Expired,
+        );
+        check(
+            500,
+            json!({"message": "failed to convert new object to proper version: illegal base64 data"}),
+            ErrorClass::Invalid,
         );
         check(
             500,
