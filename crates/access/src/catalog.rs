@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use object::{Object, ObjectKey};
 use serde::Deserialize;
 
-use crate::{AGGREGATION, Level, Policy, Rule, TEMPLATE, rule::parse_rules};
+use crate::{AGGREGATION, Grants, Level, Policy, Rule, TEMPLATE, rule::parse_rules};
 
 /// The labels of a RoleBase that choose the namespaces in which the controllers make its role.
 const SCOPE_PROJECT: &str = "scope.kubesphere.io/namespace";
@@ -110,6 +110,8 @@ pub struct Template {
     /// The console's group that it stands in, `Access Control`.
     pub module: Option<String>,
     pub rules: Vec<Rule>,
+    /// What the rules allow.
+    pub grants: Grants,
     /// The templates that a built-in role is put together from.
     pub aggregates: Vec<String>,
     /// Whether it carries the template label; else it is a built-in role.
@@ -162,6 +164,7 @@ impl Catalog {
             name: name.to_owned(),
             alias: role.annotation(ALIAS).map(str::to_owned),
             module: role.annotation(MODULE).map(str::to_owned),
+            grants: Grants::of(&rules),
             rules,
             aggregates: role
                 .annotation(AGGREGATION)

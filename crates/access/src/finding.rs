@@ -153,7 +153,7 @@ pub(crate) fn check_name_taken(role: &Role<'_>, releases: Releases<'_>) -> Optio
         .role(role.level, role.id.name, role.workspace)
         .is_some();
     let rules = parse_rules(role.object.get("/rules")).unwrap_or_default();
-    if was_built_in || Grants::of(&rules).equals(&Grants::of(&built_in.rules)) {
+    if was_built_in || Grants::of(&rules).equals(&built_in.grants) {
         return None;
     }
     let message = "the new release has a built-in role of this name, which takes its place".to_owned();

@@ -1,6 +1,6 @@
 //! [`Grant`]: a product of sets of requests, and its algebra.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -131,11 +131,18 @@ impl ResourceGrant {
         self.sets().into_iter().any(Names::is_empty)
     }
 
+    fn is_disjoint(&self, other: &Self) -> bool {
+        self.sets()
+            .iter()
+            .zip(other.sets())
+            .any(|(a, b)| a.is_disjoint(b))
+    }
+
     fn intersection(&self, other: &Self) -> Option<Self> {
-        let (a, b) = (self.sets(), other.sets());
-        if a.iter().zip(b).any(|(a, b)| a.is_disjoint(b)) {
+        if self.is_disjoint(other) {
             return None;
         }
+        let (a, b) = (self.sets(), other.sets());
         Some(Self::from_sets(std::array::from_fn(|i| a[i].intersection(b[i]))))
     }
 
@@ -163,11 +170,10 @@ impl ResourceGrant {
     fn to_rule(&self) -> Option<Rule> {
         let resources = match (&self.resources, &self.subresources) {
             (all, sub) if all.is_all() && sub.is_all() => vec!["*".to_owned()],
-            (all, Names::In(subs)) if all.is_all() && !subs.contains("") => {
-                subs.iter().map(|sub| format!("*/{sub}")).collect()
+            (all, subs) if all.is_all() && !subs.contains("") => {
+                subs.finite()?.iter().map(|sub| format!("*/{sub}")).collect()
             }
-            (Names::In(resources), Names::In(subs)) => product(resources, subs),
-            _ => return None,
+            (resources, subs) => product(resources.finite()?, subs.finite()?),
         };
         let resource_names = if self.resource_names.is_all() {
             Vec::new()
@@ -185,12 +191,12 @@ impl ResourceGrant {
 }
 
 /// `users, users/password`
-fn product(resources: &BTreeSet<String>, subresources: &BTreeSet<String>) -> Vec<String> {
+fn product(resources: &[Arc<str>], subresources: &[Arc<str>]) -> Vec<String> {
     let mut names = Vec::new();
     for resource in resources {
         for sub in subresources {
             names.push(if sub.is_empty() {
-                resource.clone()
+                resource.to_string()
             } else {
                 format!("{resource}/{sub}")
             });
@@ -204,23 +210,24 @@ impl fmt::Display for ResourceGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} on ", self.verbs.describe("verbs", "''"))?;
         let resources = self.resources.describe("resources", "''");
-        match (&self.resources, &self.subresources) {
-            (_, subs) if subs.is_all() => f.write_str(&resources)?,
-            (Names::In(resources), Names::In(subs)) => f.write_str(&product(resources, subs).join(", "))?,
-            (_, subs) if subs.is_only("") => write!(f, "{resources} without subresource")?,
-            (_, subs) if *subs == Names::NotIn(BTreeSet::from([String::new()])) => {
-                write!(f, "all subresources of {resources}")?;
-            }
-            (_, subs) => write!(f, "{} of {resources}", subs.describe("subresources", "itself"))?,
+        let subs = &self.subresources;
+        if subs.is_all() {
+            f.write_str(&resources)?;
+        } else if let (Some(resources), Some(subs)) = (self.resources.finite(), subs.finite()) {
+            f.write_str(&product(resources, subs).join(", "))?;
+        } else if subs.is_only("") {
+            write!(f, "{resources} without subresource")?;
+        } else if subs.is_all_but_only("") {
+            write!(f, "all subresources of {resources}")?;
+        } else {
+            write!(f, "{} of {resources}", subs.describe("subresources", "itself"))?;
         }
         write!(f, " in {}", self.api_groups.describe("groups", "core"))?;
-        match &self.resource_names {
-            names if names.is_all() => Ok(()),
-            Names::In(_) => write!(f, ", named {}", self.resource_names.describe("", "''")),
-            Names::NotIn(names) => {
-                let names: Vec<_> = names.iter().map(String::as_str).collect();
-                write!(f, ", not named {}", names.join(", "))
-            }
+        let names = &self.resource_names;
+        match names.finite() {
+            _ if names.is_all() => Ok(()),
+            Some(_) => write!(f, ", named {}", names.join("''")),
+            None => write!(f, ", not named {}", names.join("''")),
         }
     }
 }
@@ -357,12 +364,18 @@ impl Grant {
         }
     }
 
+    pub(crate) fn is_disjoint(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Grant::Resources(a), Grant::Resources(b)) => a.is_disjoint(b),
+            (Grant::Urls(a), Grant::Urls(b)) => a.intersection(b).is_none(),
+            _ => true,
+        }
+    }
+
     /// What is in `self` and not in `other`, in pieces.
     pub(crate) fn difference(&self, other: &Self) -> Vec<Self> {
-        if self.intersection(other).is_none() {
-            return vec![self.clone()];
-        }
         match (self, other) {
+            _ if self.is_disjoint(other) => vec![self.clone()],
             (Grant::Resources(a), Grant::Resources(b)) => {
                 a.difference(b).into_iter().map(Grant::Resources).collect()
             }

@@ -23,12 +23,12 @@ impl Grants {
     pub fn of<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Self {
         let mut grants = Self::default();
         for rule in rules {
-            grants.add(rule);
+            grants.add_rule(rule);
         }
         grants
     }
 
-    fn add(&mut self, rule: &Rule) {
+    fn add_rule(&mut self, rule: &Rule) {
         let verbs = Names::pattern(&rule.verbs);
         for url in &rule.non_resource_urls {
             self.push(Grant::Urls(UrlGrant {
@@ -39,9 +39,9 @@ impl Grants {
         }
         let api_groups = Names::pattern(&rule.api_groups);
         let resource_names = if rule.resource_names.is_empty() {
-            Names::ALL
+            Names::all()
         } else {
-            Names::of(rule.resource_names.iter().cloned())
+            Names::of(&rule.resource_names)
         };
         let mut push = |resources: Names, subresources: Names| {
             self.push(Grant::Resources(ResourceGrant {
@@ -53,7 +53,7 @@ impl Grants {
             }));
         };
         if rule.resources.iter().any(|resource| resource == "*") {
-            push(Names::ALL, Names::ALL);
+            push(Names::all(), Names::all());
             return;
         }
         // One grant for each set of resources with the same subresource. A trailing slash matches no request.
@@ -64,7 +64,7 @@ impl Grants {
         }
         for (sub, resources) in by_subresource {
             let resources = if resources.contains("*") {
-                Names::ALL
+                Names::all()
             } else {
                 Names::of(resources)
             };
@@ -91,11 +91,13 @@ impl Grants {
     }
 
     pub fn union(&self, other: &Self) -> Self {
-        let mut grants = self.clone();
+        [self, other].into_iter().collect()
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
         for grant in &other.0 {
-            grants.push(grant.clone());
+            self.push(grant.clone());
         }
-        grants
     }
 
     pub fn intersection(&self, other: &Self) -> Self {
@@ -114,13 +116,16 @@ impl Grants {
             if rest.is_empty() {
                 break;
             }
+            if rest.iter().all(|a| a.is_disjoint(b)) {
+                continue;
+            }
             rest = rest.into_iter().flat_map(|a| a.difference(b)).collect();
         }
         Self(rest)
     }
 
     pub fn is_disjoint(&self, other: &Self) -> bool {
-        let meets = |a: &Grant| other.0.iter().any(|b| a.intersection(b).is_some());
+        let meets = |a: &Grant| other.0.iter().any(|b| !a.is_disjoint(b));
         !self.0.iter().any(meets)
     }
 
@@ -166,6 +171,17 @@ impl Grants {
     /// The set as rules; `None` where rules cannot say it, since they know no exceptions.
     pub fn to_rules(&self) -> Option<Vec<Rule>> {
         self.simplified().iter().map(Grant::to_rule).collect()
+    }
+}
+
+impl<'a> FromIterator<&'a Grants> for Grants {
+    /// The union of all.
+    fn from_iter<I: IntoIterator<Item = &'a Grants>>(all: I) -> Self {
+        let mut grants = Self::default();
+        for other in all {
+            grants.add(other);
+        }
+        grants
     }
 }
 

@@ -244,12 +244,11 @@ impl<'a> Assessment<'_, 'a, '_> {
             delta.is_changed = true;
             delta.reasons = reasons(name, change);
         } else if let Some(released) = self.released(id, role) {
-            let grants = Grants::of(&released.rules);
             if !released.is_template {
                 delta.after.templates.clone_from(&released.aggregates);
             }
-            if released.rules != rules && !grants.equals(&delta.before.grants) {
-                delta.after.grants = Rc::new(grants);
+            if released.rules != rules && !released.grants.equals(&delta.before.grants) {
+                delta.after.grants = Rc::new(released.grants.clone());
                 delta.is_changed = true;
                 delta.reasons = vec![WhyChanged::ChangedBuiltInRole { role: name }];
             }
@@ -303,7 +302,7 @@ impl<'a> Assessment<'_, 'a, '_> {
         let level = self.state.level(role);
         let released = self.releases.to.role(level, name, None);
         Side {
-            grants: Rc::new(Grants::of(released.map_or(&[][..], |role| &role.rules))),
+            grants: Rc::new(released.map(|role| role.grants.clone()).unwrap_or_default()),
             level: Some(level),
             templates: released.map(|role| role.aggregates.clone()).unwrap_or_default(),
         }
@@ -328,8 +327,12 @@ impl<'a> Assessment<'_, 'a, '_> {
         let (mut before, mut after) = (Grants::default(), Grants::default());
         for (subject, place) in through {
             let (b, a, _) = self.own(place, subject);
-            before = b.iter().fold(before, |all, side| all.union(&side.grants));
-            after = a.iter().fold(after, |all, side| all.union(&side.grants));
+            for side in &b {
+                before.add(&side.grants);
+            }
+            for side in &a {
+                after.add(&side.grants);
+            }
         }
         (before, after)
     }
@@ -337,11 +340,7 @@ impl<'a> Assessment<'_, 'a, '_> {
     fn subject(&mut self, place: Place<'a>, subject: SubjectId<'a>) -> Option<SubjectImpact> {
         let (before, after, reasons) = self.own(place, subject);
         let (other_before, other_after) = self.otherwise(place, subject);
-        let all = |sides: &[Side]| {
-            sides
-                .iter()
-                .fold(Grants::default(), |all, side| all.union(&side.grants))
-        };
+        let all = |sides: &[Side]| sides.iter().map(|side| &*side.grants).collect::<Grants>();
         let (has, gets) = (all(&before), all(&after));
         let lost = self.in_words(&has, &gets.union(&other_after), &before, &after, false);
         let gained = self.in_words(&gets, &has.union(&other_before), &after, &before, true);
@@ -393,18 +392,18 @@ impl<'a> Assessment<'_, 'a, '_> {
             if rest.is_empty() || !seen.insert((level, name)) {
                 continue;
             }
-            let (rules, catalog) = if is_new {
-                (self.releases.new_rules(level, name), self.releases.to)
+            let template = if is_new {
+                self.releases.new_template(level, name)
             } else {
-                (self.releases.old_rules(level, name), self.releases.from)
+                self.releases.old_template(level, name)
             };
-            let given = Grants::of(rules);
-            if given.is_disjoint(&rest) {
+            let Some(template) = template.filter(|template| !template.grants.is_disjoint(&rest)) else {
                 continue;
-            }
-            rest = rest.difference(&given);
+            };
+            let given = &template.grants;
+            rest = rest.difference(given);
             words.push(PermissionChange {
-                permission: catalog.template(level, name).map(crate::Template::words),
+                permission: Some(template.words()),
                 template: Some(name.to_owned()),
                 grants: given.intersection(grants).difference(elsewhere).simplified(),
             });

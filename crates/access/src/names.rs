@@ -1,25 +1,33 @@
 //! [`Names`]: a set of names that may be everything but some.
 
-use std::collections::BTreeSet;
+use std::{
+    cmp::Ordering,
+    sync::{Arc, LazyLock},
+};
 
 use serde::{Deserialize, Serialize};
 
-/// A finite set of names, or everything but a finite set.
+type List = Arc<[Arc<str>]>;
+
+static NOTHING: LazyLock<List> = LazyLock::new(|| Arc::from([]));
+
+/// A finite set of names, or everything but a finite set. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "NamesText", into = "NamesText")]
-pub enum Names {
-    In(BTreeSet<String>),
-    NotIn(BTreeSet<String>),
+pub struct Names {
+    is_all_but: bool,
+    /// Sorted, each once.
+    list: List,
 }
 
 /// `["get","list"]`, `["*"]`, `{"allBut":["get"]}`
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum NamesText {
-    List(BTreeSet<String>),
+    List(Vec<String>),
     But {
         #[serde(rename = "allBut")]
-        all_but: BTreeSet<String>,
+        all_but: Vec<String>,
     },
 }
 
@@ -27,72 +35,139 @@ impl From<NamesText> for Names {
     fn from(text: NamesText) -> Self {
         match text {
             NamesText::List(names) => Self::pattern(&names),
-            NamesText::But { all_but } => Names::NotIn(all_but),
+            NamesText::But { all_but } => Self::all_but(&all_but),
         }
     }
 }
 
 impl From<Names> for NamesText {
     fn from(names: Names) -> Self {
-        match names {
-            Names::In(names) => NamesText::List(names),
-            Names::NotIn(names) if names.is_empty() => NamesText::List(BTreeSet::from(["*".to_owned()])),
-            Names::NotIn(all_but) => NamesText::But { all_but },
+        let list = names.list.iter().map(ToString::to_string).collect();
+        match names.written() {
+            Some(list) => NamesText::List(list),
+            None => NamesText::But { all_but: list },
         }
     }
 }
 
-impl Names {
-    pub const ALL: Names = Names::NotIn(BTreeSet::new());
+/// Goes through two sorted lists, and keeps what `is_kept(in_a, in_b)` says.
+fn merge(a: &List, b: &List, is_kept: impl Fn(bool, bool) -> bool) -> List {
+    if Arc::ptr_eq(a, b) {
+        return if is_kept(true, true) {
+            Arc::clone(a)
+        } else {
+            Arc::clone(&NOTHING)
+        };
+    }
+    let mut kept: Vec<&Arc<str>> = Vec::new();
+    let (mut left, mut right) = (a.iter().peekable(), b.iter().peekable());
+    loop {
+        let order = match (left.peek(), right.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(next), Some(other)) => next.cmp(other),
+        };
+        let in_a = (order != Ordering::Greater).then(|| left.next()).flatten();
+        let in_b = (order != Ordering::Less).then(|| right.next()).flatten();
+        if is_kept(in_a.is_some(), in_b.is_some()) {
+            kept.extend(in_a.or(in_b));
+        }
+    }
+    // A result that equals one of the lists shares it.
+    for list in [a, b] {
+        if kept.len() == list.len() && kept.iter().zip(list.iter()).all(|(name, other)| *name == other) {
+            return Arc::clone(list);
+        }
+    }
+    kept.into_iter().cloned().collect()
+}
 
-    pub fn of<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
-        Names::In(names.into_iter().map(Into::into).collect())
+impl Names {
+    pub fn all() -> Self {
+        Self {
+            is_all_but: true,
+            list: Arc::clone(&NOTHING),
+        }
+    }
+
+    pub fn of<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Self {
+        let mut list: Vec<Arc<str>> = names.into_iter().map(|name| name.as_ref().into()).collect();
+        list.sort();
+        list.dedup();
+        Self {
+            is_all_but: false,
+            list: list.into(),
+        }
+    }
+
+    pub fn all_but<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            is_all_but: true,
+            ..Self::of(names)
+        }
     }
 
     /// A list of a rule in which `*` stands for everything.
-    pub(crate) fn pattern<'a>(names: impl IntoIterator<Item = &'a String>) -> Self {
-        let names: BTreeSet<String> = names.into_iter().cloned().collect();
-        if names.contains("*") {
-            Self::ALL
+    pub(crate) fn pattern(names: &[String]) -> Self {
+        if names.iter().any(|name| name == "*") {
+            Self::all()
         } else {
-            Names::In(names)
+            Self::of(names)
         }
     }
 
     pub fn is_all(&self) -> bool {
-        matches!(self, Names::NotIn(names) if names.is_empty())
+        self.is_all_but && self.list.is_empty()
     }
 
     pub fn is_empty(&self) -> bool {
-        matches!(self, Names::In(names) if names.is_empty())
+        !self.is_all_but && self.list.is_empty()
+    }
+
+    fn lists(&self, name: &str) -> bool {
+        self.list.binary_search_by(|item| (**item).cmp(name)).is_ok()
     }
 
     pub fn contains(&self, name: &str) -> bool {
-        match self {
-            Names::In(names) => names.contains(name),
-            Names::NotIn(names) => !names.contains(name),
-        }
+        self.lists(name) != self.is_all_but
+    }
+
+    /// The names of a finite set.
+    pub(crate) fn finite(&self) -> Option<&[Arc<str>]> {
+        (!self.is_all_but).then_some(&self.list)
     }
 
     /// Whether it is the set of this one name.
     pub(crate) fn is_only(&self, name: &str) -> bool {
-        matches!(self, Names::In(names) if names.len() == 1 && names.contains(name))
+        !self.is_all_but && self.is_about(name)
+    }
+
+    /// Whether it is everything but this one name.
+    pub(crate) fn is_all_but_only(&self, name: &str) -> bool {
+        self.is_all_but && self.is_about(name)
+    }
+
+    fn is_about(&self, name: &str) -> bool {
+        self.list.len() == 1 && &*self.list[0] == name
     }
 
     fn complement(&self) -> Self {
-        match self {
-            Names::In(names) => Names::NotIn(names.clone()),
-            Names::NotIn(names) => Names::In(names.clone()),
+        Self {
+            is_all_but: !self.is_all_but,
+            list: Arc::clone(&self.list),
         }
     }
 
     pub fn intersection(&self, other: &Self) -> Self {
-        match (self, other) {
-            (Names::In(a), Names::In(b)) => Names::In(a.intersection(b).cloned().collect()),
-            (Names::In(a), Names::NotIn(b)) | (Names::NotIn(b), Names::In(a)) => {
-                Names::In(a.difference(b).cloned().collect())
-            }
-            (Names::NotIn(a), Names::NotIn(b)) => Names::NotIn(a.union(b).cloned().collect()),
+        let (a, b) = (self.is_all_but, other.is_all_but);
+        let is_all_but = a && b;
+        Self {
+            is_all_but,
+            // A name is in a set that lists it, or in one that leaves out others.
+            list: merge(&self.list, &other.list, |in_a, in_b| {
+                ((in_a != a) && (in_b != b)) != is_all_but
+            }),
         }
     }
 
@@ -105,35 +180,39 @@ impl Names {
     }
 
     pub fn is_disjoint(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Names::In(a), Names::In(b)) => a.is_disjoint(b),
-            (Names::In(a), Names::NotIn(b)) | (Names::NotIn(b), Names::In(a)) => a.is_subset(b),
-            (Names::NotIn(_), Names::NotIn(_)) => false,
+        match (self.is_all_but, other.is_all_but) {
+            (true, true) => false,
+            (false, true) => self.list.iter().all(|name| other.lists(name)),
+            (true, false) => other.list.iter().all(|name| self.lists(name)),
+            (false, false) if self.list.len() > other.list.len() => other.is_disjoint(self),
+            (false, false) => !self.list.iter().any(|name| other.lists(name)),
         }
     }
 
     /// The set as a rule writes it: `["*"]` or the names; `None` for everything but some.
     pub(crate) fn written(&self) -> Option<Vec<String>> {
-        match self {
-            Names::In(names) => Some(names.iter().cloned().collect()),
-            Names::NotIn(names) if names.is_empty() => Some(vec!["*".to_owned()]),
-            Names::NotIn(_) => None,
+        if self.is_all() {
+            return Some(vec!["*".to_owned()]);
         }
+        self.finite()
+            .map(|names| names.iter().map(ToString::to_string).collect())
+    }
+
+    /// `a, b`; `empty` stands for the empty name.
+    pub(crate) fn join(&self, empty: &str) -> String {
+        let names = self
+            .list
+            .iter()
+            .map(|name| if name.is_empty() { empty } else { name });
+        names.collect::<Vec<_>>().join(", ")
     }
 
     /// `all verbs`, `all verbs but get`, `get, list`; `empty` stands for the empty name.
     pub(crate) fn describe(&self, what: &str, empty: &str) -> String {
-        let list = |names: &BTreeSet<String>| {
-            let names = names.iter().map(String::as_str);
-            let names: Vec<_> = names
-                .map(|name| if name.is_empty() { empty } else { name })
-                .collect();
-            names.join(", ")
-        };
-        match self {
-            Names::In(names) => list(names),
-            Names::NotIn(names) if names.is_empty() => format!("all {what}"),
-            Names::NotIn(names) => format!("all {what} but {}", list(names)),
+        match (self.is_all_but, self.list.is_empty()) {
+            (false, _) => self.join(empty),
+            (true, true) => format!("all {what}"),
+            (true, false) => format!("all {what} but {}", self.join(empty)),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use object::ObjectKey;
 use serde::{Deserialize, Serialize};
 
-use crate::{Catalog, Grants, Level, MigrateOptions, Policy, Rule};
+use crate::{Catalog, Grants, Level, MigrateOptions, Policy, Rule, Template};
 
 /// A template that goes by a new name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -46,18 +46,14 @@ pub(crate) struct Releases<'a> {
 }
 
 impl<'a> Releases<'a> {
-    /// The rules that the old release gives a template; a template that only the new one has counts as it is there.
-    pub(crate) fn old_rules(&self, level: Level, name: &str) -> &'a [Rule] {
-        let template = self
-            .from
-            .template(level, name)
-            .or_else(|| self.to.template(level, name));
-        template.map_or(&[], |template| &template.rules)
+    /// A template of the old release; one that only the new release has counts as it is there.
+    pub(crate) fn old_template(&self, level: Level, name: &str) -> Option<&'a Template> {
+        let old = self.from.template(level, name);
+        old.or_else(|| self.to.template(level, name))
     }
 
-    pub(crate) fn new_rules(&self, level: Level, name: &str) -> &'a [Rule] {
-        let template = self.to.template(level, name);
-        template.map_or(&[], |template| &template.rules)
+    pub(crate) fn new_template(&self, level: Level, name: &str) -> Option<&'a Template> {
+        self.to.template(level, name)
     }
 
     pub(crate) fn knows(&self, level: Level, name: &str) -> bool {
@@ -66,18 +62,17 @@ impl<'a> Releases<'a> {
 
     /// What only revoked templates of a level give, and no other template of either release.
     pub(crate) fn blocked(&self, level: Level) -> Grants {
-        let mut revoked = Vec::new();
-        let mut offered = Vec::new();
-        for catalog in [self.from, self.to] {
-            for template in catalog.templates(level) {
+        let (mut revoked, mut offered) = (Grants::default(), Grants::default());
+        if self.policy.revoked_templates.contains_key(&level) {
+            for template in self.from.templates(level).chain(self.to.templates(level)) {
                 if self.policy.is_revoked(level, &template.name) {
-                    revoked.extend(&template.rules);
+                    revoked.add(&template.grants);
                 } else {
-                    offered.extend(&template.rules);
+                    offered.add(&template.grants);
                 }
             }
         }
-        Grants::of(revoked).difference(&Grants::of(offered))
+        revoked.difference(&offered)
     }
 }
 
@@ -149,20 +144,16 @@ fn decide(releases: Releases<'_>, level: Level, templates: &[String], rules: &[R
     let (revoked, kept): (Vec<&String>, Vec<&String>) = templates
         .iter()
         .partition(|name| releases.policy.is_revoked(level, name));
-    let old = |names: &[&String]| Grants::of(names.iter().flat_map(|name| releases.old_rules(level, name)));
+    let old = |names: &[&String]| {
+        let templates = names.iter().filter_map(|name| releases.old_template(level, name));
+        templates.map(|template| &template.grants).collect::<Grants>()
+    };
     let (old_revoked, old_kept) = (old(&revoked), old(&kept));
-
-    let mut new_rules: Vec<&Rule> = Vec::new();
-    for rule in outcome
-        .templates
-        .iter()
-        .flat_map(|name| releases.new_rules(level, name))
-    {
-        if !new_rules.contains(&rule) {
-            new_rules.push(rule);
-        }
-    }
-    let new_kept = Grants::of(new_rules.iter().copied());
+    let names = outcome.templates.iter();
+    let new: Vec<&Template> = names
+        .filter_map(|name| releases.new_template(level, name))
+        .collect();
+    let new_kept: Grants = new.iter().map(|template| &template.grants).collect();
 
     let has = Grants::of(rules);
     let leaves = old_revoked.difference(&old_kept).difference(&new_kept);
@@ -176,7 +167,11 @@ fn decide(releases: Releases<'_>, level: Level, templates: &[String], rules: &[R
 
     let mut after: Vec<Rule> = Vec::new();
     if refresh && is_whole {
-        after.extend(new_rules.into_iter().cloned());
+        for rule in new.iter().flat_map(|template| &template.rules) {
+            if !after.contains(rule) {
+                after.push(rule.clone());
+            }
+        }
         let explained = old_revoked.union(&old_kept).union(&new_kept);
         for rule in rules {
             for rule in without(rule, &leaves) {
@@ -186,8 +181,8 @@ fn decide(releases: Releases<'_>, level: Level, templates: &[String], rules: &[R
             }
         }
         if lacks_new {
-            let brings = |name: &&String| !has.covers(&Grants::of(releases.new_rules(level, name)));
-            outcome.extended = outcome.templates.iter().filter(brings).cloned().collect();
+            let brings = new.iter().filter(|template| !has.covers(&template.grants));
+            outcome.extended = brings.map(|template| template.name.clone()).collect();
         }
     } else {
         after.extend(rules.iter().flat_map(|rule| without(rule, &leaves)));

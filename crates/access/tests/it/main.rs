@@ -1,5 +1,7 @@
 //! The releases' data, and the migration on real and on generated clusters.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests unwrap as tests do")]
+
 mod catalog;
 mod common;
 mod properties;

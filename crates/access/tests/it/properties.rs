@@ -168,8 +168,15 @@ fn all(state: &[Object], migration: &Migration) -> Vec<Object> {
     carry_out(state, migration, |_| true)
 }
 
-/// Custom roles with a readable list: level, list, rules before, rules after.
-fn custom_roles(before: &[Object], after: &[Object]) -> Vec<(Level, Vec<String>, Vec<Rule>, Vec<Rule>)> {
+/// A custom role with a readable list.
+struct Custom {
+    level: Level,
+    list: Vec<String>,
+    before: Vec<Rule>,
+    after: Vec<Rule>,
+}
+
+fn custom_roles(before: &[Object], after: &[Object]) -> Vec<Custom> {
     let after = by_key(after.to_vec());
     let mut found = Vec::new();
     for object in before {
@@ -184,7 +191,12 @@ fn custom_roles(before: &[Object], after: &[Object]) -> Vec<(Level, Vec<String>,
             .annotation(AGGREGATION)
             .and_then(|text| serde_json::from_str(text).ok());
         if let (Some(list), true) = (list, object.label("team").is_some()) {
-            found.push((level, list, rules(object), rules(&after[&object.key()])));
+            found.push(Custom {
+                level,
+                list,
+                before: rules(object),
+                after: rules(&after[&object.key()]),
+            });
         }
     }
     found
@@ -302,7 +314,7 @@ proptest! {
     fn roles_gain_what_templates_gained_and_lose_what_is_revoked(state in any_state()) {
         let policy = &RELEASES.policy;
         let after = all(&state, &upgrade(&state));
-        for (level, list, before, after) in custom_roles(&state, &after) {
+        for Custom { level, list, before, after } in custom_roles(&state, &after) {
             let (revoked, kept): (Vec<&String>, Vec<_>) =
                 list.iter().partition(|name| policy.is_revoked(level, name));
             let renamed: Vec<String> =
@@ -332,7 +344,7 @@ proptest! {
             MigrateOptions { refresh_templates: false },
         );
         let after = all(&state, &migration);
-        for (_, list, before, after) in custom_roles(&state, &after) {
+        for Custom { list, before, after, .. } in custom_roles(&state, &after) {
             prop_assert!(Grants::of(&before).covers(&Grants::of(&after)), "{:?}", list);
         }
     }
