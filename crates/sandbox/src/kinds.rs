@@ -134,10 +134,8 @@ impl Resource {
             .schema
             .get_or_init(|| {
                 if self.is_custom() {
-                    Schema::from_crd_preserving(
-                        self.open_api(version).unwrap_or(&Value::Null),
-                        self.preserves_unknown_fields(),
-                    )
+                    let definition = self.definition.as_deref().unwrap_or(&Value::Null);
+                    Schema::from_definition(&definition["spec"], version)
                 } else {
                     Schema::builtin(&self.api_version(version), &self.kind).unwrap_or_else(Schema::deduced)
                 }

@@ -48,8 +48,26 @@ pub(crate) enum Ownership {
 
 /// Brings a decoded body into the form that the server works on: metadata without empty fields, pruned and with defaults.
 pub(crate) fn normalise(resource: &Resource, version: &str, body: &mut Value) {
+    bring_into_form(resource, version, body, validate::default);
+}
+
+/// The same for what server-side apply has made: the nulls that it leaves where it has emptied a list or map stay.
+pub(crate) fn normalise_applied(resource: &Resource, version: &str, body: &mut Value) {
+    bring_into_form(resource, version, body, validate::fill_defaults);
+}
+
+fn bring_into_form(
+    resource: &Resource,
+    version: &str,
+    body: &mut Value,
+    fill_defaults: fn(&Value, &mut Value),
+) {
     let metadata = child(body, "metadata");
     metadata.retain(|key, value| {
+        // Empty managed fields are a request to forget them.
+        if key == "managedFields" {
+            return !value.is_null();
+        }
         !value.is_null() && key != "selfLink" && !(is_empty(value) && !matches!(key.as_str(), "name"))
     });
     if resource.is_custom() {
@@ -61,7 +79,7 @@ pub(crate) fn normalise(resource: &Resource, version: &str, body: &mut Value) {
             if !resource.preserves_unknown_fields() {
                 validate::prune(schema, body);
             }
-            validate::default(schema, body);
+            fill_defaults(schema, body);
             object(body).extend(kept);
         }
     } else {

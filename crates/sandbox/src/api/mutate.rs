@@ -444,7 +444,7 @@ fn apply(
         )
         .map_err(refuse_apply)?;
         place(endpoint, &mut new);
-        normalise(resource, endpoint.version(), &mut new);
+        write::normalise_applied(resource, endpoint.version(), &mut new);
         match live {
             Some(live) => {
                 let updated = write::update(

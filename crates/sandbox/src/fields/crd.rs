@@ -12,7 +12,8 @@ use super::schema::{
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
-/// The types of a custom resource and the root among them. `preserve` is the CRD's `spec.preserveUnknownFields`.
+/// The types of a custom resource and the root among them; `None` where the server merges without types.
+/// `preserve` is the CRD's `spec.preserveUnknownFields`.
 pub(super) fn types(schema: &Value, preserve: bool) -> Option<(Types, TypeId)> {
     let mut types = Types::new();
     let metadata = import(&mut types, OBJECT_META);
@@ -21,9 +22,23 @@ pub(super) fn types(schema: &Value, preserve: bool) -> Option<(Types, TypeId)> {
         let root = types.add(Type::map(MapType::of(element)));
         return Some((types, root));
     }
+    if has_int_or_string(schema) {
+        return None;
+    }
     let mut builder = Builder { types, metadata };
     let root = builder.kind(schema, preserve, true)?;
     Some((builder.types, root))
+}
+
+/// The server writes `anyOf` into the published schema of such a node, cannot read its own document back, and goes on
+/// without types for the whole definition.
+fn has_int_or_string(schema: &Value) -> bool {
+    schema["x-kubernetes-int-or-string"] == true
+        || schema["properties"]
+            .as_object()
+            .is_some_and(|properties| properties.values().any(has_int_or_string))
+        || (schema["items"].is_object() && has_int_or_string(&schema["items"]))
+        || (schema["additionalProperties"].is_object() && has_int_or_string(&schema["additionalProperties"]))
 }
 
 struct Builder {

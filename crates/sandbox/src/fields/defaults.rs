@@ -180,9 +180,7 @@ fn fill(group: &str, kind: &str, object: &mut Fields) {
         }),
         ("networking.k8s.io", "NetworkPolicy") => in_child(object, "spec", network_policy),
         ("scheduling.k8s.io", "PriorityClass") => set(object, "preemptionPolicy", "PreemptLowerPriority"),
-        ("autoscaling", "HorizontalPodAutoscaler") => {
-            in_child(object, "spec", |spec| set(spec, "minReplicas", 1));
-        }
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaler(object),
         _ => {}
     }
 }
@@ -520,6 +518,12 @@ fn deployment(object: &mut Fields) {
 }
 
 fn daemon_set(object: &mut Fields) {
+    // A field of the internal type that `apps/v1` shows as an annotation.
+    in_child(object, "metadata", |metadata| {
+        in_child(metadata, "annotations", |annotations| {
+            set(annotations, "deprecated.daemonset.template.generation", "0");
+        });
+    });
     in_child(object, "spec", |spec| {
         in_child(spec, "updateStrategy", |strategy| {
             set(strategy, "type", "RollingUpdate");
@@ -571,6 +575,20 @@ fn job(object: &mut Fields) {
         template(spec, "template");
     });
     inherit_labels(object, labels);
+}
+
+fn autoscaler(object: &mut Fields) {
+    let has_metrics = object
+        .get("metadata")
+        .and_then(|metadata| metadata["annotations"].get("autoscaling.alpha.kubernetes.io/metrics"))
+        .is_some();
+    let is_v1 = text(object, "apiVersion") == "autoscaling/v1";
+    in_child(object, "spec", |spec| {
+        set(spec, "minReplicas", 1);
+        if is_v1 && !has_metrics {
+            set(spec, "targetCPUUtilizationPercentage", 80);
+        }
+    });
 }
 
 fn network_policy(spec: &mut Fields) {

@@ -12,8 +12,8 @@ use thiserror::Error;
 
 use super::convert::convert;
 use super::schema::{Schema, Source};
-use super::set::{Element, Path, Set, display_path};
-use super::shape::shape;
+use super::set::{Element, Path, Set, display_path, go_json};
+use super::shape::{shape, store};
 use super::typed::{self, Comparison};
 
 /// The annotation in which `kubectl apply` keeps what it applied last.
@@ -222,7 +222,9 @@ fn take(object: &mut Value) -> Value {
         .unwrap_or_default()
 }
 
-fn put(object: &mut Value, managers: &Managers) {
+/// Puts the managed fields back and leaves the object as the store gives it back.
+fn put(object: &mut Value, managers: &Managers, schema: &Schema) {
+    store(object, schema);
     if managers.is_empty() {
         return;
     }
@@ -261,6 +263,9 @@ pub fn update(old: Option<&Value>, new: &mut Value, manager: &str, time: &str, s
 }
 
 /// Like [`update`], for a write through a subresource: the managed fields of the request are ignored.
+///
+/// `new` is what the request asks for as a whole, before what the subresource may not change is put back: the writer
+/// comes to own what it tried to change.
 pub fn update_subresource(old: &Value, new: &mut Value, manager: &str, time: &str, schema: &Schema) {
     take(new);
     let managers = decode(&old["metadata"]["managedFields"]).unwrap_or_default();
@@ -301,7 +306,7 @@ fn finish_update(
     }
     let mut managers = record(old, new, managers, manager, time, schema);
     cap(&mut managers);
-    put(new, &managers);
+    put(new, &managers, schema);
 }
 
 /// The object that a new one is compared with: what the server holds before the first field is set.
@@ -548,13 +553,16 @@ pub fn apply(
     let (mut object, managers) = outcome.map_err(Failure::into_error)?;
     if manager == "kubectl" && object["metadata"]["annotations"].get(LAST_APPLIED).is_some() {
         let mut own = applied.clone();
-        if let Some(annotations) = own["metadata"]["annotations"].as_object_mut() {
+        if let Some(annotations) = own["metadata"]
+            .get_mut("annotations")
+            .and_then(Value::as_object_mut)
+        {
             annotations.shift_remove(LAST_APPLIED);
         }
         own.sort_all_objects();
-        object["metadata"]["annotations"][LAST_APPLIED] = format!("{own}\n").into();
+        object["metadata"]["annotations"][LAST_APPLIED] = format!("{}\n", go_json(&own)).into();
     }
-    put(&mut object, &managers);
+    put(&mut object, &managers, schema);
     Ok(object)
 }
 

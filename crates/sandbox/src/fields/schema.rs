@@ -231,6 +231,24 @@ impl Schema {
         }
     }
 
+    /// The schema of one version of a custom resource, from the `spec` of its CustomResourceDefinition.
+    ///
+    /// A version that the server cannot publish costs all versions their types.
+    pub fn from_definition(spec: &Value, version: &str) -> Schema {
+        let preserve = spec["preserveUnknownFields"] == true;
+        let versions = spec["versions"].as_array().map_or(&[][..], Vec::as_slice);
+        let mut found = None;
+        for entry in versions {
+            let Some((types, root)) = crd::types(&entry["schema"]["openAPIV3Schema"], preserve) else {
+                return Schema::deduced();
+            };
+            if entry["name"] == version {
+                found = Some(Schema { types: Arc::new(types), root, source: Source::Crd });
+            }
+        }
+        found.unwrap_or_else(Schema::deduced)
+    }
+
     /// The schema of an object about which nothing is known: lists are atomic, maps are granular.
     pub fn deduced() -> Schema {
         static TYPES: LazyLock<Arc<Types>> = LazyLock::new(|| Arc::new(Types::new()));

@@ -176,7 +176,7 @@ fn compare_values(a: &Value, b: &Value) -> Ordering {
 }
 
 /// JSON as Go's encoder writes it by default: `<`, `>` and `&` are escaped.
-fn go_json(value: &Value) -> String {
+pub(super) fn go_json(value: &Value) -> String {
     let text = value.to_string();
     if !text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
         return text;

@@ -10,8 +10,61 @@ use super::schema::{Field, Format, MapType, Schema, Source, TypeId, Types};
 
 /// Brings a built-in object into the server's form. Objects of other schemas are left as they are.
 pub fn shape(object: &mut Value, schema: &Schema) {
-    if schema.source == Source::Builtin && object.is_object() {
-        *object = shape_value(&schema.types, schema.root, object.take());
+    if schema.source != Source::Builtin || !object.is_object() {
+        return;
+    }
+    // An empty list here is no absent one: it is how a client asks for the managed fields to be forgotten.
+    let reset = object["metadata"]
+        .get("managedFields")
+        .is_some_and(|fields| fields == &Value::Array(Vec::new()));
+    *object = shape_value(&schema.types, schema.root, object.take());
+    if reset && let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.insert("managedFields".into(), Value::Array(Vec::new()));
+    }
+}
+
+/// What becomes of a built-in object in the store: its encoding does not tell an empty list or map from none.
+///
+/// Definitions of resources and of API services are stored as JSON, which does.
+pub(super) fn store(object: &mut Value, schema: &Schema) {
+    let api_version = object["apiVersion"].as_str().unwrap_or_default();
+    let as_json = api_version.starts_with("apiextensions.k8s.io/")
+        || api_version.starts_with("apiregistration.k8s.io/");
+    if schema.source == Source::Builtin && !as_json {
+        forget_empty(&schema.types, schema.root, object);
+    }
+}
+
+fn forget_empty(types: &Types, kind: TypeId, value: &mut Value) {
+    let kind = types.get(kind);
+    match value {
+        Value::Object(fields) => {
+            let Some(map) = kind.map.as_ref().filter(|_| kind.scalar.is_none()) else {
+                return;
+            };
+            for (name, value) in fields {
+                let Some(kind) = map.kind(name) else { continue };
+                let is_empty = match &*value {
+                    Value::Array(items) => items.is_empty(),
+                    Value::Object(fields) => fields.is_empty() && !is_struct(types, kind),
+                    _ => false,
+                };
+                if is_empty && types.get(kind).scalar.is_none() {
+                    *value = Value::Null;
+                } else {
+                    forget_empty(types, kind, value);
+                }
+            }
+        }
+        Value::Array(items) => {
+            let Some(list) = kind.list.as_ref().filter(|_| kind.scalar.is_none()) else {
+                return;
+            };
+            for item in items {
+                forget_empty(types, list.element, item);
+            }
+        }
+        _ => {}
     }
 }
 

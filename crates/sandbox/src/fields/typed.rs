@@ -219,24 +219,26 @@ fn go_literal(value: &Value) -> String {
 
 /// `%v` of a value as the server holds it while merging.
 fn go_value(value: &Value) -> String {
-    fn plain(value: &Value) -> String {
-        match value {
-            Value::String(text) => text.clone(),
-            Value::Array(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(" ")),
-            Value::Object(fields) => {
-                let mut fields: Vec<_> = fields.iter().collect();
-                fields.sort_by(|a, b| a.0.cmp(b.0));
-                let fields: Vec<_> = fields
-                    .into_iter()
-                    .map(|(k, v)| format!("{k}:{}", plain(v)))
-                    .collect();
-                format!("map[{}]", fields.join(" "))
-            }
-            Value::Null => "<nil>".into(),
-            other => other.to_string(),
+    format!("&{{{}}}", go_plain(value))
+}
+
+/// `%v` of a decoded JSON value in Go.
+pub(super) fn go_plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_plain).collect::<Vec<_>>().join(" ")),
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by(|a, b| a.0.cmp(b.0));
+            let fields: Vec<_> = fields
+                .into_iter()
+                .map(|(key, value)| format!("{key}:{}", go_plain(value)))
+                .collect();
+            format!("map[{}]", fields.join(" "))
         }
+        Value::Null => "<nil>".into(),
+        other => other.to_string(),
     }
-    format!("&{{{}}}", plain(value))
 }
 
 /// The paths that an object sets: leaves, list items, and the items of maps.

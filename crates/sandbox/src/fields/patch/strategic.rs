@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::super::schema::{Field, MapType, Schema, Source, TypeId, Types};
+use super::super::typed::go_plain;
 use super::PatchError;
 
 const DIRECTIVE: &str = "$patch";
@@ -62,15 +63,30 @@ fn bad(what: &str) -> PatchError {
 }
 
 fn no_merge_key(item: &Value, key: &str) -> PatchError {
-    PatchError::Internal(format!("map: {item} does not contain declared merge key: {key}"))
+    PatchError::Internal(format!(
+        "map: {} does not contain declared merge key: {key}",
+        go_plain(item)
+    ))
 }
 
-fn unknown_directive(directive: &Value, patch: &Fields) -> PatchError {
-    let directive = directive
-        .as_str()
-        .map_or_else(|| directive.to_string(), str::to_owned);
-    let patch = Value::Object(patch.clone());
+fn unknown_directive(patch: &Fields) -> PatchError {
+    let directive = patch.get(DIRECTIVE).map(go_plain).unwrap_or_default();
+    let patch = go_plain(&Value::Object(patch.clone()));
     PatchError::Internal(format!("unknown patch type: {directive} in map: {patch}"))
+}
+
+/// A list was expected where the patch or the object has something else.
+fn no_list(found: &Value) -> PatchError {
+    let found = match found {
+        Value::Null => "%!s(<nil>)",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    };
+    PatchError::Internal(format!("expected a []interface {{}}, but received a {found}"))
 }
 
 fn merge_map(
@@ -79,11 +95,14 @@ fn merge_map(
     mut original: Fields,
     mut patch: Fields,
 ) -> Result<Fields, PatchError> {
-    if let Some(directive) = patch.shift_remove(DIRECTIVE) {
+    if let Some(directive) = patch.get(DIRECTIVE) {
         return match directive.as_str() {
-            Some("replace") => Ok(patch),
+            Some("replace") => {
+                patch.shift_remove(DIRECTIVE);
+                Ok(patch)
+            }
             Some("delete") => Ok(Map::new()),
-            _ => Err(unknown_directive(&directive, &patch)),
+            _ => Err(unknown_directive(&patch)),
         };
     }
     retain_keys(&mut original, &mut patch)?;
@@ -152,9 +171,7 @@ fn order_elements(
             continue;
         };
         let Value::Array(order) = order else {
-            return Err(PatchError::Internal(format!(
-                "expected a []interface {{}}, but received {order}"
-            )));
+            return Err(no_list(&order));
         };
         let key = directive
             .strip_prefix(ELEMENT_ORDER)
@@ -165,9 +182,7 @@ fn order_elements(
         let list = |value: Option<&Value>| match value {
             None => Ok(None),
             Some(Value::Array(items)) => Ok(Some(items.clone())),
-            Some(other) => Err(PatchError::Internal(format!(
-                "expected a []interface {{}}, but received {other}"
-            ))),
+            Some(other) => Err(no_list(other)),
         };
         let old = list(original.get(key))?;
         let new = list(patch.get(key))?;
@@ -324,7 +339,7 @@ fn special_elements(
             }
             _ => {
                 let empty = Map::new();
-                return Err(unknown_directive(directive, item.as_object().unwrap_or(&empty)));
+                return Err(unknown_directive(item.as_object().unwrap_or(&empty)));
             }
         }
     }

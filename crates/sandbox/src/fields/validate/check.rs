@@ -315,8 +315,9 @@ fn check_number(schema: &Map<String, Value>, number: &Number, path: &str, outcom
 
 fn check_array(schema: &Map<String, Value>, items: &[Value], path: &str, outcome: &mut Outcome) {
     if let Some(element) = schema.get("items") {
-        for (index, item) in items.iter().enumerate() {
-            check_value(element, item, &format!("{path}.{index}"), outcome);
+        // The server gives the place of the list, not of the item.
+        for item in items {
+            check_value(element, item, path, outcome);
         }
     }
     let size = Value::from(items.len());

@@ -1,6 +1,8 @@
 //! Structural schemas of custom resources: pruning, defaulting, validation, as apiextensions-apiserver 1.20 does them.
 //!
-//! All work on the CRD's `openAPIV3Schema` as it stands. The order in the server is: [`prune`], [`default`], [`check`].
+//! All work on the CRD's `openAPIV3Schema` as it stands. What a client sends, and what a patch makes of an object, goes
+//! through [`prune`], [`default`] and [`check`]; what server-side apply makes of it, through [`prune`],
+//! [`fill_defaults`] and [`check`].
 
 mod check;
 mod format;
@@ -111,6 +113,12 @@ fn is_nullable(schema: &Value) -> bool {
 /// Fills in the defaults of the schema; a null where the schema allows none gives way to the default or goes.
 pub fn default(schema: &Value, object: &mut Value) {
     drop_nulls(schema, object);
+    fill_defaults(schema, object);
+}
+
+/// Fills in the defaults of the schema and leaves nulls without a default alone, as the server does after an apply:
+/// a list or map that an apply has emptied is null, and is refused as such where the schema says so.
+pub fn fill_defaults(schema: &Value, object: &mut Value) {
     default_value(schema, object);
 }
 
