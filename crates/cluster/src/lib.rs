@@ -5,7 +5,7 @@
 //!                                         ├─ get · list · review            ─▶ ReadError
 //!                                         └─ apply · patch · create · delete ─▶ WriteError
 //!                                                      │
-//!                            ErrorClass says what to do about an error; retry and wait go by it
+//!                            ErrorClass says what to do about an error; retry goes by it
 //!
 //!   archive   objects ◀──▶ one verified file (tar + zstd): a backup
 //!   dump      objects ◀──▶ one JSON object a line, or a List, for rehearsals
@@ -25,7 +25,6 @@ mod request;
 pub mod retry;
 mod scope;
 mod snapshot;
-pub mod wait;
 
 pub use cluster::{Cluster, FIELD_MANAGER};
 pub use connect::{ClusterName, ConnectError, ConnectOptions, connect};

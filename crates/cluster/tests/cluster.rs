@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::{Cluster, ErrorClass, FIELD_MANAGER, Scope, wait};
+use cluster::{Cluster, ErrorClass, FIELD_MANAGER, Scope};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use kube::client::Body;
@@ -576,62 +576,6 @@ async fn an_api_server_that_cannot_say_who_asks_is_no_trouble() {
             .then(|| (201, vec![], json!({"status": {"userInfo": {"username": "ann"}}})))
     });
     assert_eq!(cluster.who_am_i().await.as_deref(), Some("ann"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn waits_look_until_it_is_so() {
-    let sandbox = mk_sandbox().await;
-    let cluster = mk_plain(&sandbox);
-    let key = ObjectKey::namespaced("", "ConfigMap", "kubesphere-system", "late");
-    let patience = wait::Patience::until(Duration::from_secs(5));
-    let condition = |object: Option<&object::Object>| match object {
-        Some(_) => wait::Progress::Met,
-        None => wait::Progress::Waiting("it does not exist yet".into()),
-    };
-    let error = wait::wait(&cluster, &key, patience, condition, |_| ())
-        .await
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "ConfigMap kubesphere-system/late is not ready after 5 s: it does not exist yet"
-    );
-    let create = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        cluster
-            .create(&mk_config_map("kubesphere-system", "late", "1"))
-            .await
-            .unwrap()
-    };
-    let (created, found) = tokio::join!(create, wait::wait(&cluster, &key, patience, condition, |_| ()));
-    assert_eq!(found.unwrap(), Some(created));
-}
-
-#[tokio::test]
-async fn stopped_means_that_no_pod_is_left() {
-    let sandbox = mk_sandbox().await;
-    let cluster = mk_plain(&sandbox);
-    let key = ObjectKey::namespaced("apps", "Deployment", "kubesphere-system", "ks-installer");
-    let labels = json!({"app": "ks-installer"});
-    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": "ks-installer", "namespace": "kubesphere-system"},
-        "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
-            "spec": {"containers": [{"name": "installer", "image": "kubesphere/ks-installer:v3.2.1"}]}}}});
-    cluster.create(&deployment).await.unwrap();
-    let mut heard = Vec::new();
-    let patience = wait::Patience::until(Duration::from_millis(200));
-    let error = wait::wait_for_no_pods(&cluster, &key, patience, |text| heard.push(text.to_owned()))
-        .await
-        .unwrap_err();
-    assert!(error.to_string().contains("is still there"), "{error}");
-    assert_eq!(heard.len(), 1);
-    cluster
-        .merge_patch(&key, &json!({"spec": {"replicas": 0}}))
-        .await
-        .unwrap();
-    let patience = wait::Patience::until(Duration::from_secs(10));
-    wait::wait_for_no_pods(&cluster, &key, patience, |_| ())
-        .await
-        .unwrap();
 }
 
 #[tokio::test]

@@ -214,14 +214,7 @@ async fn check(
             }
             health => Ok(health),
         },
-        Condition::Stopped => {
-            let left = pods(cluster, &object).await?.len();
-            Ok(match left {
-                0 => Health::Complete,
-                1 => Health::Progressing("1 pod is still there".into()),
-                left => Health::Progressing(format!("{left} pods are still there")),
-            })
-        }
+        Condition::Stopped => Ok(health::stopped(&object, &pods(cluster, &object).await?)),
         Condition::Served => Ok(Health::Complete),
     }
 }

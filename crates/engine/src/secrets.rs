@@ -30,9 +30,11 @@ fn holder(reference: &Reference) -> ObjectKey {
 fn value(reference: &Reference, holder: &Object) -> Option<Vec<u8>> {
     match reference {
         Reference::Secret { key, .. } => STANDARD.decode(holder.get("/data")?.get(key)?.as_str()?).ok(),
-        Reference::Setting { path } => {
-            Some(secret::setting_text(holder.get("/spec")?, path)?.as_bytes().to_vec())
-        }
+        Reference::Setting { path } => Some(
+            secret::setting_text(holder.get("/spec")?, path)?
+                .as_bytes()
+                .to_vec(),
+        ),
     }
 }
 

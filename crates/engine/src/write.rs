@@ -3,17 +3,19 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use cluster::{Cluster, ErrorClass, FIELD_MANAGER, WriteError};
+use cluster::{
+    Cluster, ErrorClass, FIELD_MANAGER, WriteError,
+    retry::{Policy, with_backoff},
+};
 use object::{Object, ObjectKey, ownership};
 use serde_json::{Value, json};
 use upgrade::plan::{self, Action, Body, Step};
 
 use crate::{Event, Listener, Outcome, RunError, generate, secrets::Secrets};
 
-/// How often a write is tried in all when the server is busy or unreachable for a moment.
+/// How often a write is tried on an object that others write too.
 const TRIES: u32 = 6;
 
 pub(crate) struct Writer<'a> {
@@ -146,40 +148,21 @@ impl Writer<'_> {
     }
 
     /// Tries a write again when the server could not take it, with growing pauses.
-    async fn retry<T, F>(&self, key: &ObjectKey, mut write: impl FnMut() -> F) -> Result<T, RunError>
+    async fn retry<T, F>(&self, key: &ObjectKey, write: impl FnMut() -> F) -> Result<T, RunError>
     where
         F: Future<Output = Result<T, WriteError>>,
     {
-        let mut tries = 1;
-        loop {
-            let error = match write().await {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
-            if tries == TRIES || !error.class().is_transient() {
-                return Err(error.into());
-            }
-            let after = match error.class() {
-                ErrorClass::Throttled {
-                    retry_after: Some(after),
-                } => *after,
-                _ => pause(tries),
-            };
+        // Spread, so that the steps which failed side by side do not come back side by side.
+        let policy = Policy::WRITE.with_seed(rand::random());
+        let written = with_backoff(&policy, write, |error, after| {
             (self.listen)(Event::Retrying {
                 object: key.clone(),
                 message: error.to_string(),
                 after,
             });
-            tokio::time::sleep(after).await;
-            tries += 1;
-        }
+        });
+        Ok(written.await?)
     }
-}
-
-fn pause(tries: u32) -> Duration {
-    let base = Duration::from_millis(200 << tries.min(6));
-    // Spread, so that the steps which ran side by side do not come back side by side.
-    base.mul_f64(rand::random_range(0.5..1.0))
 }
 
 fn is_conflict(error: &RunError) -> bool {

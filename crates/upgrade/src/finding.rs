@@ -32,7 +32,13 @@ pub struct Finding {
 
 impl Finding {
     pub fn new(severity: Severity, reason: &str, message: impl Into<String>) -> Self {
-        Self { severity, reason: reason.into(), object: None, message: message.into(), hint: None }
+        Self {
+            severity,
+            reason: reason.into(),
+            object: None,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     pub fn blocker(reason: &str, message: impl Into<String>) -> Self {

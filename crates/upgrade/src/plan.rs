@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::{Finding, Permission, Snapshot};
 
+const RBAC: &str = "rbac.authorization.k8s.io";
+
 /// The version of the saved form. A file of another format is refused.
 pub const FORMAT: u32 = 1;
 
@@ -16,6 +18,7 @@ pub const FORMAT: u32 = 1;
 /// What is written is decided again from the cluster when a saved plan is run, and must come out the same
 /// ([`Plan::check_permits`]). So a plan needs no object bodies, and cannot be used on a cluster that has changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Plan {
     pub format: u32,
     /// UID of namespace kube-system.
@@ -38,6 +41,7 @@ pub struct Plan {
 
 /// Steps that do not depend on each other and are carried out side by side. Waits come after all others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Stage {
     /// Stable, kebab-case: `custom-roles`.
     pub name: String,
@@ -48,6 +52,7 @@ pub struct Stage {
 
 /// One thing to do to one object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Step {
     pub object: ObjectKey,
     pub action: Action,
@@ -159,7 +164,9 @@ impl Plan {
 
     /// How many writes the plan makes. Waits write nothing.
     pub fn writes(&self) -> usize {
-        self.steps().filter(|s| !matches!(s.action, Action::Wait { .. })).count()
+        self.steps()
+            .filter(|s| !matches!(s.action, Action::Wait { .. }))
+            .count()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -177,29 +184,53 @@ impl Plan {
             differ(None, "the plan was made for another cluster".into());
         }
         if self.to != fresh.to {
-            differ(None, format!("the plan leads to {}, not to {}", self.to, fresh.to));
+            differ(
+                None,
+                format!("the plan leads to {}, not to {}", self.to, fresh.to),
+            );
         }
         if self.kubernetes != fresh.kubernetes {
-            differ(None, format!("Kubernetes was {} and is {} now", self.kubernetes, fresh.kubernetes));
+            differ(
+                None,
+                format!(
+                    "Kubernetes was {} and is {} now",
+                    self.kubernetes, fresh.kubernetes
+                ),
+            );
         }
-        let saved: BTreeMap<_, _> =
-            self.steps().map(|step| ((&step.object, step.action.name()), step)).collect();
+        let saved: BTreeMap<_, _> = self
+            .steps()
+            .map(|step| ((&step.object, step.action.name()), step))
+            .collect();
         for step in fresh.steps() {
             match saved.get(&(&step.object, step.action.name())) {
                 None => differ(
                     Some(step.object.clone()),
-                    format!("the plan does not have the step \"{}\", which is needed now", step.action.name()),
+                    format!(
+                        "the plan does not have the step \"{}\", which is needed now",
+                        step.action.name()
+                    ),
                 ),
                 Some(old) if old.before != step.before => {
-                    differ(Some(step.object.clone()), "changed since the plan was made".into());
+                    differ(
+                        Some(step.object.clone()),
+                        "changed since the plan was made".into(),
+                    );
                 }
                 Some(old) if old.action != step.action => {
-                    differ(Some(step.object.clone()), "what is to be written differs from the plan".into());
+                    differ(
+                        Some(step.object.clone()),
+                        "what is to be written differs from the plan".into(),
+                    );
                 }
                 Some(_) => {}
             }
         }
-        if differences.is_empty() { Ok(()) } else { Err(differences) }
+        if differences.is_empty() {
+            Ok(())
+        } else {
+            Err(differences)
+        }
     }
 
     /// What the caller must be allowed to do to carry the plan out.
@@ -212,11 +243,24 @@ impl Plan {
                 .iter()
                 .find(|r| r.group == key.group && r.kind == key.kind)
                 .map_or_else(|| format!("{}s", key.kind.to_lowercase()), |r| r.resource.clone());
-            for verb in step.action.verbs(step.before.is_some()) {
+            // Kubernetes lets nobody hand out what they do not hold, unless they may do just that.
+            let grants = match (key.group.as_str(), key.kind.as_str(), &step.action) {
+                (RBAC, "Role" | "ClusterRole", Action::Apply { .. } | Action::Patch { .. }) => {
+                    Some("escalate")
+                }
+                (RBAC, "RoleBinding" | "ClusterRoleBinding", Action::Apply { .. }) => Some("bind"),
+                _ => None,
+            };
+            let verbs = step.action.verbs(step.before.is_some()).iter().copied();
+            for verb in verbs.chain(grants) {
+                let resource = match verb {
+                    "bind" => resource.trim_end_matches("bindings").to_owned() + "s",
+                    _ => resource.clone(),
+                };
                 found.insert(Permission {
-                    verb: (*verb).to_owned(),
+                    verb: verb.to_owned(),
                     group: key.group.clone(),
-                    resource: resource.clone(),
+                    resource,
                     namespace: key.namespace.clone(),
                 });
             }
@@ -254,8 +298,9 @@ impl Action {
 /// timestamps and what controllers note in annotations.
 pub fn digest(object: &Object) -> String {
     let mut declared = object.declared();
-    if let Some(annotations) =
-        declared.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut)
+    if let Some(annotations) = declared
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut)
     {
         annotations.remove("deployment.kubernetes.io/revision");
     }

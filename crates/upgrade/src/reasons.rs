@@ -95,7 +95,7 @@ reasons! {
         "Replicas of the new release would find no node that takes them";
     NOT_INSTALLED = "NotInstalled" [Blocker]
         "There is no KubeSphere on the cluster";
-    PERMISSION_MISSING = "PermissionMissing" [Blocker]
+    PERMISSION_MISSING = "PermissionMissing" [Blocker, Warning]
         "The caller lacks a permission that the plan needs";
     PERMISSION_LOST = "PermissionLost" [Blocker]
         "Afterwards a custom role no longer grants something that was not revoked";

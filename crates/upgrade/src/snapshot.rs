@@ -66,7 +66,10 @@ impl Snapshot {
 
     /// All objects of a kind, in order of namespace and name.
     pub fn of_kind<'a>(&'a self, group: &'a str, kind: &'a str) -> impl Iterator<Item = &'a Object> {
-        self.objects.iter().filter(move |(key, _)| key.is(group, kind)).map(|(_, o)| o.as_ref())
+        self.objects
+            .iter()
+            .filter(move |(key, _)| key.is(group, kind))
+            .map(|(_, o)| o.as_ref())
     }
 
     /// Whether the API server serves a kind, in any version.
@@ -76,6 +79,7 @@ impl Snapshot {
 
     /// What identifies the cluster: the UID of namespace kube-system, which outlives everything in it.
     pub fn cluster_id(&self) -> Option<&str> {
-        self.get(&ObjectKey::cluster("", "Namespace", "kube-system"))?.uid()
+        self.get(&ObjectKey::cluster("", "Namespace", "kube-system"))?
+            .uid()
     }
 }

@@ -9,9 +9,10 @@ use serde::Serialize;
 
 /// Prints one JSON document on standard output.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)?;
+    // Whoever closes our output early (head, jq) has seen enough.
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
     Ok(())
 }
 

@@ -62,7 +62,7 @@ pub fn installer_key() -> ObjectKey {
 ///
 /// # Errors
 /// A finding that names the releases there are.
-pub fn target<'a>(releases: &'a Releases, options: &Options) -> Result<&'a Release, Finding> {
+pub fn target<'a>(releases: &'a Releases, options: &Options) -> Result<&'a Release, Box<Finding>> {
     let found = match &options.target {
         None => releases.latest(),
         Some(asked) => asked
@@ -78,6 +78,7 @@ pub fn target<'a>(releases: &'a Releases, options: &Options) -> Result<&'a Relea
             format!("this installer knows no release {asked}"),
         )
         .hint(format!("it knows {}", known.join(", ")))
+        .into()
     })
 }
 
@@ -92,7 +93,7 @@ pub fn decide(snapshot: &Snapshot, releases: &Releases, options: &Options) -> De
                 from,
                 to,
                 plan: None,
-                findings: vec![finding],
+                findings: vec![*finding],
             };
         }
     };
@@ -118,7 +119,7 @@ pub fn verify_upgrade(
 ) -> Vec<Finding> {
     let release = match target(releases, options) {
         Ok(release) => release,
-        Err(finding) => return vec![finding],
+        Err(finding) => return vec![*finding],
     };
     let mut decider = Decider::new(after, release, options);
     let Some((catalog, policy)) = decider.catalog(&release.version) else {

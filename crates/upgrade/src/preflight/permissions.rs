@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Context;
-use crate::{Finding, Permission, Snapshot, reasons};
+use crate::{Finding, Permission, Severity, Snapshot, reasons};
 
 /// Groups of which every kind that is read decides something: without one of them a plan would be made half-blind.
 const DECISIVE_GROUPS: [&str; 4] = [
@@ -98,7 +98,15 @@ pub fn check_permissions(required: &[Permission], allowed: &BTreeMap<Permission,
             if let Some(namespace) = namespace {
                 let _ = write!(command, " -n {namespace}");
             }
-            Finding::blocker(
+            // Who holds all that a role grants may write it without these verbs; nobody else may.
+            let can_do_without = verbs.iter().all(|verb| matches!(*verb, "escalate" | "bind"));
+            let severity = if can_do_without {
+                Severity::Warning
+            } else {
+                Severity::Blocker
+            };
+            Finding::new(
+                severity,
                 reasons::PERMISSION_MISSING,
                 format!(
                     "the caller may not {} {what}{place}, which the plan needs",
@@ -117,7 +125,7 @@ mod tests {
     use serde_json::json;
 
     use super::{super::mk::*, *};
-    use crate::{Severity, Unreadable};
+    use crate::Unreadable;
 
     #[test]
     fn missing_verbs_are_grouped() {
