@@ -143,10 +143,12 @@ pub fn compact_schema(swagger: &Value, sources: &BTreeMap<String, String>) -> Va
 /// The text of the type file: one type a line, so that a change shows as one.
 pub fn render(compact: &Value) -> String {
     let mut out = String::from("{\"kinds\":{");
-    let mut section = |name: &str, out: &mut String| {
+    let section = |name: &str, out: &mut String| {
         for (index, (key, value)) in compact[name].as_object().into_iter().flatten().enumerate() {
             out.push_str(if index == 0 { "\n" } else { ",\n" });
-            out.push_str(&format!("{}:{value}", Value::from(key.as_str())));
+            out.push_str(&Value::from(key.as_str()).to_string());
+            out.push(':');
+            out.push_str(&value.to_string());
         }
     };
     section("kinds", &mut out);

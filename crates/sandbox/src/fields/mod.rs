@@ -25,7 +25,7 @@ pub mod validate;
 
 pub use schema::Schema;
 pub use set::{Element, Path, Set, SetError, display_path};
-pub use shape::shape;
+pub use shape::{check_types, shape};
 
 /// The fields that an object sets under a schema, as an apply of it would own them.
 pub fn field_set(schema: &Schema, object: &serde_json::Value) -> Set {

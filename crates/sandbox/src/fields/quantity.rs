@@ -26,6 +26,15 @@ enum Notation {
     Binary,
 }
 
+/// Whether a value can be read as a quantity.
+pub(super) fn is_quantity(value: &Value) -> bool {
+    match value {
+        Value::String(text) => parse(text.trim()).is_some(),
+        Value::Number(number) => parse(&number.to_string()).is_some(),
+        _ => false,
+    }
+}
+
 /// The canonical form of a quantity; what is none is returned as it is.
 pub(super) fn canonical(value: Value) -> Value {
     let text = match &value {

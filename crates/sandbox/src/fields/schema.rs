@@ -243,7 +243,11 @@ impl Schema {
                 return Schema::deduced();
             };
             if entry["name"] == version {
-                found = Some(Schema { types: Arc::new(types), root, source: Source::Crd });
+                found = Some(Schema {
+                    types: Arc::new(types),
+                    root,
+                    source: Source::Crd,
+                });
             }
         }
         found.unwrap_or_else(Schema::deduced)

@@ -23,6 +23,56 @@ pub fn shape(object: &mut Value, schema: &Schema) {
     }
 }
 
+/// Whether every value of a built-in object has the type of its field; the server answers 400 where one has not.
+/// The error names the first such field and what it must be.
+pub fn check_types(object: &Value, schema: &Schema) -> Result<(), String> {
+    if schema.source != Source::Builtin {
+        return Ok(());
+    }
+    check_value(&schema.types, schema.root, object, "")
+}
+
+fn check_value(types: &Types, kind: TypeId, value: &Value, path: &str) -> Result<(), String> {
+    let shape = types.get(kind);
+    if value.is_null() || (shape.scalar.is_some() && shape.map.is_some()) {
+        return Ok(());
+    }
+    let expected = if let Some(map) = &shape.map {
+        if let Value::Object(fields) = value {
+            for (name, value) in fields {
+                if let Some(kind) = map.kind(name) {
+                    check_value(types, kind, value, &format!("{path}.{name}"))?;
+                }
+            }
+            return Ok(());
+        }
+        "an object"
+    } else if let Some(list) = &shape.list {
+        if let Value::Array(items) = value {
+            for (index, item) in items.iter().enumerate() {
+                check_value(types, list.element, item, &format!("{path}[{index}]"))?;
+            }
+            return Ok(());
+        }
+        "a list"
+    } else {
+        let (fits, expected) = match shape.format {
+            Format::Text | Format::Time => (value.is_string(), "a string"),
+            Format::Integer => (value.is_i64() || value.is_u64(), "an integer"),
+            Format::Number => (value.is_number(), "a number"),
+            Format::Boolean => (value.is_boolean(), "true or false"),
+            Format::IntOrString => (value.is_i64() || value.is_string(), "an integer or a string"),
+            Format::Quantity => (quantity::is_quantity(value), "a quantity"),
+            Format::Opaque => (true, ""),
+        };
+        if fits {
+            return Ok(());
+        }
+        expected
+    };
+    Err(format!("{path} must be {expected}"))
+}
+
 /// What becomes of a built-in object in the store: its encoding does not tell an empty list or map from none.
 ///
 /// Definitions of resources and of API services are stored as JSON, which does.
