@@ -359,7 +359,10 @@ fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
     let is_builtin = !resource.group.contains('.') || resource.group.ends_with(".k8s.io");
     for (index, finalizer) in list_at(new, "/metadata/finalizers").iter().enumerate() {
         let name = finalizer.as_str().unwrap_or_default();
-        if is_builtin && !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
+        if is_builtin
+            && !name.contains('/')
+            && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes")
+        {
             causes.push(invalid(
                 &format!("metadata.finalizers[{index}]"),
                 finalizer,

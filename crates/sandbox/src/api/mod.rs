@@ -118,7 +118,9 @@ fn resource(
             watch::answer(shared, request, &endpoint)
         }
         (&Method::GET | &Method::HEAD, false) => query::list(shared, request, &endpoint, &state),
-        (&Method::GET | &Method::HEAD, true) if !needs_namespace => query::get(request, &endpoint, &state),
+        (&Method::GET | &Method::HEAD, true) if !needs_namespace => {
+            query::get(shared, request, &endpoint, &state)
+        }
         (&Method::POST, false) if needs_namespace => Err(Status::method_not_allowed()),
         (&Method::POST, _) => mutate::create(shared, request, &endpoint),
         (&Method::PUT, true) if !needs_namespace => mutate::replace(shared, request, &endpoint),

@@ -132,7 +132,7 @@ pub(crate) fn create(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
             writer,
         )
     })?;
-    one(201, request, endpoint, &created)
+    one(shared, 201, request, endpoint, &created)
 }
 
 /// A POST to a subresource: evictions, bindings, tokens.
@@ -233,7 +233,13 @@ pub(crate) fn replace(
         )?;
         Ok((false, updated))
     })?;
-    one(if created { 201 } else { 200 }, request, endpoint, &updated)
+    one(
+        shared,
+        if created { 201 } else { 200 },
+        request,
+        endpoint,
+        &updated,
+    )
 }
 
 /// Kinds that a PUT creates where there is none.
@@ -364,7 +370,7 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
     if scale {
         return Ok(respond::json(200, &scale_of(endpoint, &patched)));
     }
-    one(200, request, endpoint, &patched)
+    one(shared, 200, request, endpoint, &patched)
 }
 
 fn refuse_patch(resource: &Resource, name: &str, error: patches::PatchError) -> Status {
@@ -476,7 +482,13 @@ fn apply(
             }
         }
     })?;
-    one(if created { 201 } else { 200 }, request, endpoint, &applied)
+    one(
+        shared,
+        if created { 201 } else { 200 },
+        request,
+        endpoint,
+        &applied,
+    )
 }
 
 fn refuse_apply(error: managed::ApplyError) -> Status {
@@ -671,8 +683,8 @@ pub(crate) fn delete(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
         write::delete(transaction, resource, endpoint.version(), &live, &options, writer)
     })?;
     match deleted {
-        Deleted::Marked(object) => one(200, request, endpoint, &object),
-        Deleted::Gone(object) if returns_deleted(resource) => one(200, request, endpoint, &object),
+        Deleted::Marked(object) => one(shared, 200, request, endpoint, &object),
+        Deleted::Gone(object) if returns_deleted(resource) => one(shared, 200, request, endpoint, &object),
         Deleted::Gone(object) => Ok(respond::json(200, &success(endpoint, &object))),
     }
 }

@@ -15,7 +15,7 @@ pub(crate) fn answer(shared: &Shared, request: &Request, rest: &[&str]) -> Respo
     match rest {
         ["v2"] if request.header("accept").contains("proto-openapi") => respond::respond(
             200,
-            "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+            "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
             Bytes::from(protobuf(&shared.config.kubernetes_version)),
         ),
         ["v2"] => respond::json(

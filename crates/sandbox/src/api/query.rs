@@ -61,10 +61,15 @@ pub(crate) fn find(endpoint: &Endpoint, state: &State) -> Result<Arc<Value>> {
         .ok_or_else(|| Status::not_found(&endpoint.resource, &target.name))
 }
 
-pub(crate) fn get(request: &Request, endpoint: &Endpoint, state: &State) -> Result<Response<Body>> {
+pub(crate) fn get(
+    shared: &Shared,
+    request: &Request,
+    endpoint: &Endpoint,
+    state: &State,
+) -> Result<Response<Body>> {
     let found = find(endpoint, state)?;
     match endpoint.target.subresource.as_str() {
-        "" | "status" => one(200, request, endpoint, &found),
+        "" | "status" => one(shared, 200, request, endpoint, &found),
         "scale" => Ok(respond::json(200, &super::mutate::scale_of(endpoint, &found))),
         "log" => Ok(respond::text(200, "")),
         _ => Err(Status::method_not_allowed()),
@@ -73,6 +78,7 @@ pub(crate) fn get(request: &Request, endpoint: &Endpoint, state: &State) -> Resu
 
 /// Answers with one object.
 pub(crate) fn one(
+    shared: &Shared,
     code: u16,
     request: &Request,
     endpoint: &Endpoint,
@@ -92,7 +98,14 @@ pub(crate) fn one(
         Form::Metadata => respond::json(code, &super::partial(object)),
         Form::Table => respond::json(
             code,
-            &table::of(endpoint, std::iter::once(object), request, &json!({}), true),
+            &table::of(
+                endpoint,
+                std::iter::once(object),
+                (shared.config.clock)(),
+                request,
+                &json!({ "resourceVersion": crate::json::text_at(object, "/metadata/resourceVersion") }),
+                true,
+            ),
         ),
     })
 }
@@ -242,7 +255,17 @@ pub(crate) fn list(
         }
         Form::Table => {
             let objects = items.iter().map(|object| &***object);
-            respond::json(200, &table::of(endpoint, objects, request, &metadata, true))
+            respond::json(
+                200,
+                &table::of(
+                    endpoint,
+                    objects,
+                    (shared.config.clock)(),
+                    request,
+                    &metadata,
+                    true,
+                ),
+            )
         }
     })
 }

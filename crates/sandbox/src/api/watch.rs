@@ -225,6 +225,7 @@ impl Watch {
                 let table = table::of(
                     &self.endpoint,
                     std::iter::once(object),
+                    (self.shared.config.clock)(),
                     &self.request,
                     &metadata,
                     columns,
