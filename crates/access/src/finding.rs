@@ -127,15 +127,16 @@ pub(crate) fn trimmed(role: &Role<'_>, outcome: &Outcome, is_changed: bool) -> O
     )
 }
 
-/// A role whose own rules grant what is revoked from templates.
+/// A role whose own rules, those that come from no template of it, grant what is revoked from templates.
 pub(crate) fn grants_revoked(
     role: &Role<'_>,
     rules: &[Rule],
+    from_templates: &Grants,
     blocked: &BTreeMap<Level, Grants>,
 ) -> Option<AccessFinding> {
     let blocked = blocked.get(&role.level).filter(|blocked| !blocked.is_empty())?;
-    let granted = Grants::of(rules).intersection(blocked);
-    let what = granted.simplified().first()?.to_string();
+    let granted = Grants::of(rules).intersection(blocked).difference(from_templates);
+    let what = granted.iter().next()?.to_string();
     let message =
         format!("rules of its own grant what the new release takes out of custom roles: {what}; they stay");
     Some(

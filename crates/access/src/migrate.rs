@@ -161,7 +161,9 @@ fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
             Aggregation::None => {
                 // Kubernetes and its add-ons keep Roles of their own, which no person is bound to.
                 if role.id.kind != "Role" || bound_to_people.contains(&role.id) {
-                    judged.findings.extend(grants_revoked(role, &rules, &blocked));
+                    judged
+                        .findings
+                        .extend(grants_revoked(role, &rules, &Grants::default(), &blocked));
                 }
             }
             Aggregation::Templates(templates) => {
@@ -178,7 +180,9 @@ fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
                 let is_changed = outcome.templates != templates || outcome.rules.is_some();
                 judged.findings.extend(trimmed(role, outcome, is_changed));
                 let after = outcome.rules.as_ref().unwrap_or(&rules);
-                judged.findings.extend(grants_revoked(role, after, &blocked));
+                judged
+                    .findings
+                    .extend(grants_revoked(role, after, &outcome.kept, &blocked));
                 if is_changed {
                     judged.changes.insert(role.id, change(role, outcome, &templates));
                 }

@@ -60,18 +60,22 @@ impl<'a> Releases<'a> {
         self.from.template(level, name).is_some() || self.to.template(level, name).is_some()
     }
 
-    /// What only revoked templates of a level give, and no other template of either release.
+    /// What revoked templates of a level give, and no template that is still offered. One that gives all that a
+    /// revoked one does (the settings of a project, say) gives it by the way, and does not count as an offer.
     pub(crate) fn blocked(&self, level: Level) -> Grants {
-        let (mut revoked, mut offered) = (Grants::default(), Grants::default());
-        if self.policy.revoked_templates.contains_key(&level) {
-            for template in self.from.templates(level).chain(self.to.templates(level)) {
-                if self.policy.is_revoked(level, &template.name) {
-                    revoked.add(&template.grants);
-                } else {
-                    offered.add(&template.grants);
-                }
-            }
-        }
+        let templates = self.from.templates(level).chain(self.to.templates(level));
+        let (revoked, offered): (Vec<_>, Vec<_>) =
+            templates.partition(|template| self.policy.is_revoked(level, &template.name));
+        let gives_all_of = |template: &&Template| {
+            let mut revoked = revoked.iter().filter(|revoked| !revoked.grants.is_empty());
+            revoked.any(|revoked| template.grants.covers(&revoked.grants))
+        };
+        let offered: Grants = offered
+            .into_iter()
+            .filter(|template| !gives_all_of(template))
+            .map(|template| &template.grants)
+            .collect();
+        let revoked: Grants = revoked.iter().map(|template| &template.grants).collect();
         revoked.difference(&offered)
     }
 }
@@ -88,6 +92,8 @@ pub(crate) struct Outcome {
     pub(crate) rules: Option<Vec<Rule>>,
     /// The role lacks some of what its kept templates gave in the old release, and would get in the new one.
     pub(crate) is_trimmed: bool,
+    /// What its kept templates give in either release.
+    pub(crate) kept: Grants,
     /// It has rules, and none of its templates has any.
     pub(crate) has_only_own_rules: bool,
 }
@@ -187,6 +193,7 @@ fn decide(releases: Releases<'_>, level: Level, templates: &[String], rules: &[R
     } else {
         after.extend(rules.iter().flat_map(|rule| without(rule, &leaves)));
     }
+    outcome.kept = [&old_kept, &new_kept].into_iter().collect();
     if after != rules && !Grants::of(&after).equals(&has) {
         outcome.rules = Some(after);
     }

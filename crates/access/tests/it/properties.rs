@@ -277,7 +277,7 @@ fn holds(changes: &[PermissionChange], request: &Request<'_>) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn a_migrated_cluster_needs_no_migration(state in any_state()) {
