@@ -462,3 +462,11 @@ fn the_order_of_objects_does_not_matter() {
     state.reverse();
     assert_eq!(upgrade(&state), expect);
 }
+
+/// A saved plan holds it.
+#[test]
+fn a_migration_survives_json() {
+    let migration = upgraded().migration;
+    let text = serde_json::to_string(&migration).unwrap();
+    assert_eq!(serde_json::from_str::<Migration>(&text).unwrap(), migration);
+}
