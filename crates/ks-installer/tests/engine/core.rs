@@ -1,0 +1,287 @@
+//! What is not the tenants' in their cluster: settings, secrets, configuration, workloads.
+
+use object::ObjectKey;
+use serde_json::{Value, json};
+
+use crate::support::{
+    self,
+    state::{State, configuration, system},
+};
+
+fn states() -> (State, State) {
+    (State::of(&support::tenants()), State::of(&support::upgraded()))
+}
+
+/// The document that kubesphere-config holds.
+fn document(state: &State) -> Value {
+    let map = state.get(&system("", "ConfigMap", "kubesphere-config"));
+    let text = map["data"]["kubesphere.yaml"].as_str().unwrap();
+    object::parse_documents(text).unwrap().remove(0)
+}
+
+#[test]
+fn the_cluster_configuration_is_updated_in_place() {
+    let (before, after) = states();
+    let (before, after) = (before.get(&configuration()), after.get(&configuration()));
+    for field in ["uid", "creationTimestamp"] {
+        assert_eq!(before["metadata"][field], after["metadata"][field], "{field}");
+    }
+    for (kind, name) in [("labels", "team"), ("annotations", "example.org/owner")] {
+        assert!(before["metadata"][kind][name].is_string(), "{name}");
+        assert_eq!(
+            before["metadata"][kind][name], after["metadata"][kind][name],
+            "{name}"
+        );
+    }
+    assert_eq!(after["metadata"]["labels"]["version"], "v3.3.1");
+    assert_eq!(
+        after["spec"]["common"]["redis"],
+        json!({"enableHA": false, "enabled": false, "volumeSize": "7Gi"})
+    );
+    assert_eq!(
+        after["spec"]["common"]["openldap"],
+        json!({"enabled": false, "volumeSize": "9Gi"})
+    );
+    assert_eq!(after["spec"]["common"]["minio"]["volumeSize"], "33Gi");
+    assert_eq!(after["status"]["clusterId"], before["status"]["clusterId"]);
+    assert_eq!(after["status"]["core"]["version"], "v3.3.1");
+    assert_eq!(after["status"]["core"]["status"], "enabled");
+    assert_eq!(after["status"]["monitoring"], before["status"]["monitoring"]);
+}
+
+/// Every leaf of the old settings is still there: where it was, or where its shape of today has it.
+#[test]
+fn no_setting_is_lost() {
+    let (before, after) = states();
+    let spec = |state: &State| state.get(&configuration())["spec"].clone();
+    let after = spec(&after);
+    let mut leaves = Vec::new();
+    collect("", &spec(&before), &mut leaves);
+    assert!(leaves.len() > 60, "{}", leaves.len());
+    for (path, value) in leaves {
+        let moved = path
+            .replace("/kubeedge/", "/edgeruntime/kubeedge/")
+            .replace("externalElasticsearchUrl", "externalElasticsearchHost");
+        let now = after.pointer(&path).or_else(|| after.pointer(&moved));
+        assert_eq!(now, Some(&value), "{path}");
+    }
+}
+
+fn collect(path: &str, value: &Value, leaves: &mut Vec<(String, Value)>) {
+    match value.as_object().filter(|map| !map.is_empty()) {
+        None => leaves.push((path.to_owned(), value.clone())),
+        Some(map) => {
+            for (name, value) in map {
+                collect(
+                    &format!("{path}/{}", name.replace('~', "~0").replace('/', "~1")),
+                    value,
+                    leaves,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn secrets_survive_byte_by_byte() {
+    let (before, after) = states();
+    let mut seen = 0;
+    for (key, value) in before.of_kind("Secret") {
+        assert_eq!(value["data"], after.get(key)["data"], "data of {key} differs");
+        assert_eq!(
+            value["metadata"]["uid"],
+            after.get(key)["metadata"]["uid"],
+            "{key}"
+        );
+        seen += 1;
+    }
+    assert_eq!(seen, 29);
+    let bundle = |state: &State, name: &str| {
+        let key = ObjectKey::cluster(
+            "admissionregistration.k8s.io",
+            "ValidatingWebhookConfiguration",
+            name,
+        );
+        state.get(&key)["webhooks"][0]["clientConfig"]["caBundle"].clone()
+    };
+    let certificate =
+        after.get(&system("", "Secret", "ks-controller-manager-webhook-cert"))["data"]["ca.crt"].clone();
+    for name in [
+        "users.iam.kubesphere.io",
+        "network.kubesphere.io",
+        "resourcesquotas.quota.kubesphere.io",
+    ] {
+        assert_eq!(bundle(&after, name), bundle(&before, name), "{name}");
+        assert_eq!(bundle(&after, name), certificate, "{name}");
+    }
+    assert_eq!(
+        bundle(&after, "storageclass-accessor.storage.kubesphere.io"),
+        certificate
+    );
+}
+
+#[test]
+fn kubesphere_config_is_what_the_new_release_reads() {
+    let (_, after) = states();
+    let expect = json!({
+        "authentication": {
+            "authenticateRateLimiterMaxTries": 10,
+            "authenticateRateLimiterDuration": "10m0s",
+            "loginHistoryRetentionPeriod": "168h",
+            "maximumClockSkew": "10s",
+            "multipleLogin": true,
+            "kubectlImage": "kubesphere/kubectl:v1.20.0",
+            "jwtSecret": support::JWT_SECRET,
+            "oauthOptions": {"clients": [{"name": "kubesphere", "secret": "kubesphere", "redirectURIs": ["*"]}]},
+        },
+        "network": {"ippoolType": "none"},
+        "multicluster": {"clusterRole": "none"},
+        "monitoring": {
+            "endpoint": "http://prometheus-operated.kubesphere-monitoring-system.svc:9090",
+            "enableGPUMonitoring": false,
+        },
+        "gpu": {"kinds": [{"resourceName": "nvidia.com/gpu", "resourceType": "GPU", "default": true}]},
+        "notification": {"endpoint": "http://notification-manager-svc.kubesphere-monitoring-system.svc:19093"},
+        "terminal": {"image": "alpine:3.14", "timeout": 600},
+        "gateway": {
+            "watchesPath": "/var/helm-charts/watches.yaml",
+            "repository": "kubesphere/nginx-ingress-controller",
+            "tag": "v1.1.0",
+            "namespace": "kubesphere-controls-system",
+        },
+    });
+    assert_eq!(document(&after), expect);
+}
+
+#[tokio::test]
+async fn what_somebody_added_to_kubesphere_config_survives() {
+    let sandbox = support::tenants_but(|objects| {
+        let map = support::find_mut(objects, "ConfigMap", "kubesphere-config");
+        let text = map["data"]["kubesphere.yaml"].as_str().unwrap();
+        let text = text.replacen(
+            "  multipleLogin: True\n",
+            "  multipleLogin: True\n  loginHistoryMaximumEntries: 55\n",
+            1,
+        );
+        map["data"]["kubesphere.yaml"] = format!("{text}metering:\n  retentionDay: 7d\n").into();
+    });
+    support::upgrade(&sandbox).await;
+    let document = document(&State::of(&sandbox));
+    assert_eq!(document["metering"], json!({"retentionDay": "7d"}));
+    assert_eq!(document["authentication"]["loginHistoryMaximumEntries"], 55);
+    assert_eq!(document["gateway"]["tag"], "v1.1.0");
+    support::check_nothing_to_do(&sandbox).await;
+}
+
+#[test]
+fn the_core_runs_the_new_images_and_is_not_restarted_over_and_over() {
+    let (before, after) = states();
+    for (name, container) in [
+        ("ks-apiserver", "ks-apiserver"),
+        ("ks-controller-manager", "ks-controller-manager"),
+        ("ks-console", "ks-console"),
+    ] {
+        let key = system("apps", "Deployment", name);
+        let (old, new) = (before.get(&key), after.get(&key));
+        assert_eq!(new["metadata"]["uid"], old["metadata"]["uid"]);
+        assert_eq!(new["spec"]["selector"], old["spec"]["selector"]);
+        assert_eq!(new["spec"]["replicas"], old["spec"]["replicas"]);
+        let pod = &new["spec"]["template"]["spec"];
+        assert_eq!(pod["containers"][0]["name"], container);
+        assert_eq!(pod["containers"][0]["image"], format!("kubesphere/{name}:v3.3.1"));
+        assert_eq!(pod["serviceAccountName"], "kubesphere");
+        assert_eq!(new["status"]["readyReplicas"], new["spec"]["replicas"]);
+        // One change of the template is one rollout.
+        let revision = |deployment: &Value| -> u32 {
+            let text = &deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"];
+            text.as_str().unwrap().parse().unwrap()
+        };
+        assert_eq!(revision(new), revision(old) + 1, "{name}");
+    }
+}
+
+#[test]
+fn what_is_not_of_the_core_is_left_alone() {
+    let (before, after) = states();
+    let is_core = |key: &ObjectKey| {
+        let groups = [
+            "iam.kubesphere.io",
+            "rbac.authorization.k8s.io",
+            "apiregistration.k8s.io",
+        ];
+        groups.contains(&key.group.as_str())
+            || key.namespace.as_deref() == Some("kubesphere-system")
+            || ["CustomResourceDefinition", "ValidatingWebhookConfiguration"].contains(&key.kind.as_str())
+    };
+    let (before, after) = (before.comparable(), after.comparable());
+    let touched: Vec<_> = before
+        .changed(&after)
+        .into_iter()
+        .filter(|key| !is_core(key))
+        .collect();
+    assert_eq!(touched, Vec::<&ObjectKey>::new());
+}
+
+#[tokio::test]
+async fn a_second_upgrade_writes_nothing() {
+    let sandbox = support::upgraded();
+    support::check_nothing_to_do(&sandbox).await;
+    let writes = sandbox.requests().writes();
+    let report = support::upgrade(&sandbox).await;
+    assert_eq!(report.written, 0);
+    assert_eq!(sandbox.requests().writes(), writes);
+}
+
+#[tokio::test]
+async fn a_running_old_installer_is_stopped_before_anything_else_is_written() {
+    let sandbox = support::tenants();
+    let installer = system("apps", "Deployment", "ks-installer");
+    let start = json!({"spec": {"replicas": 1}});
+    support::client(&sandbox)
+        .merge_patch(&installer, &start)
+        .await
+        .unwrap();
+    let pods = |state: &State| {
+        let of_installer = |(key, _): &(&ObjectKey, &Value)| key.name.starts_with("ks-installer-");
+        state.of_kind("Pod").filter(of_installer).count()
+    };
+    assert_eq!(pods(&State::of(&sandbox)), 1, "the old installer runs");
+
+    let (cluster, writes) = support::watched(&sandbox, None);
+    support::upgrade_with(&cluster, upgrade::Options::default()).await;
+    let writes = writes.all();
+    assert!(
+        writes[0].path.ends_with("/deployments/ks-installer"),
+        "{:?}",
+        writes[0]
+    );
+    let first = State::of(&writes[0].after);
+    assert_eq!(first.get(&installer)["spec"]["replicas"], 0);
+    assert!(
+        writes[1..]
+            .iter()
+            .all(|write| !write.path.ends_with("/deployments/ks-installer"))
+    );
+    // Everything else was written when it was gone: at a later resource version than its last.
+    let last = State::of(&sandbox);
+    assert_eq!(pods(&State::of(&writes[1].after)), 0);
+    let version = |value: &Value| -> u64 {
+        value["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let stopped = version(last.get(&installer));
+    let before = State::of(&support::tenants());
+    for (key, value) in &last.0 {
+        let written = before.find(key).map(version) != Some(version(value));
+        let of_installer = key.name.starts_with("ks-installer") && key.kind != "ClusterConfiguration";
+        if written && !of_installer {
+            assert!(
+                version(value) > stopped,
+                "{key} was written before the old installer was gone"
+            );
+        }
+    }
+}

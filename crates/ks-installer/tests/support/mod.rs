@@ -1,0 +1,223 @@
+//! What the tests share: clusters in the sandbox, the upgrade in process, a look at every write, and states to compare.
+
+#![allow(dead_code, reason = "every test uses a part of it")]
+
+pub(crate) mod state;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
+
+use cluster::Cluster;
+use engine::{Prepared, Report, RunOptions, Session};
+use http::{Method, Request};
+use kube::client::Body;
+use release::Releases;
+use sandbox::{Config, Sandbox};
+use serde_json::Value;
+use tower::{Service as _, service_fn};
+use upgrade::Options;
+
+pub(crate) const KUBERNETES: &str = "v1.20.2";
+
+/// The dump's jwt secret: it must show nowhere.
+pub(crate) const JWT_SECRET: &str = "0123456789abcdefghijklmnopqrstuv";
+
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+pub(crate) fn tenants_file() -> PathBuf {
+    fixture("kubesphere-3.2.1-tenants.ndjson.zst")
+}
+
+pub(crate) fn read(path: &Path) -> Vec<Value> {
+    let objects = cluster::dump::read(path).expect("a fixture is readable");
+    objects.into_iter().map(object::Object::into_value).collect()
+}
+
+/// A cluster with these objects.
+pub(crate) fn mk_cluster(objects: Vec<Value>) -> Sandbox {
+    mk_cluster_of(KUBERNETES, objects)
+}
+
+pub(crate) fn mk_cluster_of(kubernetes: &str, objects: Vec<Value>) -> Sandbox {
+    let config = Config {
+        kubernetes_version: kubernetes.to_owned(),
+        ..Config::default()
+    };
+    Sandbox::from_objects(config, objects).expect("the objects make a cluster")
+}
+
+static TENANTS: LazyLock<Sandbox> = LazyLock::new(|| mk_cluster(read(&tenants_file())));
+
+/// KubeSphere 3.2.1 with the tenants, as upstream's installer left it on a real cluster.
+pub(crate) fn tenants() -> Sandbox {
+    TENANTS.fork()
+}
+
+/// The tenants' cluster, with an edit of its objects before it starts.
+pub(crate) fn tenants_but(edit: impl FnOnce(&mut Vec<Value>)) -> Sandbox {
+    let mut objects = read(&tenants_file());
+    edit(&mut objects);
+    mk_cluster(objects)
+}
+
+static UPGRADED: LazyLock<Sandbox> = LazyLock::new(|| {
+    let sandbox = tenants();
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| block_on(upgrade(&sandbox)))
+            .join()
+            .expect("the upgrade does not panic");
+    });
+    sandbox
+});
+
+/// The tenants' cluster after our upgrade.
+pub(crate) fn upgraded() -> Sandbox {
+    UPGRADED.fork()
+}
+
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+static RELEASES: LazyLock<Releases> =
+    LazyLock::new(|| Releases::embedded().expect("the releases are readable"));
+
+pub(crate) fn session(cluster: &Cluster, options: Options) -> Session<'_> {
+    let old_managers = upgrade::target(&RELEASES, &options)
+        .map(|release| release.field_managers.clone())
+        .unwrap_or_default();
+    Session {
+        cluster,
+        releases: &RELEASES,
+        options,
+        run: RunOptions {
+            concurrency: 8,
+            wait: Duration::from_secs(20),
+            controllers: Duration::ZERO,
+            old_managers,
+            now: "2026-01-01T00:00:00UTC".to_owned(),
+        },
+    }
+}
+
+pub(crate) fn client(sandbox: &Sandbox) -> Cluster {
+    Cluster::new(kube::Client::new(sandbox.service(), "default"))
+}
+
+pub(crate) async fn prepare(sandbox: &Sandbox) -> Prepared {
+    let cluster = client(sandbox);
+    engine::prepare(&session(&cluster, Options::default()))
+        .await
+        .expect("the cluster can be read")
+}
+
+/// Upgrades and verifies; a blocker, an error or a failed verification fails the test.
+pub(crate) async fn upgrade(sandbox: &Sandbox) -> Report {
+    upgrade_with(&client(sandbox), Options::default()).await
+}
+
+pub(crate) async fn upgrade_with(cluster: &Cluster, options: Options) -> Report {
+    let session = session(cluster, options);
+    let prepared = engine::prepare(&session).await.expect("the cluster can be read");
+    assert_eq!(
+        prepared.blockers().collect::<Vec<_>>(),
+        Vec::<&upgrade::Finding>::new()
+    );
+    let report = session
+        .execute(prepared, &|_| {})
+        .await
+        .expect("the upgrade can be carried out");
+    assert!(report.is_verified(), "{:#?}", report.findings);
+    report
+}
+
+/// A write that reached the API server.
+#[derive(Clone)]
+pub(crate) struct Write {
+    pub method: Method,
+    pub path: String,
+    /// The cluster right after it.
+    pub after: Sandbox,
+}
+
+impl std::fmt::Debug for Write {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+/// All writes of a client, in the order in which they were carried out.
+#[derive(Clone, Default)]
+pub(crate) struct Writes(Arc<Mutex<Vec<Write>>>);
+
+impl Writes {
+    pub(crate) fn all(&self) -> Vec<Write> {
+        self.0.lock().expect("nobody panics while writing").clone()
+    }
+}
+
+fn is_write(request: &Request<Body>) -> bool {
+    let is_review = request.uri().path().contains("accessreviews");
+    let is_dry = request
+        .uri()
+        .query()
+        .is_some_and(|query| query.contains("dryRun"));
+    request.method() != Method::GET && !is_review && !is_dry
+}
+
+/// A client whose writes are noted down. After `limit` writes the API server is never heard of again.
+pub(crate) fn watched(sandbox: &Sandbox, limit: Option<usize>) -> (Cluster, Writes) {
+    let writes = Writes::default();
+    let (noted, sandbox) = (writes.clone(), sandbox.clone());
+    let service = service_fn(move |request: Request<Body>| {
+        let (noted, sandbox) = (noted.clone(), sandbox.clone());
+        async move {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            let is_write = is_write(&request);
+            if is_write && limit.is_some_and(|limit| noted.all().len() >= limit) {
+                std::future::pending::<()>().await;
+            }
+            let answer = sandbox.service().call(request).await;
+            if is_write {
+                let after = sandbox.fork();
+                noted
+                    .0
+                    .lock()
+                    .expect("nobody panics while writing")
+                    .push(Write { method, path, after });
+            }
+            answer
+        }
+    });
+    (Cluster::new(kube::Client::new(service, "default")), writes)
+}
+
+/// The object of a kind and name among these.
+pub(crate) fn find_mut<'a>(objects: &'a mut [Value], kind: &str, name: &str) -> &'a mut Value {
+    let found = objects
+        .iter_mut()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+/// A plan made now holds no write.
+pub(crate) async fn check_nothing_to_do(sandbox: &Sandbox) {
+    let prepared = prepare(sandbox).await;
+    let plan = prepared.decision.plan.as_ref().expect("a plan is made");
+    let writes = plan
+        .steps()
+        .filter(|step| !matches!(step.action, upgrade::Action::Wait { .. }));
+    assert_eq!(writes.collect::<Vec<_>>(), Vec::<&upgrade::Step>::new());
+}

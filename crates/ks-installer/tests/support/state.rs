@@ -1,0 +1,165 @@
+//! The state of a cluster as a value to look into and to compare.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use object::{Object, ObjectKey};
+use sandbox::Sandbox;
+use serde_json::{Map, Value};
+
+/// Every object of a cluster, shared with it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct State(pub BTreeMap<ObjectKey, Arc<Value>>);
+
+/// What controllers make on their own, with names or contents that differ from run to run.
+const MADE_BY_CONTROLLERS: [&str; 8] = [
+    "ControllerRevision",
+    "Endpoints",
+    "EndpointSlice",
+    "Event",
+    "Lease",
+    "Node",
+    "Pod",
+    "ReplicaSet",
+];
+
+pub(crate) const IAM: &str = "iam.kubesphere.io";
+pub(crate) const RBAC: &str = "rbac.authorization.k8s.io";
+
+pub(crate) fn system(group: &str, kind: &str, name: &str) -> ObjectKey {
+    ObjectKey::namespaced(group, kind, "kubesphere-system", name)
+}
+
+pub(crate) fn iam(kind: &str, name: &str) -> ObjectKey {
+    ObjectKey::cluster(IAM, kind, name)
+}
+
+pub(crate) fn role(namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey::namespaced(RBAC, "Role", namespace, name)
+}
+
+pub(crate) fn configuration() -> ObjectKey {
+    upgrade::cluster_configuration_key()
+}
+
+fn key(value: &Value) -> ObjectKey {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let api = text("/apiVersion").expect("an apiVersion");
+    ObjectKey {
+        group: api.split_once('/').map_or("", |(group, _)| group).to_owned(),
+        kind: text("/kind").expect("a kind").to_owned(),
+        namespace: text("/metadata/namespace").map(str::to_owned),
+        name: text("/metadata/name").expect("a name").to_owned(),
+    }
+}
+
+impl State {
+    pub(crate) fn of(sandbox: &Sandbox) -> Self {
+        Self(
+            sandbox
+                .objects()
+                .into_iter()
+                .map(|value| (key(&value), value))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn of_objects(objects: impl IntoIterator<Item = Value>) -> Self {
+        Self(
+            objects
+                .into_iter()
+                .map(|value| (key(&value), Arc::new(value)))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn find(&self, key: &ObjectKey) -> Option<&Value> {
+        self.0.get(key).map(AsRef::as_ref)
+    }
+
+    pub(crate) fn get(&self, key: &ObjectKey) -> &Value {
+        self.find(key).unwrap_or_else(|| panic!("there is no {key}"))
+    }
+
+    pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a ObjectKey, &'a Value)> {
+        let of_kind = self.0.iter().filter(move |(key, _)| key.kind == kind);
+        of_kind.map(|(key, value)| (key, value.as_ref()))
+    }
+
+    /// Without what differs between two runs that did the same: times, resource versions, and what controllers make.
+    pub(crate) fn comparable(&self) -> Self {
+        let kept = self
+            .0
+            .iter()
+            .filter(|(key, _)| !MADE_BY_CONTROLLERS.contains(&key.kind.as_str()));
+        Self(
+            kept.map(|(key, value)| (key.clone(), Arc::new(comparable(value))))
+                .collect(),
+        )
+    }
+
+    /// Only what was declared of the objects.
+    pub(crate) fn declared(&self) -> Self {
+        let declared = |value: &Value| {
+            let object = Object::try_from(value.clone()).expect("an object");
+            Arc::new(object.declared())
+        };
+        Self(
+            self.0
+                .iter()
+                .map(|(key, value)| (key.clone(), declared(value)))
+                .collect(),
+        )
+    }
+
+    /// How two states differ, in words; empty when they do not.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+        let mut words = Vec::new();
+        for (key, value) in &self.0 {
+            match other.0.get(key) {
+                None => words.push(format!("{key}: gone")),
+                Some(there) => {
+                    words.extend(object::diff::changes(value, there).iter().map(|change| {
+                        format!("{key}: {}: {:?} -> {:?}", change.path, change.from, change.to)
+                    }))
+                }
+            }
+        }
+        words.extend(
+            other
+                .0
+                .keys()
+                .filter(|key| !self.0.contains_key(*key))
+                .map(|key| format!("{key}: new")),
+        );
+        words
+    }
+
+    /// The objects that differ between two states, or are in one only.
+    pub(crate) fn changed<'a>(&'a self, other: &'a Self) -> std::collections::BTreeSet<&'a ObjectKey> {
+        let keys = self.0.keys().chain(other.0.keys());
+        keys.filter(|key| self.0.get(*key) != other.0.get(*key)).collect()
+    }
+}
+
+fn comparable(value: &Value) -> Value {
+    const TIMES: [&str; 8] = [
+        "time",
+        "resourceVersion",
+        "creationTimestamp",
+        "lastTransitionTime",
+        "lastUpdateTime",
+        "lastProbeTime",
+        "lastHeartbeatTime",
+        "observedGeneration",
+    ];
+    match value {
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .filter(|(name, _)| !TIMES.contains(&name.as_str()))
+                .map(|(name, value)| (name.clone(), comparable(value)))
+                .collect::<Map<_, _>>(),
+        ),
+        Value::Array(items) => items.iter().map(comparable).collect(),
+        other => other.clone(),
+    }
+}
