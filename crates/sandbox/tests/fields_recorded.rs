@@ -4,7 +4,10 @@
 //! step starts from the object that the server had, so that one difference does not hide the next. Times are replaced
 //! by the number of the step, in seconds.
 
-#![allow(clippy::unwrap_used, reason = "a recording that lacks something fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a recording that lacks something fails the test"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -256,7 +259,10 @@ fn the_core_answers_as_kubernetes_1_20_does() {
             let schema = if let Some(open_api) = &open_api {
                 Schema::from_crd(open_api)
             } else {
-                let of = [live.as_ref().map(|live| &live["apiVersion"]), Some(&step["body"]["apiVersion"])];
+                let of = [
+                    live.as_ref().map(|live| &live["apiVersion"]),
+                    Some(&step["body"]["apiVersion"]),
+                ];
                 let version = of.into_iter().flatten().find_map(Value::as_str).unwrap();
                 Schema::builtin(version, kind).unwrap()
             };
