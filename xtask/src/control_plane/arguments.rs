@@ -124,6 +124,26 @@ pub(super) fn api_server(
     ])
 }
 
+/// Has every answered request that may write noted down in `log`, one event a line.
+pub(super) fn audit(files: &Files<'_>, log: &Path) -> Result<Vec<String>, Error> {
+    let policy = json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived", "ResponseStarted"],
+        "rules": [{
+            "level": "Metadata",
+            "verbs": ["create", "update", "patch", "delete", "deletecollection"],
+        }],
+    });
+    let policy = files.write("audit-policy.json", &policy.to_string())?;
+    Ok(vec![
+        flag("audit-policy-file", policy.display()),
+        flag("audit-log-path", log.display()),
+        // A line is there once the request is answered.
+        flag("audit-log-mode", "blocking"),
+    ])
+}
+
 pub(super) fn controller_manager(files: &Files<'_>, kubeconfig: &Path) -> Vec<String> {
     vec![
         flag("kubeconfig", kubeconfig.display()),

@@ -90,6 +90,9 @@ impl Error {
     }
 }
 
+/// The name under which the API server's audit log is kept beside the programs' logs.
+const AUDIT: &str = "audit";
+
 /// What an instance is to be like.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -110,6 +113,8 @@ pub struct Options {
     pub pod_delay: Duration,
     /// Images that cannot be pulled: a Pod whose image contains one of these never starts.
     pub unpullable_images: Vec<String>,
+    /// Whether the API server notes down every request that writes, see [`ControlPlane::writes`].
+    pub audit: bool,
 }
 
 impl Default for Options {
@@ -121,6 +126,7 @@ impl Default for Options {
             answer_webhooks: true,
             pod_delay: Duration::from_millis(200),
             unpullable_images: Vec::new(),
+            audit: false,
         }
     }
 }
@@ -188,7 +194,10 @@ impl ControlPlane {
             options.answer_webhooks,
             options.controllers,
         )?;
-        let arguments = arguments::api_server(&files, &authority, etcd_port, secure_port)?;
+        let mut arguments = arguments::api_server(&files, &authority, etcd_port, secure_port)?;
+        if options.audit {
+            arguments.extend(arguments::audit(&files, &processes.log(AUDIT))?);
+        }
         processes.start("kube-apiserver", &programs.kube_apiserver, &arguments)?;
         let client = client_of(client_config.clone())?;
         poll("the API server to be ready", Duration::from_mins(2), async || {
@@ -300,6 +309,17 @@ impl ControlPlane {
     /// The log of `etcd`, `kube-apiserver`, `kube-controller-manager` or `kube-scheduler`.
     pub fn log(&self, program: &str) -> String {
         fs::read_to_string(self.processes.log(program)).unwrap_or_default()
+    }
+
+    /// Every answered request that may write, in the order of their ends: events of `audit.k8s.io/v1` with the user (and
+    /// the impersonated one), the verb, the address and the object. Dry runs and access reviews are among them.
+    /// Empty unless [`Options::audit`] was set.
+    pub fn writes(&self) -> Vec<Value> {
+        let log = self.log(AUDIT);
+        // The last line may be half written.
+        log.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
     }
 
     /// Marks the instance as one that outlives commands, and that `control-plane down` ends.
