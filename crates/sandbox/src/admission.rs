@@ -7,6 +7,7 @@ use crate::kinds::Resource;
 use crate::selector::Labels;
 use crate::status::{Result, Status};
 use crate::transaction::Transaction;
+use crate::write::Place;
 
 /// Refuses to create in a namespace that does not exist or goes away.
 pub(crate) fn check_namespace(
@@ -41,13 +42,12 @@ pub(crate) fn check_deletion(resource: &Resource, name: &str) -> Result<()> {
 /// Webhooks are never called: one whose service has a ready endpoint is taken to agree.
 pub(crate) fn check_webhooks(
     transaction: &Transaction,
-    resource: &Resource,
-    version: &str,
-    subresource: &str,
+    place: Place,
     operation: &str,
     new: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<()> {
+    let resource = place.resource;
     // The server keeps its own doors open: what configures admission is never subject to webhooks.
     if resource.group == "admissionregistration.k8s.io" {
         return Ok(());
@@ -64,7 +64,7 @@ pub(crate) fn check_webhooks(
                 if text(webhook, "failurePolicy") == "Ignore"
                     || !list(webhook, "rules")
                         .iter()
-                        .any(|rule| rule_matches(rule, webhook, resource, version, subresource, operation))
+                        .any(|rule| rule_matches(rule, webhook, place, operation))
                     || !namespace_matches(transaction, webhook, resource, new.or(old))
                     || !object_matches(webhook, new, old)
                 {
@@ -82,14 +82,12 @@ pub(crate) fn check_webhooks(
     Ok(())
 }
 
-fn rule_matches(
-    rule: &Value,
-    webhook: &Value,
-    resource: &Resource,
-    version: &str,
-    subresource: &str,
-    operation: &str,
-) -> bool {
+fn rule_matches(rule: &Value, webhook: &Value, place: Place, operation: &str) -> bool {
+    let Place {
+        resource,
+        version,
+        subresource,
+    } = place;
     let has = |key: &str, wanted: &str| list(rule, key).iter().any(|one| one == "*" || one == wanted);
     let scope_fits = match text(rule, "scope") {
         "Namespaced" => resource.namespaced,

@@ -11,6 +11,7 @@ use crate::kinds::Resource;
 use crate::selector::Labels;
 use crate::status::{Result, Status, cause, forbidden, invalid, required};
 use crate::transaction::Transaction;
+use crate::write::Place;
 
 /// Prepares an object that is about to be created.
 pub(crate) fn create(
@@ -66,15 +67,13 @@ pub(crate) fn create(
 fn initial_status(resource: &Resource) -> Option<Value> {
     Some(match (resource.group.as_str(), resource.kind.as_str()) {
         ("", "Namespace") => json!({ "phase": "Active" }),
-        ("", "Pod") => json!({ "phase": "Pending" }),
-        ("", "PersistentVolume" | "PersistentVolumeClaim") => json!({ "phase": "Pending" }),
+        ("", "Pod" | "PersistentVolume" | "PersistentVolumeClaim") => json!({ "phase": "Pending" }),
         ("", "Service") | ("networking.k8s.io" | "extensions", "Ingress") => json!({ "loadBalancer": {} }),
         ("", "ReplicationController") | ("apps", "ReplicaSet" | "StatefulSet") => json!({ "replicas": 0 }),
         ("", "ResourceQuota")
         | ("apps", "Deployment")
         | ("batch", "Job" | "CronJob")
-        | ("certificates.k8s.io", _)
-        | ("apiregistration.k8s.io", _) => json!({}),
+        | ("certificates.k8s.io" | "apiregistration.k8s.io", _) => json!({}),
         ("apps", "DaemonSet") => json!({
             "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0,
         }),
@@ -129,12 +128,15 @@ fn template_generation(new: &mut Value, generation: i64) {
 /// Prepares the next state of an object: what a status update leaves alone, and what an update leaves to status.
 pub(crate) fn update(
     transaction: &mut Transaction,
-    resource: &Resource,
-    version: &str,
-    subresource: &str,
+    place: Place,
     old: &Value,
     new: &mut Value,
 ) -> Result<()> {
+    let Place {
+        resource,
+        version,
+        subresource,
+    } = place;
     if subresource == "status" {
         // Everything but status (and, for built-in kinds, annotations, which controllers use) is as it was.
         let status = new.get("status").cloned();

@@ -37,6 +37,27 @@ impl Writer<'static> {
     };
 }
 
+/// What a write is addressed to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub resource: &'a Arc<Resource>,
+    /// The version that the request speaks.
+    pub version: &'a str,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+}
+
+impl<'a> Place<'a> {
+    /// The objects of a kind in their stored version.
+    pub(crate) fn stored(resource: &'a Arc<Resource>) -> Place<'a> {
+        Place {
+            resource,
+            version: &resource.storage_version,
+            subresource: "",
+        }
+    }
+}
+
 /// How `metadata.managedFields` of a new state comes about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ownership {
@@ -68,7 +89,7 @@ fn bring_into_form(
         if key == "managedFields" {
             return !value.is_null();
         }
-        !value.is_null() && key != "selfLink" && !(is_empty(value) && !matches!(key.as_str(), "name"))
+        !value.is_null() && key != "selfLink" && (key == "name" || !is_empty(value))
     });
     if resource.is_custom() {
         if let Some(schema) = resource.open_api(version) {
@@ -99,12 +120,14 @@ fn is_empty(value: &Value) -> bool {
 /// Creates an object. `new` carries the request's `apiVersion` and has been [normalised](normalise).
 pub(crate) fn create(
     transaction: &mut Transaction,
-    resource: &Arc<Resource>,
-    version: &str,
+    place: Place,
     mut new: Value,
     ownership: Ownership,
     writer: Writer,
 ) -> Result<Arc<Value>> {
+    let Place {
+        resource, version, ..
+    } = place;
     let namespace = namespace(&new).to_owned();
     if !text_at(&new, "/metadata/resourceVersion").is_empty() {
         return Err(Status::new(
@@ -155,7 +178,7 @@ pub(crate) fn create(
         return Err(Status::invalid_object(resource, name(&new), &causes));
     }
     if writer.admission {
-        admission::check_webhooks(transaction, resource, version, "", "CREATE", Some(&new), None)?;
+        admission::check_webhooks(transaction, place, "CREATE", Some(&new), None)?;
     }
     if transaction.state.get(&Key::of(resource, &new)).is_some() {
         return Err(Status::already_exists(resource, name(&new)));
@@ -167,14 +190,17 @@ pub(crate) fn create(
 /// [normalised](normalise). A state equal to the live one is not written.
 pub(crate) fn update(
     transaction: &mut Transaction,
-    resource: &Arc<Resource>,
-    version: &str,
-    subresource: &str,
+    place: Place,
     live: &Arc<Value>,
     mut new: Value,
     ownership: Ownership,
     writer: Writer,
 ) -> Result<Arc<Value>> {
+    let Place {
+        resource,
+        version,
+        subresource,
+    } = place;
     let name = name(live).to_owned();
     let given = text_at(&new, "/metadata/uid");
     if !given.is_empty() && given != read::uid(live) {
@@ -212,7 +238,7 @@ pub(crate) fn update(
             managed::update_subresource(old, &mut new, writer.manager, &transaction.now, &schema);
         }
     }
-    prepare::update(transaction, resource, version, subresource, old, &mut new)?;
+    prepare::update(transaction, place, old, &mut new)?;
     let generation = next_generation(resource, version, old, &new);
     if let Some(generation) = generation {
         child(&mut new, "metadata").insert("generation".into(), generation.into());
@@ -244,15 +270,7 @@ pub(crate) fn update(
         return Err(Status::invalid_object(resource, &name, &causes));
     }
     if writer.admission {
-        admission::check_webhooks(
-            transaction,
-            resource,
-            version,
-            subresource,
-            "UPDATE",
-            Some(&new),
-            Some(old),
-        )?;
+        admission::check_webhooks(transaction, place, "UPDATE", Some(&new), Some(old))?;
     }
     if is_deleting(&new) && list_at(&new, "/metadata/finalizers").is_empty() && !awaits_more(&new) {
         transaction.remove(&Key::of(resource, live));
@@ -453,12 +471,12 @@ pub(crate) enum Deleted {
 /// Deletes an object, or marks it when finalizers hold it.
 pub(crate) fn delete(
     transaction: &mut Transaction,
-    resource: &Arc<Resource>,
-    version: &str,
+    place: Place,
     live: &Arc<Value>,
     options: &Deletion,
     writer: Writer,
 ) -> Result<Deleted> {
+    let resource = place.resource;
     let key = Key::of(resource, live);
     let name = name(live);
     if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != read::uid(live)) {
@@ -483,7 +501,7 @@ pub(crate) fn delete(
     }
     if writer.admission {
         admission::check_deletion(resource, name)?;
-        admission::check_webhooks(transaction, resource, version, "", "DELETE", None, Some(live))?;
+        admission::check_webhooks(transaction, place, "DELETE", None, Some(live))?;
     }
     let propagation = options
         .propagation

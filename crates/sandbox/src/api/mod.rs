@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::Shared;
 use crate::kinds::Resource;
 use crate::status::{Result, Status};
+use crate::write::Place;
 use request::{Request, Target, decode};
 use respond::Body;
 
@@ -31,6 +32,23 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     pub(crate) fn version(&self) -> &str {
         &self.target.version
+    }
+
+    /// What a write to the path is addressed to.
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place {
+            resource: &self.resource,
+            version: &self.target.version,
+            subresource: &self.target.subresource,
+        }
+    }
+
+    /// The object itself, whatever subresource the path names.
+    pub(crate) fn main(&self) -> Place<'_> {
+        Place {
+            subresource: "",
+            ..self.place()
+        }
     }
 
     pub(crate) fn api_version(&self) -> String {
@@ -144,11 +162,9 @@ fn read_body(request: &Request) -> Result<Value> {
         return Err(Status::bad_request("the request body is empty"));
     }
     let yaml = match request.content_type() {
-        "application/yaml" | "application/apply-patch+yaml" => !request
-            .body
-            .iter()
-            .find(|byte| !byte.is_ascii_whitespace())
-            .is_some_and(|byte| *byte == b'{'),
+        "application/yaml" | "application/apply-patch+yaml" => {
+            request.body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{')
+        }
         "application/vnd.kubernetes.protobuf" => return Err(Status::media_type(&ACCEPTED[..2])),
         "" | "application/json" => false,
         other if other.starts_with("application/") && other.ends_with("json") => false,

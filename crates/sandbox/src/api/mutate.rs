@@ -123,14 +123,7 @@ pub(crate) fn create(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
             manager: &manager,
             admission: true,
         };
-        write::create(
-            transaction,
-            &endpoint.resource,
-            endpoint.version(),
-            body,
-            Ownership::Update,
-            writer,
-        )
+        write::create(transaction, endpoint.place(), body, Ownership::Update, writer)
     })?;
     one(shared, 201, request, endpoint, &created)
 }
@@ -150,8 +143,7 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
                 };
                 write::delete(
                     transaction,
-                    &endpoint.resource,
-                    endpoint.version(),
+                    endpoint.main(),
                     &live,
                     &Deletion::background(),
                     writer,
@@ -208,14 +200,7 @@ pub(crate) fn replace(
             Err(_) if may_create_by_put(resource) && endpoint.target.subresource.is_empty() => {
                 return Ok((
                     true,
-                    write::create(
-                        transaction,
-                        resource,
-                        endpoint.version(),
-                        body,
-                        Ownership::Update,
-                        writer,
-                    )?,
+                    write::create(transaction, endpoint.place(), body, Ownership::Update, writer)?,
                 ));
             }
             Err(status) => return Err(status),
@@ -223,9 +208,7 @@ pub(crate) fn replace(
         check_version(resource, &live, &body, true)?;
         let updated = write::update(
             transaction,
-            resource,
-            endpoint.version(),
-            &endpoint.target.subresource,
+            endpoint.place(),
             &live,
             body,
             Ownership::Update,
@@ -249,8 +232,7 @@ fn may_create_by_put(resource: &Resource) -> bool {
             resource.kind.as_str(),
             "Endpoints" | "Event" | "LimitRange" | "Service"
         ),
-        "rbac.authorization.k8s.io" => true,
-        "coordination.k8s.io" | "node.k8s.io" | "events.k8s.io" => true,
+        "rbac.authorization.k8s.io" | "coordination.k8s.io" | "node.k8s.io" | "events.k8s.io" => true,
         _ => false,
     }
 }
@@ -358,9 +340,7 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
         normalise(resource, endpoint.version(), &mut new);
         write::update(
             transaction,
-            resource,
-            endpoint.version(),
-            &endpoint.target.subresource,
+            endpoint.place(),
             &live,
             new,
             Ownership::Update,
@@ -455,9 +435,7 @@ fn apply(
             Some(live) => {
                 let updated = write::update(
                     transaction,
-                    resource,
-                    endpoint.version(),
-                    &target.subresource,
+                    endpoint.place(),
                     &live,
                     new,
                     Ownership::Applied,
@@ -470,14 +448,7 @@ fn apply(
                 child(&mut new, "metadata").shift_remove("resourceVersion");
                 Ok((
                     true,
-                    write::create(
-                        transaction,
-                        resource,
-                        endpoint.version(),
-                        new,
-                        Ownership::Applied,
-                        writer,
-                    )?,
+                    write::create(transaction, endpoint.place(), new, Ownership::Applied, writer)?,
                 ))
             }
         }
@@ -603,16 +574,7 @@ fn set_scale(
     }
     *place = replicas.into();
     normalise(resource, endpoint.version(), &mut new);
-    write::update(
-        transaction,
-        resource,
-        endpoint.version(),
-        "",
-        live,
-        new,
-        Ownership::Update,
-        writer,
-    )
+    write::update(transaction, endpoint.main(), live, new, Ownership::Update, writer)
 }
 
 fn deletion(request: &Request) -> Result<Deletion> {
@@ -633,10 +595,9 @@ fn deletion(request: &Request) -> Result<Deletion> {
         .and_then(Value::as_bool)
         .or_else(|| request.query.get("orphanDependents").map(|value| value == "true"));
     let propagation = match (text("propagationPolicy").as_deref(), orphan) {
-        (Some("Background"), _) => Some(Propagation::Background),
+        (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
         (Some("Foreground"), _) => Some(Propagation::Foreground),
         (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
-        (None, Some(false)) => Some(Propagation::Background),
         (None, None) => None,
         (Some(other), _) => {
             let causes = [crate::status::unsupported(
@@ -680,7 +641,7 @@ pub(crate) fn delete(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
             manager: "",
             admission: true,
         };
-        write::delete(transaction, resource, endpoint.version(), &live, &options, writer)
+        write::delete(transaction, endpoint.main(), &live, &options, writer)
     })?;
     match deleted {
         Deleted::Marked(object) => one(shared, 200, request, endpoint, &object),
@@ -748,7 +709,7 @@ pub(crate) fn delete_collection(
                 manager: "",
                 admission: true,
             };
-            write::delete(transaction, resource, endpoint.version(), &live, &options, writer)?;
+            write::delete(transaction, endpoint.main(), &live, &options, writer)?;
         }
         Ok((transaction.state.revision, chosen))
     })?;

@@ -156,17 +156,14 @@ impl Watch {
         }
         let collection = state.objects_of(&self.endpoint.resource);
         let mut bytes = Vec::new();
-        match collection.since(self.position) {
-            Some(changes) => {
-                for change in changes {
-                    self.change(&mut bytes, change);
-                }
-                self.position = state.revision;
+        if let Some(changes) = collection.since(self.position) {
+            for change in changes {
+                self.change(&mut bytes, change);
             }
-            None => {
-                self.too_old(&mut bytes);
-                self.ended = true;
-            }
+            self.position = state.revision;
+        } else {
+            self.too_old(&mut bytes);
+            self.ended = true;
         }
         bytes.into()
     }

@@ -34,18 +34,18 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key, old: Option<&V
             "annotations": { NAME: name(&account), UID: uid(&account) },
         },
         "type": TYPE,
-        "data": token(transaction, &account),
+        "data": token(&account),
     });
     create(transaction, &secrets, secret, Writer::CONTROLLER)?;
     let kind = transaction.builtin("", "serviceaccounts")?;
     let mut next = Value::clone(&account);
     object(&mut next).insert("secrets".into(), json!([{ "name": secret_name }]));
-    write_status(transaction, &kind, &account, next, Writer::CONTROLLER)?;
+    write_status(transaction, &kind, &account, next, Writer::CONTROLLER);
     Ok(())
 }
 
 /// The data of a token Secret. The token says whose it is; it opens nothing.
-fn token(transaction: &Transaction, account: &Value) -> Value {
+fn token(account: &Value) -> Value {
     let token = format!(
         "sandbox.{}.{}.{}",
         namespace(account),
@@ -53,7 +53,7 @@ fn token(transaction: &Transaction, account: &Value) -> Value {
         uid(account)
     );
     json!({
-        "ca.crt": STANDARD.encode(transaction.config.ca_certificate()),
+        "ca.crt": STANDARD.encode(crate::Config::ca_certificate()),
         "namespace": STANDARD.encode(namespace(account)),
         "token": STANDARD.encode(token),
     })
@@ -81,14 +81,14 @@ pub(crate) fn reconcile_secret(transaction: &mut Transaction, key: &Key) -> Resu
     };
     let kind = transaction.builtin("", "secrets")?;
     let mut next = Value::clone(&secret);
-    if let Value::Object(data) = token(transaction, &account) {
+    if let Value::Object(data) = token(&account) {
         child(&mut next, "data").extend(data);
     }
     let annotations = child(&mut next, "metadata")
         .entry("annotations")
         .or_insert_with(|| json!({}));
     object(annotations).insert(UID.into(), uid(&account).into());
-    write_status(transaction, &kind, &secret, next, Writer::CONTROLLER)?;
+    write_status(transaction, &kind, &secret, next, Writer::CONTROLLER);
     Ok(())
 }
 

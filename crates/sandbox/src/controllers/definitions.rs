@@ -8,9 +8,9 @@ use crate::controllers::write_status;
 use crate::json::{child, is_deleting, list, list_at, name, object, text, text_at};
 use crate::kinds::Resource;
 use crate::status::Result;
-use crate::store::Key;
+use crate::store::{Collection, Key};
 use crate::transaction::Transaction;
-use crate::write::{self, Deletion, Writer};
+use crate::write::{self, Deletion, Place, Writer};
 
 const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
@@ -58,32 +58,23 @@ fn accept(transaction: &mut Transaction, definition: &Arc<Value>) -> Result<Arc<
     let mut next = Value::clone(definition);
     child(&mut next, "status").insert("storedVersions".into(), stored);
     if accepted != Some(&names) {
-        match name_in_use(transaction, definition) {
-            Some((reason, taken)) => {
-                let message = format!("{taken:?} is already in use");
-                set_condition(&mut next, "NamesAccepted", "False", reason, &message, &now);
-                if !is_established(definition) {
-                    set_condition(
-                        &mut next,
-                        "Established",
-                        "False",
-                        "NotAccepted",
-                        "not all names are accepted",
-                        &now,
-                    );
-                }
+        if let Some((reason, taken)) = name_in_use(transaction, definition) {
+            let message = format!("{taken:?} is already in use");
+            set_condition(&mut next, "NamesAccepted", "False", reason, &message, &now);
+            if !is_established(definition) {
+                let message = "not all names are accepted";
+                set_condition(&mut next, "Established", "False", "NotAccepted", message, &now);
             }
-            None => {
-                child(&mut next, "status").insert("acceptedNames".into(), names);
-                set_condition(
-                    &mut next,
-                    "NamesAccepted",
-                    "True",
-                    "NoConflicts",
-                    "no conflicts found",
-                    &now,
-                );
-            }
+        } else {
+            child(&mut next, "status").insert("acceptedNames".into(), names);
+            set_condition(
+                &mut next,
+                "NamesAccepted",
+                "True",
+                "NoConflicts",
+                "no conflicts found",
+                &now,
+            );
         }
     }
     let accepted = list_at(&next, "/status/conditions")
@@ -100,7 +91,13 @@ fn accept(transaction: &mut Transaction, definition: &Arc<Value>) -> Result<Arc<
         );
     }
     let resource = transaction.builtin("apiextensions.k8s.io", "customresourcedefinitions")?;
-    write_status(transaction, &resource, definition, next, Writer::API_SERVER)
+    Ok(write_status(
+        transaction,
+        &resource,
+        definition,
+        next,
+        Writer::API_SERVER,
+    ))
 }
 
 /// The stored versions: those that were, and the one that is stored now.
@@ -224,7 +221,7 @@ fn register_services(transaction: &mut Transaction, group: &str) -> Result<()> {
         .state
         .collection(&services.store)
         .into_iter()
-        .flat_map(|collection| collection.iter())
+        .flat_map(Collection::iter)
         .filter(|(_, service)| {
             text_at(service, "/spec/group") == group
                 && text_at(
@@ -302,8 +299,7 @@ pub(crate) fn clean_up(transaction: &mut Transaction, definition: &Arc<Value>) -
         for instance in instances.iter().filter(|instance| !is_deleting(instance)) {
             write::delete(
                 transaction,
-                &resource,
-                &resource.storage_version,
+                Place::stored(&resource),
                 instance,
                 &Deletion::background(),
                 Writer::API_SERVER,
@@ -325,6 +321,6 @@ pub(crate) fn clean_up(transaction: &mut Transaction, definition: &Arc<Value>) -
     {
         finalizers.retain(|one| one != FINALIZER);
     }
-    write_status(transaction, &definitions, definition, next, Writer::API_SERVER)?;
+    write_status(transaction, &definitions, definition, next, Writer::API_SERVER);
     Ok(())
 }

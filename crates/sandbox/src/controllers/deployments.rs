@@ -37,7 +37,7 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> 
         return Ok(());
     }
     let kind = transaction.builtin("apps", "replicasets")?;
-    let mut sets = children(transaction, &deployment, &kind)?;
+    let mut sets = children(transaction, &deployment, &kind);
     sets.retain(|set| !is_deleting(set));
     sets.sort_by_key(|set| revision_of(set));
     let position = sets
@@ -52,14 +52,14 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> 
     let Some(current) = current else {
         return report(transaction, key, None);
     };
-    let current = annotate(transaction, &deployment, &kind, &current, &sets)?;
+    let current = annotate(transaction, &deployment, &kind, &current, &sets);
     let wanted = replicas(&deployment);
     if text_at(&deployment, "/spec/strategy/type") == "Recreate" {
-        scale_down(transaction, &kind, &sets)?;
-        scale(transaction, &kind, &current, wanted)?;
+        scale_down(transaction, &kind, &sets);
+        scale(transaction, &kind, &current, wanted);
     } else {
-        scale(transaction, &kind, &current, wanted)?;
-        scale_down(transaction, &kind, &sets)?;
+        scale(transaction, &kind, &current, wanted);
+        scale_down(transaction, &kind, &sets);
     }
     forget_old(transaction, &deployment, &kind, &sets)?;
     report(transaction, key, Some(name(&current)))
@@ -163,7 +163,7 @@ fn annotate(
     kind: &Arc<Resource>,
     current: &Arc<Value>,
     old: &[Arc<Value>],
-) -> Result<Arc<Value>> {
+) -> Arc<Value> {
     let mut next = Value::clone(current);
     let highest = old.iter().map(|set| revision_of(set)).max().unwrap_or(0);
     let revision = revision_of(current).max(highest + 1);
@@ -180,27 +180,25 @@ fn annotate(
     write_status(transaction, kind, current, next, Writer::CONTROLLER)
 }
 
-fn scale(transaction: &mut Transaction, kind: &Arc<Resource>, set: &Arc<Value>, wanted: i64) -> Result<()> {
+fn scale(transaction: &mut Transaction, kind: &Arc<Resource>, set: &Arc<Value>, wanted: i64) {
     let key = Key::of(kind, set);
     let Some(live) = transaction.state.get(&key).cloned() else {
-        return Ok(());
+        return;
     };
     if replicas(&live) == wanted {
-        return Ok(());
+        return;
     }
     let mut next = Value::clone(&live);
     child(&mut next, "spec").insert("replicas".into(), wanted.into());
     let generation = number_at(&live, "/metadata/generation").unwrap_or(0) + 1;
     child(&mut next, "metadata").insert("generation".into(), generation.into());
-    write_status(transaction, kind, &live, next, Writer::CONTROLLER)?;
-    Ok(())
+    write_status(transaction, kind, &live, next, Writer::CONTROLLER);
 }
 
-fn scale_down(transaction: &mut Transaction, kind: &Arc<Resource>, sets: &[Arc<Value>]) -> Result<()> {
+fn scale_down(transaction: &mut Transaction, kind: &Arc<Resource>, sets: &[Arc<Value>]) {
     for set in sets {
-        scale(transaction, kind, set, 0)?;
+        scale(transaction, kind, set, 0);
     }
-    Ok(())
 }
 
 /// Deletes the oldest ReplicaSets without pods beyond the limit.
@@ -228,7 +226,7 @@ fn report(transaction: &mut Transaction, key: &Key, current: Option<&str>) -> Re
         return Ok(());
     };
     let kind = transaction.builtin("apps", "replicasets")?;
-    let sets = children(transaction, &deployment, &kind)?;
+    let sets = children(transaction, &deployment, &kind);
     let sum = |field: &str, only: Option<&str>| -> i64 {
         sets.iter()
             .filter(|set| only.is_none_or(|only| name(set) == only))
@@ -313,7 +311,7 @@ fn report(transaction: &mut Transaction, key: &Key, current: Option<&str>) -> Re
         set_condition(&mut next, "Progressing", "True", reason, &message, &now);
     }
     let kind = transaction.builtin("apps", "deployments")?;
-    write_status(transaction, &kind, &deployment, next, Writer::CONTROLLER)?;
+    write_status(transaction, &kind, &deployment, next, Writer::CONTROLLER);
     Ok(())
 }
 
@@ -434,6 +432,6 @@ pub(crate) fn reconcile_set(transaction: &mut Transaction, key: &Key) -> Result<
         }
     }
     let kind = transaction.builtin("apps", "replicasets")?;
-    write_status(transaction, &kind, &live, next, Writer::CONTROLLER)?;
+    write_status(transaction, &kind, &live, next, Writer::CONTROLLER);
     Ok(())
 }

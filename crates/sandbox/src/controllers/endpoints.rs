@@ -154,53 +154,50 @@ fn write_endpoints(transaction: &mut Transaction, service: &Value, pods: &[Arc<V
         .collect();
     let labels = labels_of(service);
     let now = transaction.now.clone();
-    match transaction
+    let found = transaction
         .state
         .find("endpoints", namespace(service), name(service))
-        .cloned()
-    {
-        Some(live) => {
-            let before = live.get("subsets").cloned().unwrap_or(json!([]));
-            if before == Value::Array(subsets.clone())
-                && live.pointer("/metadata/labels").cloned().unwrap_or(json!({})) == labels
-            {
-                return Ok(());
-            }
-            let mut next = Value::clone(&live);
-            if subsets.is_empty() {
-                object(&mut next).shift_remove("subsets");
-            } else {
-                object(&mut next).insert("subsets".into(), subsets.into());
-            }
-            let metadata = child(&mut next, "metadata");
-            if labels.as_object().is_some_and(serde_json::Map::is_empty) {
-                metadata.shift_remove("labels");
-            } else {
-                metadata.insert("labels".into(), labels);
-            }
-            let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
-            object(annotations).insert(
-                "endpoints.kubernetes.io/last-change-trigger-time".into(),
-                now.into(),
-            );
-            write_status(transaction, &kind, &live, next, Writer::CONTROLLER)?;
+        .cloned();
+    if let Some(live) = found {
+        let before = live.get("subsets").cloned().unwrap_or(json!([]));
+        if before == Value::Array(subsets.clone())
+            && live.pointer("/metadata/labels").cloned().unwrap_or(json!({})) == labels
+        {
+            return Ok(());
         }
-        None => {
-            let mut endpoints = json!({
-                "apiVersion": "v1",
-                "kind": "Endpoints",
-                "metadata": {
-                    "name": name(service),
-                    "namespace": namespace(service),
-                    "labels": labels,
-                    "annotations": { "endpoints.kubernetes.io/last-change-trigger-time": now },
-                },
-            });
-            if !subsets.is_empty() {
-                endpoints["subsets"] = subsets.into();
-            }
-            create(transaction, &kind, endpoints, Writer::CONTROLLER)?;
+        let mut next = Value::clone(&live);
+        if subsets.is_empty() {
+            object(&mut next).shift_remove("subsets");
+        } else {
+            object(&mut next).insert("subsets".into(), subsets.into());
         }
+        let metadata = child(&mut next, "metadata");
+        if labels.as_object().is_some_and(serde_json::Map::is_empty) {
+            metadata.shift_remove("labels");
+        } else {
+            metadata.insert("labels".into(), labels);
+        }
+        let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+        object(annotations).insert(
+            "endpoints.kubernetes.io/last-change-trigger-time".into(),
+            now.into(),
+        );
+        write_status(transaction, &kind, &live, next, Writer::CONTROLLER);
+    } else {
+        let mut endpoints = json!({
+            "apiVersion": "v1",
+            "kind": "Endpoints",
+            "metadata": {
+                "name": name(service),
+                "namespace": namespace(service),
+                "labels": labels,
+                "annotations": { "endpoints.kubernetes.io/last-change-trigger-time": now },
+            },
+        });
+        if !subsets.is_empty() {
+            endpoints["subsets"] = subsets.into();
+        }
+        create(transaction, &kind, endpoints, Writer::CONTROLLER)?;
     }
     Ok(())
 }
@@ -268,7 +265,7 @@ fn write_slice(transaction: &mut Transaction, service: &Value, pods: &[Arc<Value
         }
         let generation = crate::json::number_at(&live, "/metadata/generation").unwrap_or(0) + 1;
         child(&mut next, "metadata").insert("generation".into(), generation.into());
-        write_status(transaction, &kind, &live, next, Writer::CONTROLLER)?;
+        write_status(transaction, &kind, &live, next, Writer::CONTROLLER);
         return Ok(());
     }
     let slice = json!({

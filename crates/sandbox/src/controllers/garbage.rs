@@ -7,7 +7,7 @@ use crate::json::{child, group_of, is_deleting, list_at, namespace, text, uid};
 use crate::status::Result;
 use crate::store::{Change, Key};
 use crate::transaction::Transaction;
-use crate::write::{self, Deletion, Propagation, Writer};
+use crate::write::{self, Deletion, Place, Propagation, Writer};
 
 pub(crate) fn after_change(transaction: &mut Transaction, key: &Key, change: &Change) -> Result<()> {
     match (&change.old, &change.new) {
@@ -67,8 +67,7 @@ fn reconsider(transaction: &mut Transaction, key: &Key) -> Result<()> {
     if present.is_empty() {
         write::delete(
             transaction,
-            &resource,
-            &resource.storage_version,
+            Place::stored(&resource),
             &object,
             &Deletion {
                 propagation: None,
@@ -81,7 +80,7 @@ fn reconsider(transaction: &mut Transaction, key: &Key) -> Result<()> {
     let present: Vec<Value> = present.into_iter().cloned().collect();
     let mut next = Value::clone(&object);
     child(&mut next, "metadata").insert("ownerReferences".into(), json!(present));
-    write_status(transaction, &resource, &object, next, Writer::CONTROLLER)?;
+    write_status(transaction, &resource, &object, next, Writer::CONTROLLER);
     Ok(())
 }
 
@@ -141,7 +140,7 @@ fn advance(transaction: &mut Transaction, key: &Key) -> Result<()> {
             } else {
                 metadata.insert("ownerReferences".into(), json!(owners));
             }
-            write_status(transaction, &resource, &dependent, next, Writer::CONTROLLER)?;
+            write_status(transaction, &resource, &dependent, next, Writer::CONTROLLER);
         }
         return release(transaction, key, "orphan");
     }
@@ -160,8 +159,7 @@ fn advance(transaction: &mut Transaction, key: &Key) -> Result<()> {
             };
             write::delete(
                 transaction,
-                &resource,
-                &resource.storage_version,
+                Place::stored(&resource),
                 &dependent,
                 &options,
                 Writer::CONTROLLER,
@@ -201,6 +199,6 @@ fn release(transaction: &mut Transaction, key: &Key, finalizer: &str) -> Result<
     } else {
         metadata.insert("finalizers".into(), Value::Array(left));
     }
-    write_status(transaction, &resource, &object, next, Writer::CONTROLLER)?;
+    write_status(transaction, &resource, &object, next, Writer::CONTROLLER);
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::kinds::Resource;
 use crate::status::Result;
 use crate::store::{Change, Key};
 use crate::transaction::Transaction;
-use crate::write::{self, Ownership, Writer};
+use crate::write::{self, Ownership, Place, Writer};
 
 /// More rounds for each object than any chain of reactions needs; a bound, so that two controllers that disagree cannot
 /// hang a request.
@@ -135,9 +135,9 @@ pub(crate) fn write_status(
     live: &Arc<Value>,
     mut next: Value,
     writer: Writer,
-) -> Result<Arc<Value>> {
+) -> Arc<Value> {
     if next == **live {
-        return Ok(Arc::clone(live));
+        return Arc::clone(live);
     }
     managed::update(
         Some(live),
@@ -146,14 +146,13 @@ pub(crate) fn write_status(
         &transaction.now,
         &resource.schema(&resource.storage_version),
     );
-    if crate::json::is_deleting(&next)
-        && list_at(&next, "/metadata/finalizers").is_empty()
-        && !(text(&next, "kind") == "Namespace" && !list_at(&next, "/spec/finalizers").is_empty())
-    {
+    let held = !list_at(&next, "/metadata/finalizers").is_empty()
+        || (text(&next, "kind") == "Namespace" && !list_at(&next, "/spec/finalizers").is_empty());
+    if crate::json::is_deleting(&next) && !held {
         transaction.remove(&Key::of(resource, live));
-        return Ok(Arc::new(next));
+        return Arc::new(next);
     }
-    Ok(transaction.put(resource, next))
+    transaction.put(resource, next)
 }
 
 /// Creates an object as a controller does.
@@ -165,5 +164,11 @@ pub(crate) fn create(
 ) -> Result<Arc<Value>> {
     let version = resource.storage_version.clone();
     write::normalise(resource, &version, &mut object);
-    write::create(transaction, resource, &version, object, Ownership::Update, writer)
+    write::create(
+        transaction,
+        Place::stored(resource),
+        object,
+        Ownership::Update,
+        writer,
+    )
 }

@@ -9,7 +9,7 @@ use crate::json::{child, is_deleting, list_at, object};
 use crate::status::Result;
 use crate::store::Key;
 use crate::transaction::Transaction;
-use crate::write::{self, Deletion, Writer};
+use crate::write::{self, Deletion, Place, Writer};
 
 pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> {
     let Some(namespace) = transaction.state.get(key).cloned() else {
@@ -35,7 +35,7 @@ fn furnish(transaction: &mut Transaction, namespace: &str) -> Result<()> {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": { "name": "kube-root-ca.crt", "namespace": namespace },
-            "data": { "ca.crt": transaction.config.ca_certificate() },
+            "data": { "ca.crt": crate::Config::ca_certificate() },
         });
         create(transaction, &resource, map, Writer::CONTROLLER)?;
     }
@@ -65,8 +65,7 @@ fn clear(transaction: &mut Transaction, namespace: &Arc<Value>) -> Result<()> {
         let resource = transaction.resource_of(&key)?;
         write::delete(
             transaction,
-            &resource,
-            &resource.storage_version,
+            Place::stored(&resource),
             &content,
             &Deletion::background(),
             Writer::CONTROLLER,
@@ -91,7 +90,7 @@ fn clear(transaction: &mut Transaction, namespace: &Arc<Value>) -> Result<()> {
     } else {
         report(&mut next, &left, &transaction.now);
     }
-    write_status(transaction, &resource, &live, next, Writer::CONTROLLER)?;
+    write_status(transaction, &resource, &live, next, Writer::CONTROLLER);
     Ok(())
 }
 

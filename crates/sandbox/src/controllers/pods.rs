@@ -10,7 +10,7 @@ use crate::fields::managed;
 use crate::json::{child, is_deleting, list, list_at, name, namespace, object, text, text_at};
 use crate::kinds::Resource;
 use crate::status::{Result, Status};
-use crate::store::Key;
+use crate::store::{Collection, Key};
 use crate::transaction::Transaction;
 use crate::write::Writer;
 
@@ -192,7 +192,8 @@ pub(crate) fn run(transaction: &mut Transaction, key: &Key) -> Result<()> {
         given => transaction.state.find("nodes", "", given).cloned(),
     };
     let Some(node) = node else {
-        return leave_pending(transaction, &kind, &pod);
+        leave_pending(transaction, &kind, &pod);
+        return Ok(());
     };
     let mut bound = Value::clone(&pod);
     child(&mut bound, "spec").insert("nodeName".into(), name(&node).into());
@@ -218,7 +219,7 @@ fn choose(transaction: &Transaction, pod: &Value) -> Option<Arc<Value>> {
         .state
         .collection("pods")
         .into_iter()
-        .flat_map(|pods| pods.iter())
+        .flat_map(Collection::iter)
     {
         *load.entry(text_at(other, "/spec/nodeName")).or_insert(0) += 1;
     }
@@ -227,12 +228,9 @@ fn choose(transaction: &Transaction, pod: &Value) -> Option<Arc<Value>> {
         .min_by_key(|node| load.get(name(node)).copied().unwrap_or(0))
 }
 
-fn leave_pending(transaction: &mut Transaction, kind: &Arc<Resource>, pod: &Arc<Value>) -> Result<()> {
+fn leave_pending(transaction: &mut Transaction, kind: &Arc<Resource>, pod: &Arc<Value>) {
     let mut next = Value::clone(pod);
-    let nodes = transaction
-        .state
-        .collection("nodes")
-        .map_or(0, crate::store::Collection::len);
+    let nodes = transaction.state.collection("nodes").map_or(0, Collection::len);
     let message = if nodes == 0 {
         "no nodes available to schedule pods".to_owned()
     } else {
@@ -246,15 +244,14 @@ fn leave_pending(transaction: &mut Transaction, kind: &Arc<Resource>, pod: &Arc<
         text(known, "type") == "PodScheduled" && text(known, "message") == text(&condition, "message")
     });
     if known {
-        return Ok(());
+        return;
     }
     child(&mut next, "status").insert("conditions".into(), json!([condition]));
     let scheduler = Writer {
         manager: "kube-scheduler",
         admission: false,
     };
-    write_status(transaction, kind, pod, next, scheduler)?;
-    Ok(())
+    write_status(transaction, kind, pod, next, scheduler);
 }
 
 /// The status of a pod that runs, or has run where it belongs to a Job.
@@ -350,7 +347,7 @@ fn free_address(transaction: &Transaction, node: &Value) -> String {
         .state
         .collection("pods")
         .into_iter()
-        .flat_map(|pods| pods.iter())
+        .flat_map(Collection::iter)
         .map(|(_, pod)| text_at(pod, "/status/podIP"))
         .collect();
     // A /24 for each node; a node that is full begins to use the second last number as well.

@@ -95,7 +95,7 @@ pub(crate) fn reconcile_stateful(transaction: &mut Transaction, key: &Key) -> Re
         ],
     );
     let kind = transaction.builtin("apps", "statefulsets")?;
-    write_status(transaction, &kind, &live, next, Writer::CONTROLLER)?;
+    write_status(transaction, &kind, &live, next, Writer::CONTROLLER);
     Ok(())
 }
 
@@ -214,7 +214,7 @@ pub(crate) fn reconcile_daemon(transaction: &mut Transaction, key: &Key) -> Resu
         ],
     );
     let kind = transaction.builtin("apps", "daemonsets")?;
-    write_status(transaction, &kind, &live, next, Writer::CONTROLLER)?;
+    write_status(transaction, &kind, &live, next, Writer::CONTROLLER);
     Ok(())
 }
 
@@ -280,7 +280,7 @@ pub(crate) fn reconcile_job(transaction: &mut Transaction, key: &Key) -> Result<
     let pod_kind = transaction.builtin("", "pods")?;
     let parallelism = number_at(&job, "/spec/parallelism").unwrap_or(1);
     let completions = number_at(&job, "/spec/completions").unwrap_or(parallelism.min(1));
-    let pods = children(transaction, &job, &pod_kind)?;
+    let pods = children(transaction, &job, &pod_kind);
     let succeeded = |pods: &[Arc<Value>]| {
         count(
             pods.iter()
@@ -301,7 +301,7 @@ pub(crate) fn reconcile_job(transaction: &mut Transaction, key: &Key) -> Result<
             create_pod(transaction, mk_pod(&job, &template(&job)))?;
         }
     }
-    let pods = children(transaction, &job, &pod_kind)?;
+    let pods = children(transaction, &job, &pod_kind);
     let done = succeeded(&pods);
     let active = count(
         pods.iter()
@@ -330,7 +330,7 @@ pub(crate) fn reconcile_job(transaction: &mut Transaction, key: &Key) -> Result<
         &mut next,
         &[("active", active, false), ("succeeded", done, false)],
     );
-    write_status(transaction, &kind, &live, next, Writer::CONTROLLER)?;
+    write_status(transaction, &kind, &live, next, Writer::CONTROLLER);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::json::{child, is_deleting, list_at, name, namespace, object, text, te
 use crate::status::Result;
 use crate::store::Key;
 use crate::transaction::Transaction;
-use crate::write::{self, Deletion, Writer};
+use crate::write::{self, Deletion, Place, Writer};
 
 pub(crate) fn reconcile_claim(transaction: &mut Transaction, key: &Key) -> Result<()> {
     let Some(claim) = transaction.state.get(key).cloned() else {
@@ -18,7 +18,7 @@ pub(crate) fn reconcile_claim(transaction: &mut Transaction, key: &Key) -> Resul
     if is_deleting(&claim) {
         if users(transaction, &claim) == 0 {
             let kind = transaction.builtin("", "persistentvolumeclaims")?;
-            release(transaction, &kind, &claim, "kubernetes.io/pvc-protection")?;
+            release(transaction, &kind, &claim, "kubernetes.io/pvc-protection");
         }
         return Ok(());
     }
@@ -136,7 +136,7 @@ fn bind(transaction: &mut Transaction, claim: &Arc<Value>, volume: &Arc<Value>) 
         })
     });
     child(&mut next, "status").insert("phase".into(), "Bound".into());
-    write_status(transaction, &volumes, volume, next, Writer::CONTROLLER)?;
+    write_status(transaction, &volumes, volume, next, Writer::CONTROLLER);
     let mut next = Value::clone(claim);
     child(&mut next, "spec").insert("volumeName".into(), name(volume).into());
     let annotations = child(&mut next, "metadata")
@@ -164,7 +164,7 @@ fn bind(transaction: &mut Transaction, claim: &Arc<Value>, volume: &Arc<Value>) 
         "capacity".into(),
         volume.pointer("/spec/capacity").cloned().unwrap_or_default(),
     );
-    write_status(transaction, &claims, claim, next, Writer::CONTROLLER)?;
+    write_status(transaction, &claims, claim, next, Writer::CONTROLLER);
     Ok(())
 }
 
@@ -177,14 +177,14 @@ pub(crate) fn reconcile_volume(transaction: &mut Transaction, key: &Key) -> Resu
     let phase = text_at(&volume, "/status/phase");
     if is_deleting(&volume) {
         if phase != "Bound" {
-            release(transaction, &kind, &volume, "kubernetes.io/pv-protection")?;
+            release(transaction, &kind, &volume, "kubernetes.io/pv-protection");
         }
         return Ok(());
     }
     if phase == "Pending" && volume.pointer("/spec/claimRef").is_none() {
         let mut next = Value::clone(&volume);
         child(&mut next, "status").insert("phase".into(), "Available".into());
-        write_status(transaction, &kind, &volume, next, Writer::CONTROLLER)?;
+        write_status(transaction, &kind, &volume, next, Writer::CONTROLLER);
         let claims = transaction.builtin("", "persistentvolumeclaims")?;
         let waiting: Vec<_> = transaction
             .state
@@ -216,12 +216,11 @@ pub(crate) fn after_claim(transaction: &mut Transaction, claim: &Value) -> Resul
     let kind = transaction.builtin("", "persistentvolumes")?;
     let mut next = Value::clone(&volume);
     child(&mut next, "status").insert("phase".into(), "Released".into());
-    let released = write_status(transaction, &kind, &volume, next, Writer::CONTROLLER)?;
+    let released = write_status(transaction, &kind, &volume, next, Writer::CONTROLLER);
     if text_at(&released, "/spec/persistentVolumeReclaimPolicy") == "Delete" {
         write::delete(
             transaction,
-            &kind,
-            &kind.storage_version,
+            Place::stored(&kind),
             &released,
             &Deletion::background(),
             Writer::CONTROLLER,
@@ -248,7 +247,7 @@ fn release(
     kind: &Arc<crate::kinds::Resource>,
     held: &Arc<Value>,
     finalizer: &str,
-) -> Result<()> {
+) {
     let left: Vec<_> = list_at(held, "/metadata/finalizers")
         .iter()
         .filter(|one| *one != finalizer)
@@ -261,6 +260,5 @@ fn release(
     } else {
         metadata.insert("finalizers".into(), left.into());
     }
-    write_status(transaction, kind, held, next, Writer::CONTROLLER)?;
-    Ok(())
+    write_status(transaction, kind, held, next, Writer::CONTROLLER);
 }

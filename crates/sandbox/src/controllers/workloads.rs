@@ -13,7 +13,7 @@ use crate::selector::Labels;
 use crate::status::Result;
 use crate::store::{Key, suffix};
 use crate::transaction::Transaction;
-use crate::write::{self, Deletion, Writer};
+use crate::write::{self, Deletion, Place, Writer};
 
 /// A reference to the controller of an object.
 pub(crate) fn owner_reference(owner: &Value) -> Value {
@@ -40,7 +40,7 @@ pub(crate) fn children(
     transaction: &mut Transaction,
     owner: &Value,
     kind: &Arc<Resource>,
-) -> Result<Vec<Arc<Value>>> {
+) -> Vec<Arc<Value>> {
     if let Some(selector) =
         Labels::of(owner.pointer("/spec/selector")).filter(|selector| !selector.is_empty())
     {
@@ -61,10 +61,10 @@ pub(crate) fn children(
             if let Some(owners) = owners.as_array_mut() {
                 owners.push(owner_reference(owner));
             }
-            write_status(transaction, kind, &orphan, next, Writer::CONTROLLER)?;
+            write_status(transaction, kind, &orphan, next, Writer::CONTROLLER);
         }
     }
-    Ok(transaction
+    transaction
         .state
         .dependents(uid(owner))
         .iter()
@@ -72,7 +72,7 @@ pub(crate) fn children(
         .filter_map(|key| transaction.state.get(key))
         .filter(|object| controller_of(object).is_some_and(|found| text(found, "uid") == uid(owner)))
         .cloned()
-        .collect())
+        .collect()
 }
 
 /// The pod template of a workload.
@@ -104,7 +104,7 @@ pub(crate) fn set_label(object: &mut Value, key: &str, value: &str) {
 /// The pods of a workload that are not going away.
 pub(crate) fn pods(transaction: &mut Transaction, owner: &Value) -> Result<Vec<Arc<Value>>> {
     let kind = transaction.builtin("", "pods")?;
-    let mut pods = children(transaction, owner, &kind)?;
+    let mut pods = children(transaction, owner, &kind);
     pods.retain(|pod| !is_deleting(pod) && !is_finished(pod));
     Ok(pods)
 }
@@ -154,8 +154,7 @@ pub(crate) fn create_pod(transaction: &mut Transaction, pod: Value) -> Result<Ar
 pub(crate) fn delete(transaction: &mut Transaction, kind: &Arc<Resource>, object: &Arc<Value>) -> Result<()> {
     write::delete(
         transaction,
-        kind,
-        &kind.storage_version,
+        Place::stored(kind),
         object,
         &Deletion::background(),
         Writer::CONTROLLER,
@@ -255,7 +254,7 @@ pub(crate) struct Revisions {
 pub(crate) fn revise(transaction: &mut Transaction, workload: &Value) -> Result<Revisions> {
     let kind = transaction.builtin("apps", "controllerrevisions")?;
     let template = template(workload);
-    let mut revisions = children(transaction, workload, &kind)?;
+    let mut revisions = children(transaction, workload, &kind);
     revisions.sort_by_key(|revision| number_at(revision, "/revision").unwrap_or(0));
     let highest = revisions
         .last()
@@ -283,7 +282,7 @@ pub(crate) fn revise(transaction: &mut Transaction, workload: &Value) -> Result<
             // Going back makes an old template the newest revision.
             let mut next = Value::clone(&same);
             object(&mut next).insert("revision".into(), (highest + 1).into());
-            write_status(transaction, &kind, &same, next, Writer::CONTROLLER)?;
+            write_status(transaction, &kind, &same, next, Writer::CONTROLLER);
         }
         return Ok(Revisions {
             current: name(&same).to_owned(),

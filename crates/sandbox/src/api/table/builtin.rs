@@ -8,7 +8,7 @@ use crate::json::{is_deleting, list, list_at, name, number_at, text, text_at};
 /// A kind with a table of its own.
 pub(super) struct Kind {
     group: &'static str,
-    kind: &'static str,
+    named: &'static str,
     /// Columns: a name; `+` marks one that only `-o wide` shows, `#` an integer, `?` a boolean.
     columns: &'static [&'static str],
     cells: fn(&Value, Moment) -> Vec<Value>,
@@ -46,13 +46,13 @@ pub(super) fn find(group: &str, kind: &str) -> Option<&'static Kind> {
     };
     KINDS
         .iter()
-        .find(|known| known.group == group && known.kind == kind)
+        .find(|known| known.group == group && known.named == kind)
 }
 
 static KINDS: &[Kind] = &[
     Kind {
         group: "",
-        kind: "Pod",
+        named: "Pod",
         columns: &[
             "Name",
             "Ready",
@@ -68,7 +68,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "",
-        kind: "Service",
+        named: "Service",
         columns: &[
             "Name",
             "Type",
@@ -82,13 +82,13 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "",
-        kind: "Namespace",
+        named: "Namespace",
         columns: &["Name", "Status", "Age"],
         cells: |o, now| vec![n(o), text_at(o, "/status/phase").into(), age(o, now)],
     },
     Kind {
         group: "",
-        kind: "Node",
+        named: "Node",
         columns: &[
             "Name",
             "Status",
@@ -105,7 +105,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "",
-        kind: "Secret",
+        named: "Secret",
         columns: &["Name", "Type", "Data", "Age"],
         cells: |o, now| {
             vec![
@@ -118,7 +118,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "",
-        kind: "ConfigMap",
+        named: "ConfigMap",
         columns: &["Name", "Data", "Age"],
         cells: |o, now| {
             vec![
@@ -130,19 +130,19 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "",
-        kind: "ServiceAccount",
+        named: "ServiceAccount",
         columns: &["Name", "Secrets", "Age"],
         cells: |o, now| vec![n(o), list(o, "secrets").len().into(), age(o, now)],
     },
     Kind {
         group: "",
-        kind: "Endpoints",
+        named: "Endpoints",
         columns: &["Name", "Endpoints", "Age"],
         cells: endpoints,
     },
     Kind {
         group: "",
-        kind: "Event",
+        named: "Event",
         columns: &[
             "Last Seen",
             "Type",
@@ -159,7 +159,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "",
-        kind: "PersistentVolumeClaim",
+        named: "PersistentVolumeClaim",
         columns: &[
             "Name",
             "Status",
@@ -174,7 +174,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "",
-        kind: "PersistentVolume",
+        named: "PersistentVolume",
         columns: &[
             "Name",
             "Capacity",
@@ -191,7 +191,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "",
-        kind: "ReplicationController",
+        named: "ReplicationController",
         columns: &[
             "Name",
             "Desired#",
@@ -206,13 +206,13 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "",
-        kind: "ResourceQuota",
+        named: "ResourceQuota",
         columns: &["Name", "Age", "Request", "Limit"],
         cells: quota,
     },
     Kind {
         group: "apps",
-        kind: "Deployment",
+        named: "Deployment",
         columns: &[
             "Name",
             "Ready",
@@ -238,7 +238,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "apps",
-        kind: "ReplicaSet",
+        named: "ReplicaSet",
         columns: &[
             "Name",
             "Desired#",
@@ -253,7 +253,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "apps",
-        kind: "StatefulSet",
+        named: "StatefulSet",
         columns: &["Name", "Ready", "Age", "Containers+", "Images+"],
         cells: |o, now| {
             let mut cells = vec![
@@ -267,7 +267,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "apps",
-        kind: "DaemonSet",
+        named: "DaemonSet",
         columns: &[
             "Name",
             "Desired#",
@@ -303,7 +303,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "apps",
-        kind: "ControllerRevision",
+        named: "ControllerRevision",
         columns: &["Name", "Controller", "Revision", "Age"],
         cells: |o, now| {
             let owner =
@@ -320,7 +320,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "batch",
-        kind: "Job",
+        named: "Job",
         columns: &[
             "Name",
             "Completions",
@@ -334,7 +334,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "batch",
-        kind: "CronJob",
+        named: "CronJob",
         columns: &[
             "Name",
             "Schedule",
@@ -350,31 +350,31 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "networking.k8s.io",
-        kind: "Ingress",
+        named: "Ingress",
         columns: &["Name", "Class", "Hosts", "Address", "Ports", "Age"],
         cells: ingress,
     },
     Kind {
         group: "networking.k8s.io",
-        kind: "NetworkPolicy",
+        named: "NetworkPolicy",
         columns: &["Name", "Pod-Selector", "Age"],
         cells: |o, now| vec![n(o), selector(o.pointer("/spec/podSelector")).into(), age(o, now)],
     },
     Kind {
         group: "rbac.authorization.k8s.io",
-        kind: "RoleBinding",
+        named: "RoleBinding",
         columns: &["Name", "Role", "Age", "Users+", "Groups+", "ServiceAccounts+"],
         cells: binding,
     },
     Kind {
         group: "rbac.authorization.k8s.io",
-        kind: "ClusterRoleBinding",
+        named: "ClusterRoleBinding",
         columns: &["Name", "Role", "Age", "Users+", "Groups+", "ServiceAccounts+"],
         cells: binding,
     },
     Kind {
         group: "storage.k8s.io",
-        kind: "StorageClass",
+        named: "StorageClass",
         columns: &[
             "Name",
             "Provisioner",
@@ -387,7 +387,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "scheduling.k8s.io",
-        kind: "PriorityClass",
+        named: "PriorityClass",
         columns: &["Name", "Value#", "Global-Default?", "Age"],
         cells: |o, now| {
             let default = o.get("globalDefault") == Some(&Value::Bool(true));
@@ -396,13 +396,13 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "coordination.k8s.io",
-        kind: "Lease",
+        named: "Lease",
         columns: &["Name", "Holder", "Age"],
         cells: |o, now| vec![n(o), text_at(o, "/spec/holderIdentity").into(), age(o, now)],
     },
     Kind {
         group: "policy",
-        kind: "PodDisruptionBudget",
+        named: "PodDisruptionBudget",
         columns: &[
             "Name",
             "Min Available",
@@ -427,31 +427,31 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "admissionregistration.k8s.io",
-        kind: "ValidatingWebhookConfiguration",
+        named: "ValidatingWebhookConfiguration",
         columns: &["Name", "Webhooks", "Age"],
         cells: |o, now| vec![n(o), list(o, "webhooks").len().into(), age(o, now)],
     },
     Kind {
         group: "admissionregistration.k8s.io",
-        kind: "MutatingWebhookConfiguration",
+        named: "MutatingWebhookConfiguration",
         columns: &["Name", "Webhooks", "Age"],
         cells: |o, now| vec![n(o), list(o, "webhooks").len().into(), age(o, now)],
     },
     Kind {
         group: "apiregistration.k8s.io",
-        kind: "APIService",
+        named: "APIService",
         columns: &["Name", "Service", "Available", "Age"],
         cells: api_service,
     },
     Kind {
         group: "discovery.k8s.io",
-        kind: "EndpointSlice",
+        named: "EndpointSlice",
         columns: &["Name", "AddressType", "Ports", "Endpoints", "Age"],
         cells: endpoint_slice,
     },
     Kind {
         group: "autoscaling",
-        kind: "HorizontalPodAutoscaler",
+        named: "HorizontalPodAutoscaler",
         columns: &[
             "Name",
             "Reference",
@@ -465,7 +465,7 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "flowcontrol.apiserver.k8s.io",
-        kind: "FlowSchema",
+        named: "FlowSchema",
         columns: &[
             "Name",
             "PriorityLevel",
@@ -614,12 +614,12 @@ fn pod_status(pod: &Value) -> (String, usize, i64) {
             let is_ready = list_at(pod, "/status/conditions")
                 .iter()
                 .any(|condition| text(condition, "type") == "Ready" && text(condition, "status") == "True");
-            reason = if is_ready { "Running" } else { "NotReady" }.to_owned();
+            if is_ready { "Running" } else { "NotReady" }.clone_into(&mut reason);
         }
     }
     if is_deleting(pod) {
         let lost = text_at(pod, "/status/reason") == "NodeLost";
-        reason = if lost { "Unknown" } else { "Terminating" }.to_owned();
+        if lost { "Unknown" } else { "Terminating" }.clone_into(&mut reason);
     }
     (reason, ready, restarts)
 }
