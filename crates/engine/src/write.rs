@@ -35,7 +35,7 @@ impl Writer<'_> {
         let written = self.written().get(&step.object).cloned();
         let read = written.as_ref().or(read);
         match &step.action {
-            Action::Apply { body, previous, .. } => self.apply(step, read, body, previous.as_ref()).await,
+            Action::Apply { body, previous, .. } => self.apply(step, read, body, previous).await,
             Action::Patch { body, .. } => self.patch(step, read, &body.0).await,
             Action::Scale { replicas } => {
                 self.patch(step, read, &json!({"spec": {"replicas": replicas}}))
@@ -74,7 +74,7 @@ impl Writer<'_> {
         step: &Step,
         read: Option<&Object>,
         body: &Body,
-        previous: Option<&Body>,
+        previous: &Body,
     ) -> Result<Outcome, RunError> {
         let key = &step.object;
         let body = self.secrets.resolve(self.cluster, key, &body.0).await?;
@@ -84,9 +84,11 @@ impl Writer<'_> {
             let mut guarded = body.clone();
             if let Some(object) = &live {
                 let mut version = object.resource_version().unwrap_or_default().to_owned();
-                let fields = previous.and_then(|old| {
-                    ownership::hand_over(object, &old.0, &body, self.old_managers, FIELD_MANAGER)
-                });
+                let fields = (!previous.0.is_null())
+                    .then(|| {
+                        ownership::hand_over(object, &previous.0, &body, self.old_managers, FIELD_MANAGER)
+                    })
+                    .flatten();
                 if let Some(fields) = fields {
                     let patch = json!([
                         {"op": "replace", "path": "/metadata/managedFields", "value": fields},

@@ -81,9 +81,9 @@ pub enum Action {
         /// What is applied. Kept in memory only: it may hold secrets.
         #[serde(skip)]
         body: Body,
-        /// What the old release set, for the hand-over. Kept in memory only.
+        /// What the old release set, for the hand-over; null when that is nothing. Kept in memory only.
         #[serde(skip)]
-        previous: Option<Body>,
+        previous: Body,
     },
     /// A JSON merge patch, guarded by the resource version that was read.
     Patch {
@@ -162,6 +162,14 @@ impl Plan {
         self.stages.iter().flat_map(|stage| &stage.steps)
     }
 
+    /// Every step, and what it is known by in every plan that has it.
+    fn named_steps(&self) -> impl Iterator<Item = ((&str, &ObjectKey, &'static str), &Step)> {
+        self.stages.iter().flat_map(|stage| {
+            let steps = stage.steps.iter();
+            steps.map(|step| ((stage.name.as_str(), &step.object, step.action.name()), step))
+        })
+    }
+
     /// How many writes the plan makes. Waits write nothing.
     pub fn writes(&self) -> usize {
         self.steps()
@@ -198,12 +206,10 @@ impl Plan {
                 ),
             );
         }
-        let saved: BTreeMap<_, _> = self
-            .steps()
-            .map(|step| ((&step.object, step.action.name()), step))
-            .collect();
-        for step in fresh.steps() {
-            match saved.get(&(&step.object, step.action.name())) {
+        // An object may be written in more than one stage.
+        let saved: BTreeMap<_, _> = self.named_steps().collect();
+        for (name, step) in fresh.named_steps() {
+            match saved.get(&name) {
                 None => differ(
                     Some(step.object.clone()),
                     format!(
@@ -342,5 +348,101 @@ fn write_canonical(value: &Value, out: &mut String) {
             out.push(']');
         }
         other => out.push_str(&other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn mk_step(name: &str, before: &str, action: Action) -> Step {
+        Step {
+            object: ObjectKey::cluster("", "Thing", name),
+            action,
+            before: Some(before.into()),
+            changes: Vec::new(),
+            drift: Vec::new(),
+            note: None,
+        }
+    }
+
+    fn mk_patch(name: &str, before: &str, body: Value) -> Step {
+        let digest = digest_value(&body);
+        let body = Body(body);
+        mk_step(name, before, Action::Patch { digest, body })
+    }
+
+    fn mk_stage(name: &str, steps: Vec<Step>) -> Stage {
+        Stage {
+            name: name.into(),
+            title: name.into(),
+            steps,
+        }
+    }
+
+    /// One object is patched in two stages, another applied.
+    fn mk_plan() -> Plan {
+        let apply = Action::Apply {
+            digest: "d".into(),
+            body: Body(json!({"a": 1})),
+            previous: Body(json!({"a": 0})),
+        };
+        Plan {
+            format: FORMAT,
+            cluster: "c".into(),
+            from: "v1.0.0".into(),
+            to: "v2.0.0".into(),
+            kubernetes: "v1.20.2".into(),
+            stages: vec![
+                mk_stage("first", vec![mk_patch("both", "1", json!({"x": 1}))]),
+                mk_stage("middle", vec![mk_step("applied", "1", apply)]),
+                mk_stage("last", vec![mk_patch("both", "2", json!({"y": 1}))]),
+            ],
+            unchanged: 0,
+            untouched_components: Vec::new(),
+            findings: Vec::new(),
+            impact: access::Impact::default(),
+        }
+    }
+
+    #[test]
+    fn a_saved_plan_permits_what_it_announced_and_nothing_else() {
+        let text = serde_json::to_string(&mk_plan()).unwrap();
+        let saved: Plan = serde_json::from_str(&text).unwrap();
+        let check = |edit: fn(&mut Plan), expect: &[&str]| {
+            let mut fresh = mk_plan();
+            edit(&mut fresh);
+            let differences = saved.check_permits(&fresh).err().unwrap_or_default();
+            let words: Vec<_> = differences.iter().map(|d| d.message.as_str()).collect();
+            assert_eq!(words, expect);
+        };
+        check(|_| {}, &[]);
+        // What is done already is not asked for again.
+        check(|fresh| drop(fresh.stages.remove(0)), &[]);
+        check(|fresh| fresh.stages.clear(), &[]);
+        check(
+            |fresh| fresh.stages[2].steps[0].before = Some("3".into()),
+            &["changed since the plan was made"],
+        );
+        check(
+            |fresh| fresh.stages[0].steps[0] = mk_patch("both", "1", json!({"x": 2})),
+            &["what is to be written differs from the plan"],
+        );
+        check(
+            |fresh| fresh.stages[1].steps.push(mk_patch("other", "1", json!({}))),
+            &["the plan does not have the step \"patch\", which is needed now"],
+        );
+        check(
+            |fresh| fresh.cluster = "other".into(),
+            &["the plan was made for another cluster"],
+        );
+    }
+
+    #[test]
+    fn a_plan_is_the_same_after_it_was_saved_and_holds_no_body() {
+        let text = serde_json::to_string(&mk_plan()).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), mk_plan());
+        assert!(!text.contains("\"a\""), "{text}");
     }
 }

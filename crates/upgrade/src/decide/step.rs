@@ -35,7 +35,7 @@ impl Decider<'_> {
             let action = Action::Apply {
                 digest: plan::digest_value(shown.as_value()),
                 body: Body(new.as_value().clone()),
-                previous: None,
+                previous: Body::default(),
             };
             self.push(stage, step(key, action, None));
             return true;
@@ -77,7 +77,7 @@ impl Decider<'_> {
         let action = Action::Apply {
             digest: plan::digest_value(&merged.applied),
             body: Body(merged.applied),
-            previous: previous.map(Body),
+            previous: Body(previous.unwrap_or_default()),
         };
         let mut step = step(key.clone(), action, Some(live));
         step.changes = merged
@@ -90,9 +90,10 @@ impl Decider<'_> {
         true
     }
 
-    /// Plans a merge patch of a live object.
+    /// Plans a merge patch of a live object, as it will be after what is planned for it already.
     pub(super) fn patch(&mut self, stage: &str, live: &Object, patch: Value, note: Option<String>) {
         let key = live.key();
+        let live = &self.patched(live);
         let changes = patch_changes(live.as_value(), &patch);
         let action = Action::Patch {
             digest: plan::digest_value(&patch),
@@ -102,6 +103,21 @@ impl Decider<'_> {
         step.changes = changes.into_iter().map(|change| change.redacted(&key)).collect();
         step.note = note;
         self.push(stage, step);
+    }
+
+    /// The object after the patches that are planned for it. A run that was cut between two patches of an object
+    /// finds it so, and its saved plan still fits.
+    fn patched(&self, live: &Object) -> Object {
+        let key = live.key();
+        let mut value = live.as_value().clone();
+        for step in self.stages.iter().flat_map(|stage| &stage.steps) {
+            if let Action::Patch { body, .. } = &step.action
+                && step.object == key
+            {
+                merge_patch(&mut value, &body.0);
+            }
+        }
+        Object::try_from(value).unwrap_or_else(|_| live.clone())
     }
 
     pub(super) fn wait(&mut self, stage: &str, key: ObjectKey, condition: Condition) {

@@ -289,7 +289,7 @@ mod tests {
         let apply = Action::Apply {
             digest: String::new(),
             body,
-            previous: None,
+            previous: Body::default(),
         };
         let write = Write::of_step(&step(live.key(), apply.clone()), &snapshot).unwrap();
         assert_eq!(
