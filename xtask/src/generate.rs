@@ -18,7 +18,77 @@ pub struct Generator {
 }
 
 /// All generators of the workspace. Add yours here.
-pub const GENERATORS: &[Generator] = &[];
+pub const GENERATORS: &[Generator] = &[
+    Generator {
+        name: "the table of findings",
+        files: findings,
+    },
+    Generator {
+        name: "the reference of the command line",
+        files: commands,
+    },
+];
+
+/// What a cargo command prints.
+fn cargo(root: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+    use anyhow::Context as _;
+
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = std::process::Command::new(cargo)
+        .args(arguments)
+        .current_dir(root)
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("running cargo")?;
+    anyhow::ensure!(output.status.success(), "cargo {} failed", arguments.join(" "));
+    String::from_utf8(output.stdout).context("reading what cargo printed")
+}
+
+fn findings(root: &Path) -> anyhow::Result<Files> {
+    let text = cargo(
+        root,
+        &["run", "--quiet", "--package", "upgrade", "--example", "findings"],
+    )?;
+    Ok(Files::from([("docs/findings.md".into(), text.into_bytes())]))
+}
+
+fn commands(root: &Path) -> anyhow::Result<Files> {
+    use std::fmt::Write as _;
+
+    let help = |command: &[&str]| {
+        let run = ["run", "--quiet", "--package", "ks-installer", "--"];
+        cargo(root, &[&run, command, &["--help"]].concat())
+    };
+    let overview = help(&[])?;
+    let names: Vec<&str> = overview
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| {
+            line.strip_prefix("  ")?
+                .split(' ')
+                .next()
+                .filter(|name| !name.is_empty())
+        })
+        .filter(|name| *name != "help")
+        .collect();
+    anyhow::ensure!(!names.is_empty(), "the help names no commands");
+    let mut text = "# Commands\n\nMade by `cargo xtask generate` from what `--help` prints.\n".to_owned();
+    let mut section = |title: &str, help: &str| {
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        let _ = write!(
+            text,
+            "\n## {title}\n\n```text\n{}\n```\n",
+            lines.join("\n").trim_end()
+        );
+    };
+    section("ks-installer", &overview);
+    for name in names {
+        section(&format!("ks-installer {name}"), &help(&[name])?);
+    }
+    Ok(Files::from([("docs/commands.md".into(), text.into_bytes())]))
+}
 
 /// The workspace's root folder.
 pub fn workspace() -> PathBuf {
