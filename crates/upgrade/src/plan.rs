@@ -6,7 +6,7 @@ use object::{Object, ObjectKey, diff::Change, merge::Drift};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Finding, Permission, Snapshot};
+use crate::{Finding, Options, Permission, Snapshot};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -28,6 +28,9 @@ pub struct Plan {
     /// KubeSphere's version afterwards.
     pub to: String,
     pub kubernetes: String,
+    /// What the caller wanted: with them the same decision can be made again from a backup.
+    #[serde(default)]
+    pub options: Options,
     /// In the order in which they are carried out. A stage without steps is left out.
     pub stages: Vec<Stage>,
     /// Objects of the release that already are as they should be.
@@ -394,6 +397,7 @@ mod tests {
             from: "v1.0.0".into(),
             to: "v2.0.0".into(),
             kubernetes: "v1.20.2".into(),
+            options: Options::default(),
             stages: vec![
                 mk_stage("first", vec![mk_patch("both", "1", json!({"x": 1}))]),
                 mk_stage("middle", vec![mk_step("applied", "1", apply)]),

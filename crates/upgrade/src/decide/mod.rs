@@ -7,6 +7,7 @@ mod step;
 use ::access::Impact;
 use object::{Object, ObjectKey, merge::DriftPolicy};
 use release::{Files, Release, Releases, Version};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, Finding, Plan, Snapshot, Stage, cluster_configuration_key,
@@ -17,7 +18,8 @@ use crate::{
 };
 
 /// What the caller wants.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Options {
     /// The release to upgrade to; the newest one when `None`.
     pub target: Option<String>,
@@ -240,6 +242,7 @@ impl<'a> Decider<'a> {
             from: from.unwrap_or("nothing").to_owned(),
             to: self.release.version.to_string(),
             kubernetes: snapshot.kubernetes.clone(),
+            options: self.options.clone(),
             stages: std::mem::take(&mut self.stages),
             unchanged: self.unchanged,
             untouched_components,
