@@ -118,7 +118,8 @@ pub fn list_keys(field: &str, item: &Value) -> Option<&'static [&'static str]> {
     })
 }
 
-fn same_item(keys: &[&str], a: &Value, b: &Value) -> bool {
+/// Whether two items of a list are the same item by these keys.
+pub fn same_item(keys: &[&str], a: &Value, b: &Value) -> bool {
     let key = |item: &Value, name: &str| match (item.get(name), name) {
         (None, "protocol") => Value::from("TCP"),
         (value, _) => value.cloned().unwrap_or(Value::Null),
@@ -126,7 +127,8 @@ fn same_item(keys: &[&str], a: &Value, b: &Value) -> bool {
     keys.iter().all(|name| key(a, name) == key(b, name))
 }
 
-fn is_absent(value: Option<&Value>) -> bool {
+/// Whether a field says nothing: absent, null, or an empty list.
+pub fn is_absent(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => true,
         Some(Value::Array(items)) => items.is_empty(),
@@ -136,7 +138,7 @@ fn is_absent(value: Option<&Value>) -> bool {
 
 /// Whether two values mean the same to the API server and to who reads them: quantities by value, embedded
 /// documents by content, an empty list like no list.
-fn same(path: &str, a: &Value, b: &Value) -> bool {
+pub fn same(path: &str, a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
             let covers = |x: &Map<String, Value>, y: &Map<String, Value>| {
