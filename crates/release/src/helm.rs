@@ -12,6 +12,10 @@ use flate2::write::GzEncoder;
 use object::{Object, ObjectError};
 use serde_json::{Value, json};
 
+mod revision;
+
+pub use revision::{MAX_RECORD, carried, current, describes, keeping, overtaken, successor, unmarked};
+
 /// The type of the Secrets that hold records.
 pub const SECRET_TYPE: &str = "helm.sh/release.v1";
 
@@ -168,72 +172,18 @@ impl Record {
         Ok(objects)
     }
 
-    /// This record with another status, e.g. `superseded` once a later revision is deployed.
-    pub fn with_status(&self, status: &str) -> Self {
-        let mut raw = self.raw.clone();
-        raw["info"]["status"] = status.into();
-        Self { raw }
-    }
-
-    /// The next revision: another manifest, otherwise the same chart and values. `now` is RFC 3339.
-    pub fn next(&self, manifest: &str, status: &str, description: &str, now: &str) -> Self {
-        let mut raw = self.raw.clone();
-        raw["version"] = (self.revision() + 1).into();
-        raw["manifest"] = manifest.into();
-        raw["info"]["status"] = status.into();
-        raw["info"]["description"] = description.into();
-        raw["info"]["last_deployed"] = now.into();
-        raw["info"]["deleted"] = "".into();
-        if let Some(info) = raw["info"].as_object_mut() {
-            info.remove("notes");
-        }
-        Self { raw }
-    }
-
-    /// The first revision of a release that there is no record of. `now` is RFC 3339.
-    pub fn first(helm: &crate::HelmRelease, manifest: &str, description: &str, now: &str) -> Self {
-        let raw = json!({
-            "name": helm.name,
-            "info": {
-                "first_deployed": now,
-                "last_deployed": now,
-                "deleted": "",
-                "description": description,
-                "status": "deployed",
-            },
-            "chart": {
-                "metadata": {
-                    "name": helm.chart.name,
-                    "version": helm.chart.version,
-                    "apiVersion": "v2",
-                    "appVersion": helm.chart.app_version,
-                    "type": "application",
-                },
-                "lock": null,
-                "templates": [],
-                "values": {},
-                "schema": null,
-                "files": [],
-            },
-            "config": {},
-            "manifest": manifest,
-            "version": 1,
-            "namespace": helm.namespace,
-        });
-        Self { raw }
-    }
-
     /// What the record's Secret is called.
     pub fn secret_name(&self) -> String {
         format!("sh.helm.release.v1.{}.v{}", self.name(), self.revision())
     }
 
+    /// How large the record is in its Secret, in bytes; see [`MAX_RECORD`].
+    pub fn size(&self) -> Result<usize, HelmError> {
+        Ok(self.pack()?.len())
+    }
+
     /// The Secret that holds the record. `modified_at` is in Unix seconds.
     pub fn encode(&self, modified_at: i64) -> Result<Object, HelmError> {
-        let json = serde_json::to_vec(&self.raw).map_err(HelmError::Json)?;
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-        encoder.write_all(&json).map_err(HelmError::Gzip)?;
-        let packed = encoder.finish().map_err(HelmError::Gzip)?;
         let secret = json!({
             "apiVersion": "v1",
             "kind": "Secret",
@@ -249,9 +199,17 @@ impl Record {
                 },
             },
             "type": SECRET_TYPE,
-            "data": {"release": STANDARD.encode(STANDARD.encode(packed))},
+            "data": {"release": STANDARD.encode(self.pack()?)},
         });
         Object::try_from(secret).map_err(HelmError::Secret)
+    }
+
+    /// What a Secret's key `release` holds.
+    fn pack(&self) -> Result<String, HelmError> {
+        let json = serde_json::to_vec(&self.raw).map_err(HelmError::Json)?;
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&json).map_err(HelmError::Gzip)?;
+        Ok(STANDARD.encode(encoder.finish().map_err(HelmError::Gzip)?))
     }
 }
 
@@ -386,31 +344,6 @@ mod tests {
             keys,
             ["ConfigMap kubesphere-system/a", "Namespace b", "Service d/c"]
         );
-    }
-
-    #[test]
-    fn the_next_revision_keeps_chart_and_values() {
-        let record = mk_record(1, "deployed");
-        let next = record.next(
-            "---\nx: 1\n",
-            "deployed",
-            "Upgrade complete",
-            "2026-11-22T21:20:16Z",
-        );
-        assert_eq!(
-            (next.revision(), next.manifest(), next.config()),
-            (2, "---\nx: 1\n", record.config())
-        );
-        assert_eq!(
-            next.as_value()["info"],
-            json!({"status":"deployed","first_deployed":"a","last_deployed":"2026-11-22T21:20:16Z",
-                "description":"Upgrade complete","deleted":""})
-        );
-        assert_eq!(
-            (next.chart(), &next.as_value()["kept"]),
-            (record.chart(), &json!("too"))
-        );
-        assert_eq!(record.with_status("superseded").status(), "superseded");
     }
 
     #[test]
