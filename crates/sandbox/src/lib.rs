@@ -12,12 +12,15 @@
 //! [fork](Sandbox::fork) takes no time and has its own future. A write runs in a transaction in which the controllers react
 //! until nothing changes any more; a dry run is a transaction that is dropped.
 //!
+//! What is to go wrong, on the way to the API or in the cluster, is told by [`faults`].
+//!
 //! What is absent: webhooks are never called (one that nobody answers for refuses the writes it matches), requests are not
 //! authorised by RBAC (a valid token may do everything), nothing runs in pods.
 
 mod admission;
 mod api;
 mod controllers;
+pub mod faults;
 pub mod fields;
 mod json;
 mod kinds;
@@ -244,6 +247,21 @@ impl Shared {
         Ok(written)
     }
 
+    /// Changes the world behind the API and lets the controllers react; counts as no request.
+    pub(crate) fn simulate(&self, change: impl FnOnce(&mut Transaction) -> Result<()>) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut transaction = Transaction::new(state.clone(), &self.config, &self.builtins);
+        if let Err(status) = change(&mut transaction) {
+            tracing::debug!(error = %status.message, "controller failed");
+        }
+        controllers::settle(&mut transaction);
+        *state = transaction.state;
+        let revision = state.revision;
+        drop(state);
+        self.news
+            .send_if_modified(|known| std::mem::replace(known, revision) != revision);
+    }
+
     /// Keeps a state for the further pages of a list.
     pub(crate) fn keep_snapshot(&self, state: &State) {
         let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -346,6 +364,16 @@ impl Sandbox {
             Arc::clone(&self.shared.builtins),
             self.shared.state(),
         );
+        Sandbox {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The same with another clock.
+    pub fn fork_with_clock(&self, clock: Clock) -> Sandbox {
+        let mut config = self.shared.config.clone();
+        config.clock = clock;
+        let shared = Shared::new(config, Arc::clone(&self.shared.builtins), self.shared.state());
         Sandbox {
             shared: Arc::new(shared),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde_json::Value;
 
+use crate::faults::Troubles;
 use crate::json::{list_at, name, namespace, text};
 use crate::kinds::{Builtins, Resource};
 
@@ -125,6 +126,8 @@ pub(crate) struct State {
     /// Counts what has been drawn at random since the last write.
     draws: u64,
     seed: u64,
+    /// What does not work in this cluster.
+    pub troubles: Arc<Troubles>,
 }
 
 impl State {
@@ -137,6 +140,7 @@ impl State {
             beginning: 0,
             draws: 0,
             seed,
+            troubles: Arc::default(),
         }
     }
 

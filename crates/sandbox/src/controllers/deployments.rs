@@ -58,8 +58,7 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> 
         scale_down(transaction, &kind, &sets);
         scale(transaction, &kind, &current, wanted);
     } else {
-        scale(transaction, &kind, &current, wanted);
-        scale_down(transaction, &kind, &sets);
+        roll(transaction, &deployment, &kind, &current, &sets);
     }
     forget_old(transaction, &deployment, &kind, &sets)?;
     report(transaction, key, Some(name(&current)))
@@ -114,6 +113,27 @@ fn maximum(deployment: &Value) -> i64 {
         None => (wanted * 25 + 99) / 100,
     };
     wanted + surge
+}
+
+/// How many of the pods a rolling update may leave missing.
+fn max_unavailable(deployment: &Value) -> i64 {
+    if text_at(deployment, "/spec/strategy/type") == "Recreate" {
+        return 0;
+    }
+    let wanted = replicas(deployment);
+    let unavailable = match deployment.pointer("/spec/strategy/rollingUpdate/maxUnavailable") {
+        Some(Value::String(percent)) => {
+            wanted * percent.trim_end_matches('%').parse::<i64>().unwrap_or(25) / 100
+        }
+        Some(number) => number.as_i64().unwrap_or(0),
+        None => wanted * 25 / 100,
+    };
+    // Where rounding leaves no room at all, the controller makes some.
+    if maximum(deployment) == wanted {
+        unavailable.max(1)
+    } else {
+        unavailable
+    }
 }
 
 fn add_set(
@@ -178,6 +198,53 @@ fn annotate(
     annotations.insert(DESIRED.into(), replicas(deployment).to_string().into());
     annotations.insert(MAXIMUM.into(), maximum(deployment).to_string().into());
     write_status(transaction, kind, current, next, Writer::CONTROLLER)
+}
+
+/// One step of a rolling update: as many new pods as may be there at once, and as few old ones as may be missing. The change
+/// of a pod calls for the next step, so pods that never become ready leave the old ones serving.
+fn roll(
+    transaction: &mut Transaction,
+    deployment: &Value,
+    kind: &Arc<Resource>,
+    current: &Arc<Value>,
+    old: &[Arc<Value>],
+) {
+    let wanted = replicas(deployment);
+    let specified = |transaction: &Transaction, set: &Arc<Value>| {
+        let live = transaction.state.get(&Key::of(kind, set));
+        live.map_or(0, |live| replicas(live))
+    };
+    let reported = |transaction: &Transaction, set: &Arc<Value>| {
+        let live = transaction.state.get(&Key::of(kind, set));
+        live.and_then(|live| number_at(live, "/status/availableReplicas"))
+            .unwrap_or(0)
+    };
+    let sum = |transaction: &Transaction| -> i64 { old.iter().map(|set| specified(transaction, set)).sum() };
+    let have = specified(transaction, current);
+    let room = (maximum(deployment) - have - sum(transaction)).max(0);
+    scale(transaction, kind, current, wanted.min(have + room));
+    // Of the old ones those that serve nobody go first.
+    let minimum = wanted - max_unavailable(deployment);
+    let have = specified(transaction, current);
+    let missing = have - reported(transaction, current).min(have);
+    let mut spare = (have + sum(transaction) - minimum - missing).max(0);
+    for set in old {
+        let replicas = specified(transaction, set);
+        let idle = (replicas - reported(transaction, set)).clamp(0, spare);
+        spare -= idle;
+        scale(transaction, kind, set, replicas - idle);
+    }
+    let available: i64 = old
+        .iter()
+        .map(|set| reported(transaction, set).min(specified(transaction, set)))
+        .sum();
+    let mut spare = (available + reported(transaction, current).min(have) - minimum).max(0);
+    for set in old {
+        let replicas = specified(transaction, set);
+        let gone = replicas.min(spare);
+        spare -= gone;
+        scale(transaction, kind, set, replicas - gone);
+    }
 }
 
 fn scale(transaction: &mut Transaction, kind: &Arc<Resource>, set: &Arc<Value>, wanted: i64) {
@@ -261,22 +328,7 @@ fn report(transaction: &mut Transaction, key: &Key, current: Option<&str>) -> Re
         ],
     );
     let now = transaction.now.clone();
-    let unavailable = match deployment.pointer("/spec/strategy/rollingUpdate/maxUnavailable") {
-        _ if text_at(&deployment, "/spec/strategy/type") == "Recreate" => 0,
-        Some(Value::String(percent)) => {
-            wanted * percent.trim_end_matches('%').parse::<i64>().unwrap_or(25) / 100
-        }
-        Some(number) => number.as_i64().unwrap_or(0),
-        None => wanted * 25 / 100,
-    };
-    // Where rounding leaves no room at all, the controller makes some.
-    let rolling = text_at(&deployment, "/spec/strategy/type") != "Recreate";
-    let unavailable = if rolling && maximum(&deployment) == wanted {
-        unavailable.max(1)
-    } else {
-        unavailable
-    };
-    if available >= wanted - unavailable {
+    if available >= wanted - max_unavailable(&deployment) {
         set_condition(
             &mut next,
             "Available",

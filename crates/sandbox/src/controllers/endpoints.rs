@@ -50,8 +50,23 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> 
         })
         .map(|(_, pod)| Arc::clone(pod))
         .collect();
+    let answers = !transaction
+        .state
+        .troubles
+        .is_dead(namespace(&service), name(&service));
+    let pods = if answers { pods } else { Vec::new() };
     write_endpoints(transaction, &service, &pods)?;
     write_slice(transaction, &service, &pods)
+}
+
+/// Takes the endpoints of a Service away behind which nobody answers any more, and gives them back to one that does again.
+pub(crate) fn reconcile_dead(transaction: &mut Transaction, key: &Key) -> Result<()> {
+    let endpoints = transaction.state.find("endpoints", key.namespace(), key.name());
+    let is_empty = endpoints.is_none_or(|endpoints| list(endpoints, "subsets").is_empty());
+    if is_empty != transaction.state.troubles.is_dead(key.namespace(), key.name()) {
+        reconcile(transaction, key)?;
+    }
+    Ok(())
 }
 
 /// The ports of a Service as a pod has them; `None` for one that names a port which the pod does not have.

@@ -4,6 +4,8 @@ mod accounts;
 pub(crate) mod definitions;
 mod deployments;
 mod endpoints;
+mod events;
+mod failing;
 mod garbage;
 mod namespaces;
 pub(crate) mod pods;
@@ -124,6 +126,25 @@ fn reconcile_owner(transaction: &mut Transaction, object: &Value) -> Result<()> 
         Some(owner) => reconcile(transaction, &owner),
         None => Ok(()),
     }
+}
+
+/// Lets all controllers look at what may or may not work from now on.
+pub(crate) fn look_again(transaction: &mut Transaction) -> Result<()> {
+    let keys = |transaction: &Transaction, plural: &str| -> Result<Vec<Key>> {
+        let kind = transaction.builtin("", plural)?;
+        let objects = transaction.state.objects_of(&kind);
+        Ok(objects.iter().map(|(_, object)| Key::of(&kind, object)).collect())
+    };
+    for key in keys(transaction, "persistentvolumeclaims")? {
+        volumes::reconcile_claim(transaction, &key)?;
+    }
+    for key in keys(transaction, "pods")? {
+        pods::run(transaction, &key)?;
+    }
+    for key in keys(transaction, "services")? {
+        endpoints::reconcile_dead(transaction, &key)?;
+    }
+    Ok(())
 }
 
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";

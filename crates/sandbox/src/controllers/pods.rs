@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::controllers::workloads::{controller_of, fitting_nodes, is_finished};
-use crate::controllers::write_status;
+use crate::controllers::{events, failing, volumes, write_status};
+use crate::faults::Affliction;
 use crate::fields::managed;
 use crate::json::{child, is_deleting, list, list_at, name, namespace, object, text, text_at};
 use crate::kinds::Resource;
@@ -178,27 +179,46 @@ fn quality(pod: &Value) -> &'static str {
     }
 }
 
-/// Schedules and runs a pod that waits.
+/// Schedules and runs a pod that waits. One that cannot run comes to the state that tells why.
 pub(crate) fn run(transaction: &mut Transaction, key: &Key) -> Result<()> {
     let Some(pod) = transaction.state.get(key).cloned() else {
         return Ok(());
     };
-    if is_deleting(&pod) || is_finished(&pod) || text_at(&pod, "/status/phase") == "Running" {
+    if is_deleting(&pod) || is_finished(&pod) {
+        return Ok(());
+    }
+    let affliction = transaction
+        .state
+        .troubles
+        .of_pod(namespace(&pod), name(&pod), &pod);
+    if text_at(&pod, "/status/phase") == "Running"
+        && matches!(affliction, Some(Affliction::Crash(_))) == failing::is_crashing(&pod)
+    {
         return Ok(());
     }
     let kind = transaction.builtin("", "pods")?;
+    if volumes::is_waiting(transaction, &pod) {
+        let why = "pod has unbound immediate PersistentVolumeClaims.";
+        return leave_pending(transaction, &kind, &pod, why);
+    }
     let node = match text_at(&pod, "/spec/nodeName") {
         "" => choose(transaction, &pod),
         given => transaction.state.find("nodes", "", given).cloned(),
     };
     let Some(node) = node else {
-        leave_pending(transaction, &kind, &pod);
-        return Ok(());
+        let why = "node(s) didn't match Pod's node affinity.";
+        return leave_pending(transaction, &kind, &pod, why);
     };
     let mut bound = Value::clone(&pod);
     child(&mut bound, "spec").insert("nodeName".into(), name(&node).into());
     let mut next = bound.clone();
     start(transaction, &node, &mut next);
+    if let Some(affliction) = affliction {
+        failing::afflict(transaction, &affliction, &pod, &mut next)?;
+    }
+    if next == *pod {
+        return Ok(());
+    }
     let schema = kind.schema(&kind.storage_version);
     managed::update_subresource(
         &bound,
@@ -228,13 +248,18 @@ fn choose(transaction: &Transaction, pod: &Value) -> Option<Arc<Value>> {
         .min_by_key(|node| load.get(name(node)).copied().unwrap_or(0))
 }
 
-fn leave_pending(transaction: &mut Transaction, kind: &Arc<Resource>, pod: &Arc<Value>) {
+fn leave_pending(
+    transaction: &mut Transaction,
+    kind: &Arc<Resource>,
+    pod: &Arc<Value>,
+    why: &str,
+) -> Result<()> {
     let mut next = Value::clone(pod);
     let nodes = transaction.state.collection("nodes").map_or(0, Collection::len);
     let message = if nodes == 0 {
         "no nodes available to schedule pods".to_owned()
     } else {
-        format!("0/{nodes} nodes are available: {nodes} node(s) didn't match Pod's node affinity.")
+        format!("0/{nodes} nodes are available: {nodes} {why}")
     };
     let condition = json!({
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
@@ -244,14 +269,21 @@ fn leave_pending(transaction: &mut Transaction, kind: &Arc<Resource>, pod: &Arc<
         text(known, "type") == "PodScheduled" && text(known, "message") == text(&condition, "message")
     });
     if known {
-        return;
+        return Ok(());
     }
+    events::tell(
+        transaction,
+        pod,
+        &events::FAILED_SCHEDULING,
+        text(&condition, "message"),
+    )?;
     child(&mut next, "status").insert("conditions".into(), json!([condition]));
     let scheduler = Writer {
         manager: "kube-scheduler",
         admission: false,
     };
     write_status(transaction, kind, pod, next, scheduler);
+    Ok(())
 }
 
 /// The status of a pod that runs, or has run where it belongs to a Job.
@@ -263,7 +295,10 @@ fn start(transaction: &mut Transaction, node: &Value, pod: &mut Value) {
         .find(|address| text(address, "type") == "InternalIP")
         .map_or("127.0.0.1", |address| text(address, "address"))
         .to_owned();
-    let address = if pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
+    let known = text_at(pod, "/status/podIP");
+    let address = if !known.is_empty() {
+        known.to_owned()
+    } else if pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
         host.clone()
     } else {
         free_address(transaction, node)

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::controllers::workloads::{
-    self, children, count, count_ready, create_pod, delete_pod, fitting_nodes, is_finished, mk_pod, observe,
-    revise, set_counts, set_label, template,
+    self, children, count, count_ready, create_pod, delete_pod, fitting_nodes, is_finished, is_ready, mk_pod,
+    observe, revise, set_counts, set_label, template,
 };
 use crate::controllers::{create, write_status};
 use crate::json::{child, is_deleting, list_at, name, namespace, number_at, object, text, text_at};
@@ -35,16 +35,24 @@ pub(crate) fn reconcile_stateful(transaction: &mut Transaction, key: &Key) -> Re
     let wanted = number_at(&set, "/spec/replicas").unwrap_or(1);
     let rolling = text_at(&set, "/spec/updateStrategy/type") != "OnDelete";
     let partition = number_at(&set, "/spec/updateStrategy/rollingUpdate/partition").unwrap_or(0);
-    for pod in workloads::pods(transaction, &set)? {
-        let ordinal = name(&pod)
-            .rsplit('-')
-            .next()
-            .and_then(|text| text.parse::<i64>().ok())
-            .unwrap_or(i64::MAX);
+    let ordinal_of = |pod: &Value| {
+        let last = name(pod).rsplit('-').next();
+        last.and_then(|text| text.parse::<i64>().ok()).unwrap_or(i64::MAX)
+    };
+    let mut pods = workloads::pods(transaction, &set)?;
+    pods.sort_by_key(|pod| std::cmp::Reverse(ordinal_of(pod)));
+    let mut held = false;
+    for pod in pods {
+        let ordinal = ordinal_of(&pod);
         let outdated = label(&pod, REVISION_HASH) != revision.current && rolling && ordinal >= partition;
-        if ordinal >= wanted || outdated {
+        if ordinal >= wanted {
             delete_pod(transaction, &pod)?;
+        } else if !held && outdated {
+            // One after the other, from the last one on: the next one when this one is ready again.
+            delete_pod(transaction, &pod)?;
+            held = true;
         }
+        held |= !is_ready(&pod);
     }
     let pod_kind = transaction.builtin("", "pods")?;
     for ordinal in 0..wanted {
@@ -168,9 +176,20 @@ pub(crate) fn reconcile_daemon(transaction: &mut Transaction, key: &Key) -> Resu
     let nodes = fitting_nodes(transaction, template.get("spec").unwrap_or(&Value::Null), true);
     let rolling = text_at(&set, "/spec/updateStrategy/type") != "OnDelete";
     let mut covered = std::collections::BTreeSet::new();
-    for pod in workloads::pods(transaction, &set)? {
+    let mut pods = workloads::pods(transaction, &set)?;
+    let is_outdated = |pod: &Value| label(pod, REVISION_HASH) != revision.hash && rolling;
+    // New pods that are not ready use up what may be missing; old ones that are not ready miss anyway.
+    let mut room = max_unavailable(&set, nodes.len())
+        - count(
+            pods.iter()
+                .filter(|pod| !is_outdated(pod) && !is_ready(pod))
+                .count(),
+        );
+    pods.sort_by_key(|pod| is_ready(pod));
+    for pod in pods {
         let node = node_of(&pod).to_owned();
-        let outdated = label(&pod, REVISION_HASH) != revision.hash && rolling;
+        let outdated = is_outdated(&pod) && (room > 0 || !is_ready(&pod));
+        room -= i64::from(outdated);
         if outdated || !nodes.iter().any(|fitting| name(fitting) == node) || !covered.insert(node) {
             delete_pod(transaction, &pod)?;
         }
@@ -216,6 +235,18 @@ pub(crate) fn reconcile_daemon(transaction: &mut Transaction, key: &Key) -> Resu
     let kind = transaction.builtin("apps", "daemonsets")?;
     write_status(transaction, &kind, &live, next, Writer::CONTROLLER);
     Ok(())
+}
+
+/// How many nodes an update of daemons may leave without one.
+fn max_unavailable(set: &Value, nodes: usize) -> i64 {
+    match set.pointer("/spec/updateStrategy/rollingUpdate/maxUnavailable") {
+        Some(Value::String(percent)) => {
+            let percent: i64 = percent.trim_end_matches('%').parse().unwrap_or(0);
+            ((count(nodes) * percent + 99) / 100).max(1)
+        }
+        Some(number) => number.as_i64().unwrap_or(1).max(1),
+        None => 1,
+    }
 }
 
 /// The node that a daemon's pod runs on, or is meant for.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::controllers::{create, write_status};
+use crate::controllers::{create, events, write_status};
 use crate::json::{child, is_deleting, list_at, name, namespace, object, text, text_at, uid};
 use crate::status::Result;
 use crate::store::Key;
@@ -24,6 +24,15 @@ pub(crate) fn reconcile_claim(transaction: &mut Transaction, key: &Key) -> Resul
     }
     if text_at(&claim, "/status/phase") == "Bound" {
         return Ok(());
+    }
+    if transaction
+        .state
+        .troubles
+        .is_unbound(namespace(&claim), name(&claim))
+    {
+        let message = "waiting for a volume to be created, either by external provisioner or manually created by system \
+                       administrator";
+        return events::tell(transaction, &claim, &events::EXTERNAL_PROVISIONING, message);
     }
     let class_name = text_at(&claim, "/spec/storageClassName").to_owned();
     let wanted = text_at(&claim, "/spec/volumeName").to_owned();
@@ -60,6 +69,17 @@ fn users(transaction: &Transaction, claim: &Value) -> usize {
         .flat_map(|pods| pods.range(namespace(claim), None))
         .filter(|(_, pod)| claims_of(pod).any(|used| used == name(claim)))
         .count()
+}
+
+/// Whether a pod waits for a claim that is never bound.
+pub(crate) fn is_waiting(transaction: &Transaction, pod: &Value) -> bool {
+    claims_of(pod).any(|used| {
+        let claim = transaction
+            .state
+            .find("persistentvolumeclaims", namespace(pod), used);
+        claim.is_some_and(|claim| text_at(claim, "/status/phase") != "Bound")
+            && transaction.state.troubles.is_unbound(namespace(pod), used)
+    })
 }
 
 fn claims_of(pod: &Value) -> impl Iterator<Item = &str> {
