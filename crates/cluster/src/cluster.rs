@@ -136,7 +136,19 @@ impl Cluster {
     /// # Errors
     /// It cannot be read.
     pub async fn get(&self, key: &ObjectKey) -> Result<Option<Object>, ReadError> {
-        let versions = self.versions(&key.group, &key.kind, None).await?;
+        self.get_any(key, None).await
+    }
+
+    /// Reads one object in a version of its group; `None` also when the kind is not served in that version.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn get_in(&self, key: &ObjectKey, version: &str) -> Result<Option<Object>, ReadError> {
+        self.get_any(key, Some(version)).await
+    }
+
+    async fn get_any(&self, key: &ObjectKey, version: Option<&str>) -> Result<Option<Object>, ReadError> {
+        let versions = self.versions(&key.group, &key.kind, version).await?;
         let Some(resource) = versions.first() else {
             return Ok(None);
         };
@@ -219,6 +231,42 @@ impl Cluster {
             },
         )
         .await
+    }
+
+    /// A JSON merge patch of the status, where it is a resource of its own.
+    ///
+    /// # Errors
+    /// See [`ErrorClass`].
+    pub async fn merge_patch_status(&self, key: &ObjectKey, patch: &Value) -> Result<Object, WriteError> {
+        const VERB: &str = "patch the status of";
+        let resource = self.resource(VERB, key, None).await?;
+        let uri = format!(
+            "{}/status?fieldManager={FIELD_MANAGER}",
+            resource.path(key.namespace.as_deref(), Some(&key.name))
+        );
+        let content = Content {
+            kind: MERGE_PATCH,
+            value: patch,
+        };
+        self.write(VERB, key.clone(), Method::PATCH, &uri, content).await
+    }
+
+    /// Replaces an object as a whole. The `metadata.resourceVersion` in it guards it.
+    ///
+    /// # Errors
+    /// See [`ErrorClass`].
+    pub async fn replace(&self, body: &Value) -> Result<Object, WriteError> {
+        const VERB: &str = "replace";
+        let (key, resource) = self.target(VERB, body).await?;
+        let uri = format!(
+            "{}?fieldManager={FIELD_MANAGER}",
+            resource.path(key.namespace.as_deref(), Some(&key.name))
+        );
+        let content = Content {
+            kind: JSON,
+            value: body,
+        };
+        self.write(VERB, key, Method::PUT, &uri, content).await
     }
 
     /// A JSON patch (RFC 6902).

@@ -2,9 +2,11 @@
 
 use std::{
     fs::File,
-    io::{self, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     path::Path,
 };
+
+use sha2::{Digest as _, Sha256};
 
 /// Whether a file of that name may be there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,4 +49,17 @@ pub(crate) fn write<T, E: From<io::Error>>(
 /// The folder is not there or not writable, or the disk is full. What was there before stays then.
 pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     write(path, Existing::Replace, |file| file.write_all(contents))
+}
+
+/// The SHA-256 of a file's contents, read from its beginning.
+pub(crate) fn digest(file: &mut File) -> io::Result<[u8; 32]> {
+    file.rewind()?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(digest.finalize().into()),
+            read => digest.update(&buffer[..read]),
+        }
+    }
 }

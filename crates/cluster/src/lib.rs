@@ -7,7 +7,9 @@
 //!                                                      │
 //!                            ErrorClass says what to do about an error; retry goes by it
 //!
-//!   archive   objects ◀──▶ one verified file (tar + zstd): a backup
+//!   archive   objects ◀──▶ one verified file (tar + zstd, encrypted with age): a backup
+//!   store     where backups are kept: files, Secrets, object storage
+//!   restore   a backup ─▶ what differs ─▶ what is brought back
 //!   dump      objects ◀──▶ one JSON object a line, or a List, for rehearsals
 //! ```
 //!
@@ -18,13 +20,16 @@ mod cluster;
 mod connect;
 mod discovery;
 pub mod dump;
+pub mod encryption;
 mod error;
 mod expiry;
 mod file;
 mod request;
+pub mod restore;
 pub mod retry;
 mod scope;
 mod snapshot;
+pub mod store;
 
 pub use cluster::{Cluster, FIELD_MANAGER};
 pub use connect::{ClusterName, ConnectError, ConnectOptions, connect};

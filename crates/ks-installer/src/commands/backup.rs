@@ -40,7 +40,13 @@ pub(super) fn write(snapshot: &Snapshot, plan: Option<&Plan>, path: &Path) -> an
         to: plan.map(|p| p.to.clone()).unwrap_or_default(),
     };
     let plan = serde_json::to_value(plan)?;
-    archive::write(path, snapshot.objects.values().map(AsRef::as_ref), &plan, meta)
+    archive::write(
+        path,
+        snapshot.objects.values().map(AsRef::<object::Object>::as_ref),
+        &plan,
+        meta,
+        &cluster::encryption::Encryption::None,
+    )
         .map(|contents| contents.index.count)
         .map_err(|error| {
             let hint = error.hint();
