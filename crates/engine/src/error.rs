@@ -22,6 +22,11 @@ pub enum RunError {
     ResolveSecret { object: ObjectKey, reference: String },
     #[error("cannot make {object}: {message}")]
     GenerateSecret { object: ObjectKey, message: String },
+    #[error("cannot make {object}")]
+    RecordRelease {
+        object: ObjectKey,
+        source: release::helm::HelmError,
+    },
     #[error("the run was interrupted")]
     Interrupted,
 }

@@ -15,6 +15,7 @@
 mod error;
 mod event;
 mod generate;
+mod record;
 mod run;
 mod secrets;
 mod session;

@@ -34,6 +34,8 @@ pub struct RunOptions {
     pub old_managers: Vec<String>,
     /// Local time as the ClusterConfiguration's status has it, e.g. `2022-10-28T09:00:00UTC`.
     pub now: String,
+    /// The same moment, for Helm's records.
+    pub started: jiff::Timestamp,
 }
 
 /// What a run did.
@@ -66,6 +68,7 @@ pub async fn run(
         old_managers: &options.old_managers,
         listen,
         now: options.now.clone(),
+        started: options.started,
         written: Mutex::default(),
     };
     listen(Event::RunStarted {

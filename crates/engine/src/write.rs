@@ -23,6 +23,8 @@ pub(crate) struct Writer<'a> {
     pub secrets: &'a Secrets,
     pub old_managers: &'a [String],
     pub listen: Listener<'a>,
+    /// The time that records are given.
+    pub started: jiff::Timestamp,
     /// Local time as the ClusterConfiguration's status has it.
     pub now: String,
     /// What this run wrote, as the server answered: a later step on the same object goes on from there.
@@ -42,6 +44,7 @@ impl Writer<'_> {
                     .await
             }
             Action::Generate { secret } => generate::make(self.cluster, &step.object, secret).await,
+            Action::Record { body, .. } => self.record(step, read, body).await,
             Action::Delete { uid } => {
                 self.retry(&step.object, || self.cluster.delete(&step.object, uid))
                     .await?;
@@ -64,7 +67,7 @@ impl Writer<'_> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, object: Object) -> Outcome {
+    pub(crate) fn note(&self, object: Object) -> Outcome {
         self.written().insert(object.key(), object);
         Outcome::Changed
     }
@@ -150,7 +153,7 @@ impl Writer<'_> {
     }
 
     /// Tries a write again when the server could not take it, with growing pauses.
-    async fn retry<T, F>(&self, key: &ObjectKey, write: impl FnMut() -> F) -> Result<T, RunError>
+    pub(crate) async fn retry<T, F>(&self, key: &ObjectKey, write: impl FnMut() -> F) -> Result<T, RunError>
     where
         F: Future<Output = Result<T, WriteError>>,
     {

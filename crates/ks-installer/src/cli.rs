@@ -183,6 +183,7 @@ impl DecideArgs {
             },
             allow_unsupported_kubernetes: self.allow_unsupported_kubernetes,
             refresh_templates: !self.no_refresh_templates,
+            now: Some(jiff::Timestamp::now().as_second()),
         }
     }
 }

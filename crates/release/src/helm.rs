@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 mod revision;
 
-pub use revision::{MAX_RECORD, carried, current, describes, keeping, overtaken, successor, unmarked};
+pub use revision::{MAX_RECORD, carried, current, describes, overtaken, successor, unmarked};
 
 /// The type of the Secrets that hold records.
 pub const SECRET_TYPE: &str = "helm.sh/release.v1";
@@ -215,10 +215,15 @@ impl Record {
 
 /// Writes objects as a release's manifest.
 pub fn to_manifest<'a>(objects: impl IntoIterator<Item = &'a Object>) -> String {
+    manifest_of(objects.into_iter().map(Object::as_value))
+}
+
+/// The same for objects that are plain values.
+pub fn manifest_of<'a>(objects: impl IntoIterator<Item = &'a Value>) -> String {
     let mut manifest = String::new();
     for object in objects {
         manifest.push_str("---\n");
-        manifest.push_str(&crate::yaml::to_yaml(object.as_value()));
+        manifest.push_str(&crate::yaml::to_yaml(object));
     }
     manifest
 }

@@ -99,6 +99,17 @@ pub enum Action {
         /// What to make; see [`release::GeneratedSecret`].
         secret: release::GeneratedSecret,
     },
+    /// A revision in Helm's records: a new one, or what becomes of an earlier one.
+    Record {
+        /// What Helm calls it from then on: `deployed`, `superseded`, `failed`.
+        status: String,
+        /// Digest of what is recorded, but for times and secrets.
+        digest: String,
+        /// `release`: the record; for a new one also `objects`, which make its manifest once their secrets are put in
+        /// place. Kept in memory only.
+        #[serde(skip)]
+        body: Body,
+    },
     Delete {
         uid: String,
     },
@@ -285,6 +296,7 @@ impl Action {
             Self::Apply { .. } => "apply",
             Self::Patch { .. } => "patch",
             Self::Generate { .. } => "generate",
+            Self::Record { .. } => "record",
             Self::Delete { .. } => "delete",
             Self::Scale { .. } => "scale",
             Self::Wait { .. } => "wait",
@@ -293,10 +305,11 @@ impl Action {
 
     fn verbs(&self, exists: bool) -> &'static [&'static str] {
         match self {
-            Self::Apply { .. } if exists => &["get", "patch"],
+            Self::Apply { .. } | Self::Record { .. } if exists => &["get", "patch"],
             Self::Apply { .. } => &["get", "patch", "create"],
             Self::Patch { .. } | Self::Scale { .. } => &["get", "patch"],
             Self::Generate { .. } => &["get", "create", "patch"],
+            Self::Record { .. } => &["get", "create"],
             Self::Delete { .. } => &["get", "delete"],
             Self::Wait { .. } => &["get", "list"],
         }

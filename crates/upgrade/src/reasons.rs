@@ -67,6 +67,10 @@ reasons! {
         "A field of a released object was changed by hand and stays so";
     DRIFT_OVERWRITTEN = "DriftOverwritten" [Warning]
         "A field of a released object was changed by hand and gets the release's value";
+    HELM_IN_PROGRESS = "HelmInProgress" [Blocker]
+        "Helm began an operation on one of the platform's releases minutes ago and may be at work still";
+    HELM_RECORD_TOO_LARGE = "HelmRecordTooLarge" [Warning]
+        "Helm's record of the new release would be larger than a Secret can be, so none is written";
     HELM_RECORD_UNREADABLE = "HelmRecordUnreadable" [Warning]
         "Helm's record of the old release cannot be read, so what that release set is not known";
     HELM_RELEASE_PENDING = "HelmReleasePending" [Warning]

@@ -97,6 +97,7 @@ fn session<'a>(cluster: &'a Cluster, releases: &'a Releases, options: Options, w
     let old_managers = upgrade::target(releases, &options)
         .map(|r| r.field_managers.clone())
         .unwrap_or_default();
+    let now = jiff::Zoned::now();
     Session {
         cluster,
         releases,
@@ -106,7 +107,8 @@ fn session<'a>(cluster: &'a Cluster, releases: &'a Releases, options: Options, w
             wait: waits.rollout,
             controllers: waits.controllers,
             old_managers,
-            now: jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%Z").to_string(),
+            now: now.strftime("%Y-%m-%dT%H:%M:%S%Z").to_string(),
+            started: now.timestamp(),
         },
     }
 }

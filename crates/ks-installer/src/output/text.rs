@@ -145,6 +145,8 @@ fn verb(step: &Step) -> &'static str {
     match (&step.action, &step.before) {
         (Action::Apply { .. } | Action::Generate { .. }, None) => "create",
         (Action::Apply { .. } | Action::Patch { .. } | Action::Generate { .. }, _) => "change",
+        (Action::Record { .. }, None) => "record",
+        (Action::Record { .. }, _) => "change",
         (Action::Delete { .. }, _) => "delete",
         (Action::Scale { .. }, _) => "scale",
         (Action::Wait { .. }, _) => "wait for",
@@ -153,7 +155,7 @@ fn verb(step: &Step) -> &'static str {
 
 fn step(out: &mut String, step: &Step, details: bool) {
     let sign = match verb(step) {
-        "create" => format!("{GREEN}+{RESET}"),
+        "create" | "record" => format!("{GREEN}+{RESET}"),
         "delete" => format!("{RED}-{RESET}"),
         _ => format!("{YELLOW}~{RESET}"),
     };

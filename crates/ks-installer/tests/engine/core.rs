@@ -87,7 +87,12 @@ fn secrets_survive_byte_by_byte() {
     let (before, after) = states();
     let mut seen = 0;
     for (key, value) in before.of_kind("Secret") {
-        assert_eq!(value["data"], after.get(key)["data"], "data of {key} differs");
+        // The record of the old release says afterwards that another came after it.
+        let is_record = value["type"] == release::helm::SECRET_TYPE;
+        assert!(
+            is_record || value["data"] == after.get(key)["data"],
+            "data of {key} differs"
+        );
         assert_eq!(
             value["metadata"]["uid"],
             after.get(key)["metadata"]["uid"],

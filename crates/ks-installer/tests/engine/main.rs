@@ -6,5 +6,6 @@
 mod support;
 
 mod core;
+mod helm;
 mod interrupted;
 mod tenants;

@@ -108,6 +108,7 @@ pub(crate) fn session(cluster: &Cluster, options: Options) -> Session<'_> {
             controllers: Duration::ZERO,
             old_managers,
             now: "2026-01-01T00:00:00UTC".to_owned(),
+            started: "2026-01-01T00:00:00Z".parse().expect("a time"),
         },
     }
 }

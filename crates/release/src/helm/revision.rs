@@ -6,7 +6,7 @@ use object::merge::{DriftPolicy, three_way};
 use object::{Object, ObjectKey};
 use serde_json::{Map, Value, json};
 
-use super::{HelmError, RESOURCE_POLICY, Record, is_kept};
+use super::{HelmError, RESOURCE_POLICY, Record};
 use crate::HelmRelease;
 
 /// What Helm itself puts on every object of a release, whether or not the chart says so.
@@ -28,22 +28,20 @@ pub fn current(records: &[Record]) -> Option<&Record> {
     })
 }
 
-/// Objects of the release that stay although it no longer renders them: those that its record, or their own
-/// annotation, tells Helm to keep. They remain in the records, and are kept when the release goes.
+/// Objects of the release that it no longer renders, and that stay in the cluster by the word of `stays`. They remain
+/// in the records, with the annotation that has Helm keep them when the release goes.
 ///
 /// Without them `helm rollback` to a revision that has them would fail: it finds them in the cluster, and not in the
 /// revision that it leaves.
 pub fn carried(
     previous: &BTreeMap<ObjectKey, Object>,
     rendered: &[Object],
-    live: impl Fn(&ObjectKey) -> bool,
+    stays: impl Fn(&Object) -> bool,
 ) -> Vec<Object> {
     previous
         .iter()
-        .filter(|(key, object)| {
-            is_kept(object) && live(key) && !rendered.iter().any(|new| new.key() == **key)
-        })
-        .map(|(_, object)| object.clone())
+        .filter(|(key, object)| stays(object) && !rendered.iter().any(|new| new.key() == **key))
+        .map(|(_, object)| keeping(object))
         .collect()
 }
 
@@ -224,7 +222,7 @@ impl Record {
 }
 
 /// The object with the annotation that has Helm keep it.
-pub fn keeping(object: &Object) -> Object {
+fn keeping(object: &Object) -> Object {
     let mut object = object.clone();
     let metadata = object.as_map_mut().entry("metadata").or_insert_with(|| json!({}));
     metadata["annotations"][RESOURCE_POLICY] = "keep".into();
@@ -233,7 +231,7 @@ pub fn keeping(object: &Object) -> Object {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::is_kept, *};
     use crate::Chart;
 
     fn helm() -> HelmRelease {
@@ -364,12 +362,13 @@ mod tests {
             .into_iter()
             .map(|o| (o.key(), o))
             .collect();
-        let names = |rendered: &[Object], live: bool| {
-            let carried = carried(&previous, rendered, |_| live);
+        let names = |rendered: &[Object], stays: fn(&Object) -> bool| {
+            let carried = carried(&previous, rendered, stays);
+            assert!(carried.iter().all(is_kept));
             carried.iter().map(|o| o.name().to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(names(&[], true), ["a"]);
-        assert!(names(&[], false).is_empty() && names(std::slice::from_ref(&kept), true).is_empty());
-        assert!(is_kept(&keeping(&plain)));
+        assert_eq!(names(&[], is_kept), ["a"]);
+        assert_eq!(names(&[], |_| true), ["a", "b"]);
+        assert_eq!(names(std::slice::from_ref(&kept), |_| true), ["b"]);
     }
 }

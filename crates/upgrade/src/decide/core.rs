@@ -1,7 +1,5 @@
 //! The components of the release, the ClusterConfiguration, and the installer that was there before.
 
-use std::collections::BTreeMap;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use object::{Object, ObjectKey};
 use release::{Component, Manifest, Phase, helm, secret::Reference};
@@ -137,7 +135,8 @@ impl Decider<'_> {
                 self.push("secrets", step);
             }
         }
-        let old = self.released_before(component);
+        let history = self.history(component);
+        let old = &history.objects;
         let mut workloads = false;
         for manifest in manifests {
             let shown = self.with_namespace_labels(&manifest.object);
@@ -151,7 +150,8 @@ impl Decider<'_> {
                 Phase::Webhooks => "webhooks",
             };
             let last_applied = self.snapshot.get(&key).and_then(Object::last_applied);
-            let planned = self.apply(stage, old.get(&key).or(last_applied.as_ref()), &new, &shown);
+            let released = old.get(&key).map(Object::as_value);
+            let planned = self.apply(stage, released.or(last_applied.as_ref()), &new, &shown);
             workloads |= planned && matches!(manifest.phase, Phase::Workloads | Phase::ConfigMaps);
             if planned && manifest.phase == Phase::CustomResourceDefinitions {
                 self.wait(stage, key, Condition::Established);
@@ -162,55 +162,28 @@ impl Decider<'_> {
                 self.wait("workloads", key, Condition::RolledOut);
             }
         }
-        let owned: Vec<(&ObjectKey, &Value)> = old
-            .iter()
-            .filter(|(key, _)| !manifests.iter().any(|m| m.object.key() == **key))
-            .collect();
-        for (key, _) in owned {
-            let Some(live) = self.snapshot.get(key) else {
+        let snapshot = self.snapshot;
+        let stays = |released: &Object| {
+            let key = released.key();
+            snapshot.get(&key).is_some_and(|live| {
+                helm::is_kept(live)
+                    || helm::is_kept(released)
+                    || is_precious(&key)
+                    || secrets.iter().any(|secret| secret.key() == key)
+            })
+        };
+        for (key, released) in old {
+            let Some(live) = snapshot.get(key) else {
                 continue;
             };
-            if !helm::is_kept(live) && !is_precious(key) && !secrets.iter().any(|s| s.key() == *key) {
+            if !stays(released) && !manifests.iter().any(|m| m.object.key() == *key) {
                 let uid = live.uid().unwrap_or_default().to_owned();
                 let mut step = step(key.clone(), Action::Delete { uid }, Some(live));
                 step.note = Some("the release no longer has it".into());
                 self.push("webhooks", step);
             }
         }
-    }
-
-    /// What the old release set, by its Helm record.
-    fn released_before(&mut self, component: &Component) -> BTreeMap<ObjectKey, Value> {
-        let Some(release) = &component.helm else {
-            return BTreeMap::new();
-        };
-        let secrets = self.snapshot.of_kind("", "Secret");
-        let read = helm::history(secrets, &release.name, &release.namespace).and_then(|records| {
-            let latest = helm::latest_deployed(&records);
-            latest
-                .map(|record| record.manifest_objects(&helm::is_namespaced))
-                .transpose()
-        });
-        match read {
-            Ok(objects) => objects
-                .unwrap_or_default()
-                .into_iter()
-                .map(|o| (o.key(), o.into_value()))
-                .collect(),
-            Err(error) => {
-                self.findings.push(
-                    Finding::warning(
-                        reasons::HELM_RECORD_UNREADABLE,
-                        format!(
-                            "the record of Helm release {} cannot be read: {error}",
-                            release.name
-                        ),
-                    )
-                    .hint("fields that the old release set and the new one does not may stay behind"),
-                );
-                BTreeMap::new()
-            }
-        }
+        self.record(component, &history, manifests, spec, stays);
     }
 
     /// A label that somebody gave a namespace is not taken from it.
@@ -232,7 +205,7 @@ impl Decider<'_> {
     }
 
     /// The object with all references to secrets put in place that can be; others stay for who writes it.
-    fn resolve(&self, object: &Object, spec: &Value) -> Object {
+    pub(super) fn resolve(&self, object: &Object, spec: &Value) -> Object {
         let lookup = |reference: &Reference| match reference {
             Reference::Secret {
                 namespace, name, key, ..
@@ -255,7 +228,7 @@ impl Decider<'_> {
 
 /// Objects whose loss would lose data or lock people out, whatever a record says.
 fn is_precious(key: &ObjectKey) -> bool {
-    key.is("iam.kubesphere.io", "User")
+    ["iam.kubesphere.io", "tenant.kubesphere.io"].contains(&key.group.as_str())
         || key.is("", "Namespace")
         || key.is("", "PersistentVolumeClaim")
         || key.is("apiextensions.k8s.io", "CustomResourceDefinition")
@@ -271,6 +244,10 @@ mod tests {
     fn nothing_that_holds_data_is_ever_deleted_by_record() {
         let check = |key: ObjectKey, expect: bool| assert_eq!(is_precious(&key), expect, "{key}");
         check(ObjectKey::cluster("iam.kubesphere.io", "User", "admin"), true);
+        check(
+            ObjectKey::cluster("iam.kubesphere.io", "GlobalRole", "mine"),
+            true,
+        );
         check(ObjectKey::cluster("", "Namespace", "kubesphere-system"), true);
         check(ObjectKey::namespaced("", "PersistentVolumeClaim", "n", "p"), true);
         check(ObjectKey::namespaced("", "ConfigMap", "n", "c"), false);

@@ -2,6 +2,7 @@
 
 mod access;
 mod core;
+mod helm;
 mod step;
 
 use ::access::Impact;
@@ -29,6 +30,10 @@ pub struct Options {
     pub allow_unsupported_kubernetes: bool,
     /// Bring the rules of kept templates up to the new release in custom roles.
     pub refresh_templates: bool,
+    /// The time of deciding, in Unix seconds, where that is known: an operation of Helm that began just before is one that
+    /// may be under way.
+    #[serde(skip)]
+    pub now: Option<i64>,
 }
 
 impl Default for Options {
@@ -38,6 +43,7 @@ impl Default for Options {
             drift: DriftPolicy::default(),
             allow_unsupported_kubernetes: false,
             refresh_templates: true,
+            now: None,
         }
     }
 }
@@ -279,6 +285,7 @@ impl<'a> Decider<'a> {
             rendered: &rendered,
             workloads: &components.targets.workloads,
             writes: &writes,
+            now: self.options.now,
         };
         let findings = preflight::check(self.snapshot, &context);
         self.findings.extend(findings);
@@ -294,7 +301,7 @@ impl<'a> Decider<'a> {
 
 /// All stages, in order: whatever is read by a later one is written by an earlier one, and what judges writes
 /// (webhooks) or says that all is done (the version in the status) comes last.
-const ORDER: [(&str, &str); 13] = [
+const ORDER: [(&str, &str); 15] = [
     ("old-installer", "Old installer"),
     ("configuration", "Configuration"),
     ("namespaces", "Namespaces"),
@@ -307,5 +314,7 @@ const ORDER: [(&str, &str); 13] = [
     ("core", "Core configuration"),
     ("workloads", "Core workloads"),
     ("webhooks", "Webhooks"),
+    ("helm-record", "Helm record"),
+    ("helm-history", "Helm history"),
     ("completion", "Completion"),
 ];

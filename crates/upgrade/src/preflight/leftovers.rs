@@ -86,7 +86,11 @@ fn check_helm2(snapshot: &Snapshot) -> Option<Finding> {
     })
 }
 
-/// A release whose newest revision is pending makes helm say that another operation is in progress, for ever.
+/// For how long an operation of Helm counts as one that may be under way, in seconds: for so long helm waits by default.
+const UNDER_WAY: u64 = 300;
+
+/// A release whose newest revision is pending makes helm say that another operation is in progress, for ever. When the
+/// revision is young, that may be true.
 fn check_pending_releases(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
     let mut newest: BTreeMap<(&str, &str), (u64, &Object)> = BTreeMap::new();
     for secret in snapshot
@@ -112,6 +116,27 @@ fn check_pending_releases(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Fin
         })
         .filter_map(|((namespace, name), (version, secret))| {
             let status = secret.label("status").filter(|s| s.starts_with("pending-") || *s == "uninstalling")?;
+            let written = ["modifiedAt", "createdAt"]
+                .iter()
+                .filter_map(|label| secret.label(label)?.parse::<i64>().ok())
+                .max();
+            let is_young = |written: i64| context.now.is_some_and(|now| now.abs_diff(written) < UNDER_WAY);
+            if written.is_some_and(is_young) {
+                return Some(
+                    Finding::blocker(
+                        reasons::HELM_IN_PROGRESS,
+                        format!(
+                            "Helm release {name} is {status} since revision {version}, which was written less than \
+                             {} minutes ago: helm may be at work still, and both would write the same objects",
+                            UNDER_WAY / 60
+                        ),
+                    )
+                    .on(secret.key())
+                    .hint(format!(
+                        "wait for it: helm history {name} -n {namespace}; if helm was killed, try again a few minutes later"
+                    )),
+                );
+            }
             Some(
                 Finding::warning(
                     reasons::HELM_RELEASE_PENDING,
@@ -199,5 +224,25 @@ mod tests {
             &[],
         );
         check("elsewhere", &[("1", "pending-install")], &[]);
+    }
+
+    #[test]
+    fn a_helm_that_may_be_at_work_is_waited_for() {
+        let check = |age: i64, expect: &str| {
+            let mut snapshot = mk_sound();
+            let labels = json!({"owner": "helm", "name": "ks-core", "version": "2", "status": "pending-upgrade",
+                "createdAt": (1_000_000 - age).to_string()});
+            let name = format!("{SYSTEM_NAMESPACE}/sh.helm.release.v1.ks-core.v2");
+            mk_add(
+                &mut snapshot,
+                mk("v1", "Secret", &name, json!({"metadata": {"labels": labels}})),
+            );
+            let found = mk_reasons(&snapshot, |context| context.now = Some(1_000_000));
+            assert_eq!(found, [expect], "{age}");
+        };
+        check(0, reasons::HELM_IN_PROGRESS);
+        check(299, reasons::HELM_IN_PROGRESS);
+        check(-10, reasons::HELM_IN_PROGRESS);
+        check(301, reasons::HELM_RELEASE_PENDING);
     }
 }

@@ -170,6 +170,7 @@ pub(crate) struct Mk {
     pub(crate) rendered: Vec<Object>,
     pub(crate) workloads: Vec<ObjectKey>,
     pub(crate) writes: Vec<Write>,
+    pub(crate) now: Option<i64>,
 }
 
 impl Default for Mk {
@@ -190,6 +191,7 @@ impl Default for Mk {
             rendered: Vec::new(),
             workloads: vec![deployment("ks-apiserver"), deployment("ks-controller-manager")],
             writes: Vec::new(),
+            now: None,
         }
     }
 }
@@ -210,6 +212,7 @@ pub(crate) fn mk_checked(snapshot: &Snapshot, edit: impl FnOnce(&mut Mk)) -> Vec
             rendered: &rendered,
             workloads: &mk.workloads,
             writes: &mk.writes,
+            now: mk.now,
         },
     );
     for finding in &findings {

@@ -53,6 +53,8 @@ pub struct Context<'a> {
     pub workloads: &'a [ObjectKey],
     /// What will be written.
     pub writes: &'a [Write],
+    /// Unix seconds, where the time is known.
+    pub now: Option<i64>,
 }
 
 /// Which StorageClass the settings ask for.

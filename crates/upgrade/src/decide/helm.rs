@@ -1,0 +1,160 @@
+//! Helm's records: what the old release set and owned, and the revision that says what the release is from now on.
+//!
+//! ```text
+//!   records ─▶ current revision ─▶ what the old release set: base of the three-way comparison, and what it owned
+//!      │
+//!      └─▶ does the newest revision describe the new release?  yes ─▶ nothing to write
+//!              no ─▶ a further revision, deployed ─▶ the ones before it: superseded, or failed where Helm was killed
+//! ```
+//!
+//! The further revision is written before the earlier ones are changed, and each on its own: a run that is cut in
+//! between leaves two deployed revisions, of which Helm takes the later, and the next run changes the earlier.
+
+use std::collections::BTreeMap;
+
+use object::{Object, ObjectKey};
+use release::{Component, HelmRelease, Manifest, helm};
+use serde_json::{Value, json};
+
+use super::{Decider, step::step};
+use crate::{
+    Action, Finding,
+    plan::{self, Body},
+    reasons,
+};
+
+/// What is known of a release from its records.
+#[derive(Default)]
+pub(super) struct History {
+    /// Oldest first; `None` when they cannot be read, so that none must be written.
+    records: Option<Vec<helm::Record>>,
+    /// The objects of the current revision, as its manifest has them.
+    pub objects: BTreeMap<ObjectKey, Object>,
+}
+
+impl Decider<'_> {
+    /// Reads the records of the component's Helm release.
+    pub(super) fn history(&mut self, component: &Component) -> History {
+        let Some(release) = &component.helm else {
+            return History::default();
+        };
+        if self.snapshot.unreadable.iter().any(|u| u.resource == "secrets") {
+            return History::default();
+        }
+        let secrets = self.snapshot.of_kind("", "Secret");
+        let read = helm::history(secrets, &release.name, &release.namespace).and_then(|records| {
+            let objects = helm::current(&records)
+                .map(|record| record.manifest_objects(&helm::is_namespaced))
+                .transpose()?;
+            Ok((records, objects.unwrap_or_default()))
+        });
+        match read {
+            Ok((records, objects)) => History {
+                records: Some(records),
+                objects: objects.into_iter().map(|o| (o.key(), o)).collect(),
+            },
+            Err(error) => {
+                self.findings.push(
+                    Finding::warning(
+                        reasons::HELM_RECORD_UNREADABLE,
+                        format!(
+                            "the record of Helm release {} cannot be read: {error}",
+                            release.name
+                        ),
+                    )
+                    .hint(
+                        "fields that the old release set and the new one does not may stay behind, and no further revision is recorded",
+                    ),
+                );
+                History::default()
+            }
+        }
+    }
+
+    /// Plans what Helm's records are to say of a component whose objects are `manifests` from now on. `stays` says of an
+    /// object of the old release that it remains in the cluster, though the new one does not have it.
+    pub(super) fn record(
+        &mut self,
+        component: &Component,
+        history: &History,
+        manifests: &[Manifest],
+        spec: &Value,
+        stays: impl Fn(&Object) -> bool,
+    ) {
+        let (Some(release), Some(records)) = (&component.helm, &history.records) else {
+            return;
+        };
+        let mut owned: Vec<Object> = manifests
+            .iter()
+            .filter(|manifest| manifest.in_helm_release)
+            .map(|manifest| helm::unmarked(&manifest.object))
+            .collect();
+        owned.extend(helm::carried(&history.objects, &owned, stays));
+        let resolved: Vec<Object> = owned.iter().map(|object| self.resolve(object, spec)).collect();
+        let newest = records.last();
+        let described = newest.filter(|newest| {
+            newest.status() == "deployed" && helm::describes(newest, &resolved).unwrap_or_default()
+        });
+        let deployed = described
+            .map(helm::Record::revision)
+            .or_else(|| self.further_revision(release, records, &owned, &resolved));
+        let Some(deployed) = deployed else { return };
+        for record in records.iter().filter(|record| record.revision() < deployed) {
+            self.overtake(record, deployed);
+        }
+    }
+
+    /// Plans a revision after all others; `None` when there can be none.
+    fn further_revision(
+        &mut self,
+        release: &HelmRelease,
+        records: &[helm::Record],
+        owned: &[Object],
+        resolved: &[Object],
+    ) -> Option<u64> {
+        let description = format!("Upgrade to {} complete", self.release.version);
+        let record = helm::successor(records, release, owned, &description);
+        let key = ObjectKey::namespaced("", "Secret", record.namespace(), &record.secret_name());
+        let whole = record.completed(&helm::to_manifest(resolved), "2000-01-01T00:00:00.000000000Z");
+        if whole.size().is_ok_and(|size| size > helm::MAX_RECORD) {
+            self.findings.push(
+                Finding::warning(
+                    reasons::HELM_RECORD_TOO_LARGE,
+                    "the record would be larger than the 1 MiB that a Secret can hold, so it is not written",
+                )
+                .hint("helm goes on showing the revision before: do not roll back or upgrade this release with helm")
+                .on(key),
+            );
+            return None;
+        }
+        let body = json!({"release": record.as_value(), "objects": owned});
+        let action = Action::Record {
+            status: record.status().to_owned(),
+            digest: plan::digest_value(&body),
+            body: Body(body),
+        };
+        let revision = record.revision();
+        let mut step = step(key, action, None);
+        step.note = Some(format!("revision {revision} of Helm release {}", release.name));
+        self.push("helm-record", step);
+        Some(revision)
+    }
+
+    /// Plans what becomes of a revision that is no longer the latest.
+    fn overtake(&mut self, record: &helm::Record, by: u64) {
+        let Some((status, description)) = helm::overtaken(record, by) else {
+            return;
+        };
+        let key = ObjectKey::namespaced("", "Secret", record.namespace(), &record.secret_name());
+        let live = self.snapshot.get(&key);
+        let body = json!({"release": record.with_status(status, &description).as_value()});
+        let action = Action::Record {
+            status: status.to_owned(),
+            digest: plan::digest_value(&body),
+            body: Body(body),
+        };
+        let mut step = step(key, action, live);
+        step.note = Some(format!("{}, now {status}", record.status()));
+        self.push("helm-history", step);
+    }
+}
