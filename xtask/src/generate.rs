@@ -59,20 +59,23 @@ fn commands(root: &Path) -> anyhow::Result<Files> {
         let run = ["run", "--quiet", "--package", "ks-installer", "--"];
         cargo(root, &[&run, command, &["--help"]].concat())
     };
+    let subcommands = |help: &str| -> Vec<String> {
+        help.lines()
+            .skip_while(|line| *line != "Commands:")
+            .skip(1)
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| {
+                line.strip_prefix("  ")?
+                    .split(' ')
+                    .next()
+                    .filter(|name| !name.is_empty())
+            })
+            .filter(|name| *name != "help")
+            .map(str::to_owned)
+            .collect()
+    };
     let overview = help(&[])?;
-    let names: Vec<&str> = overview
-        .lines()
-        .skip_while(|line| *line != "Commands:")
-        .skip(1)
-        .take_while(|line| !line.is_empty())
-        .filter_map(|line| {
-            line.strip_prefix("  ")?
-                .split(' ')
-                .next()
-                .filter(|name| !name.is_empty())
-        })
-        .filter(|name| *name != "help")
-        .collect();
+    let names = subcommands(&overview);
     anyhow::ensure!(!names.is_empty(), "the help names no commands");
     let mut text = "# Commands\n\nMade by `cargo xtask generate` from what `--help` prints.\n".to_owned();
     let mut section = |title: &str, help: &str| {
@@ -85,7 +88,11 @@ fn commands(root: &Path) -> anyhow::Result<Files> {
     };
     section("ks-installer", &overview);
     for name in names {
-        section(&format!("ks-installer {name}"), &help(&[name])?);
+        let own = help(&[&name])?;
+        section(&format!("ks-installer {name}"), &own);
+        for below in subcommands(&own) {
+            section(&format!("ks-installer {name} {below}"), &help(&[&name, &below])?);
+        }
     }
     Ok(Files::from([("docs/commands.md".into(), text.into_bytes())]))
 }

@@ -5,4 +5,5 @@
 pub mod ci;
 pub mod control_plane;
 pub mod generate;
+pub mod helm;
 pub mod openapi;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use xtask::control_plane::{self, ControlPlane};
-use xtask::{ci, generate};
+use xtask::{ci, generate, helm};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer chores of this workspace")]
@@ -33,6 +33,8 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Fetch a real helm for tests into the cache, and say where it is
+    Helm,
     /// A real Kubernetes 1.20.2 control plane on loopback
     #[command(subcommand)]
     ControlPlane(ControlPlaneChore),
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Ci(arguments) => Ok(run_ci(&arguments)),
         Chore::Generate { check } => run_generate(check),
+        Chore::Helm => run_helm(),
         Chore::ControlPlane(chore) => run_control_plane(chore).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -121,6 +124,11 @@ fn run_generate(check: bool) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn run_helm() -> anyhow::Result<ExitCode> {
+    println!("{}", helm::ensure()?.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_control_plane(chore: ControlPlaneChore) -> anyhow::Result<()> {

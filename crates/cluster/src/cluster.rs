@@ -233,13 +233,18 @@ impl Cluster {
         .await
     }
 
-    /// A JSON merge patch of the status, where it is a resource of its own.
+    /// A JSON merge patch of the status, in a version of its group, where it is a resource of its own.
     ///
     /// # Errors
     /// See [`ErrorClass`].
-    pub async fn merge_patch_status(&self, key: &ObjectKey, patch: &Value) -> Result<Object, WriteError> {
+    pub async fn merge_patch_status(
+        &self,
+        key: &ObjectKey,
+        version: &str,
+        patch: &Value,
+    ) -> Result<Object, WriteError> {
         const VERB: &str = "patch the status of";
-        let resource = self.resource(VERB, key, None).await?;
+        let resource = self.resource(VERB, key, Some(version)).await?;
         let uri = format!(
             "{}/status?fieldManager={FIELD_MANAGER}",
             resource.path(key.namespace.as_deref(), Some(&key.name))

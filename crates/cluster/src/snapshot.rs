@@ -104,7 +104,10 @@ async fn list_any(
 ) -> Result<Vec<Object>, Failure> {
     let mut first = None;
     for resource in versions.iter().filter(|r| r.is_listable) {
-        match list(client, resource, namespace, None).await {
+        // Backups that are kept as Secrets are large, and no part of what is there.
+        let is_secret = resource.served.group.is_empty() && resource.served.kind == "Secret";
+        let selector = is_secret.then(|| format!("!{}", crate::store::LABEL));
+        match list(client, resource, namespace, selector.as_deref()).await {
             Ok(objects) => return Ok(objects),
             // Removed since discovery, and so are its objects.
             Err(failure) if failure.class == ErrorClass::NotServed => return Ok(Vec::new()),

@@ -27,11 +27,18 @@ pub enum RunError {
         object: ObjectKey,
         source: release::helm::HelmError,
     },
+    #[error(transparent)]
+    Journal(#[from] crate::JournalError),
     #[error("the run was interrupted")]
     Interrupted,
 }
 
 impl RunError {
+    /// Whether a rollout did not come to its end: waiting longer or going back are the ways on.
+    pub fn is_failed_rollout(&self) -> bool {
+        matches!(self, Self::WaitForCondition { .. } | Self::ConditionFailed { .. })
+    }
+
     /// What to do about it, where there is more to say than "run it again".
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -49,6 +56,7 @@ impl RunError {
                     object.name
                 ))
             }
+            Self::Journal(error) => error.hint(),
             Self::ResolveSecret { .. } => {
                 Some("run the upgrade again: a missing secret is made anew".to_owned())
             }

@@ -15,7 +15,11 @@
 mod error;
 mod event;
 mod generate;
+mod journal;
+mod lease;
+mod reason;
 mod record;
+mod rollback;
 mod run;
 mod secrets;
 mod session;
@@ -23,6 +27,12 @@ mod write;
 
 pub use error::RunError;
 pub use event::{Event, Outcome};
+pub use journal::{
+    BackupEntry, Journal, JournalError, NewRun, Recorder, RunEntry, RunKind, RunOutcome, StageEntry,
+    journal_key, random_id,
+};
+pub use lease::{Clock, Lease, LeaseError};
+pub use rollback::{Rollback, prepare_rollback};
 pub use run::{RunOptions, RunSummary, run};
 pub use session::{Prepared, Report, Session, SessionError, prepare};
 

@@ -18,7 +18,7 @@ use upgrade::{
     plan::Condition,
 };
 
-use crate::{Event, Listener, Outcome, RunError, secrets::Secrets, write::Writer};
+use crate::{Event, Listener, Outcome, Recorder, RunError, reason, secrets::Secrets, write::Writer};
 
 /// How a plan is carried out.
 #[derive(Clone, Debug)]
@@ -60,6 +60,18 @@ pub async fn run(
     options: &RunOptions,
     listen: Listener<'_>,
 ) -> Result<RunSummary, RunError> {
+    run_recorded(cluster, plan, snapshot, options, None, listen).await
+}
+
+/// The same, with every stage noted down before it begins.
+pub(crate) async fn run_recorded(
+    cluster: &Cluster,
+    plan: &Plan,
+    snapshot: &Snapshot,
+    options: &RunOptions,
+    recorder: Option<&Recorder>,
+    listen: Listener<'_>,
+) -> Result<RunSummary, RunError> {
     let started = Instant::now();
     let secrets = Secrets::default();
     let writer = Writer {
@@ -77,6 +89,9 @@ pub async fn run(
     });
     let mut summary = RunSummary::default();
     for (index, stage) in plan.stages.iter().enumerate() {
+        if let Some(recorder) = recorder {
+            recorder.stage(&stage.name).await?;
+        }
         let stage_started = Instant::now();
         listen(Event::StageStarted {
             index,
@@ -163,7 +178,7 @@ async fn wait(
             Ok(Health::Failed(progress)) => {
                 return Err(RunError::ConditionFailed {
                     object: key.clone(),
-                    progress,
+                    progress: reason::explain(cluster, key, progress).await,
                 });
             }
             Ok(Health::Progressing(progress)) => progress,
@@ -183,7 +198,7 @@ async fn wait(
                 object: key.clone(),
                 condition: *condition,
                 seconds: deadline.as_secs(),
-                progress,
+                progress: reason::explain(cluster, key, progress).await,
             });
         }
         tokio::time::sleep(interval).await;
@@ -223,7 +238,7 @@ async fn check(
 }
 
 /// The pods of a workload, by its selector.
-async fn pods(cluster: &Cluster, workload: &Object) -> Result<Vec<Object>, cluster::ReadError> {
+pub(crate) async fn pods(cluster: &Cluster, workload: &Object) -> Result<Vec<Object>, cluster::ReadError> {
     let selector = workload
         .get("/spec/selector/matchLabels")
         .and_then(serde_json::Value::as_object)

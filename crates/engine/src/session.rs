@@ -8,7 +8,7 @@ use release::Releases;
 use tokio::time::Instant;
 use upgrade::{Decision, Finding, Options, Severity, Snapshot, preflight, reasons};
 
-use crate::{Event, Listener, RunError, RunOptions, run};
+use crate::{Event, Listener, Recorder, RunError, RunOptions, run::run_recorded};
 
 /// How often a plan is made anew because objects changed under the run.
 const ROUNDS: u32 = 5;
@@ -76,11 +76,20 @@ pub enum SessionError {
 /// The cluster cannot be read at all. What can be read but is not as it should be is a finding.
 pub async fn prepare(session: &Session<'_>) -> Result<Prepared, ReadError> {
     let snapshot = session.cluster.snapshot(&Scope::upgrade()).await?;
-    let mut decision = upgrade::decide(&snapshot, session.releases, &session.options);
+    let decision = upgrade::decide(&snapshot, session.releases, &session.options);
+    review(session.cluster, snapshot, decision).await
+}
+
+/// Asks whether the caller may do what was decided.
+pub(crate) async fn review(
+    cluster: &Cluster,
+    snapshot: Snapshot,
+    mut decision: Decision,
+) -> Result<Prepared, ReadError> {
     if let Some(plan) = &decision.plan {
         let required = plan.permissions(&snapshot);
         if !required.is_empty() {
-            let allowed = session.cluster.review(&required).await?;
+            let allowed = cluster.review(&required).await?;
             decision
                 .findings
                 .extend(preflight::check_permissions(&required, &allowed));
@@ -90,37 +99,64 @@ pub async fn prepare(session: &Session<'_>) -> Result<Prepared, ReadError> {
     Ok(Prepared { snapshot, decision })
 }
 
+/// Carries a plan out, and plans `again` as long as objects change under the run. Returns how much was written, and how
+/// long the writes took.
+pub(crate) async fn converge(
+    cluster: &Cluster,
+    options: &RunOptions,
+    mut prepared: Prepared,
+    again: impl AsyncFn() -> Result<Prepared, ReadError>,
+    recorder: Option<&Recorder>,
+    listen: Listener<'_>,
+) -> Result<(usize, Duration), SessionError> {
+    let (mut written, mut writing) = (0, Duration::ZERO);
+    for round in 1.. {
+        let Some(plan) = &prepared.decision.plan else {
+            return Err(SessionError::Blocked(prepared.decision.findings));
+        };
+        let summary = run_recorded(cluster, plan, &prepared.snapshot, options, recorder, listen).await?;
+        written += summary.written;
+        writing += summary.writing;
+        if summary.superseded.is_empty() {
+            break;
+        }
+        if round == ROUNDS {
+            return Err(SessionError::KeepsChanging(summary.superseded));
+        }
+        listen(Event::Replanning {
+            objects: summary.superseded,
+        });
+        prepared = again().await?;
+        if prepared.blockers().next().is_some() {
+            return Err(SessionError::Blocked(prepared.blockers().cloned().collect()));
+        }
+    }
+    Ok((written, writing))
+}
+
 impl Session<'_> {
     /// Carries the prepared plan out and verifies. Objects that change meanwhile are planned anew.
     ///
     /// # Errors
     /// See [`SessionError`]. What was written stays, and running the upgrade again goes on from there.
     pub async fn execute(&self, prepared: Prepared, listen: Listener<'_>) -> Result<Report, SessionError> {
+        self.execute_recorded(prepared, None, listen).await
+    }
+
+    /// The same, with every stage noted down in the journal before it begins.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn execute_recorded(
+        &self,
+        prepared: Prepared,
+        recorder: Option<&Recorder>,
+        listen: Listener<'_>,
+    ) -> Result<Report, SessionError> {
         let started = Instant::now();
         let before = prepared.snapshot.clone();
-        let mut prepared = prepared;
-        let (mut written, mut writing) = (0, Duration::ZERO);
-        for round in 1.. {
-            let Some(plan) = &prepared.decision.plan else {
-                return Err(SessionError::Blocked(prepared.decision.findings));
-            };
-            let summary = run(self.cluster, plan, &prepared.snapshot, &self.run, listen).await?;
-            written += summary.written;
-            writing += summary.writing;
-            if summary.superseded.is_empty() {
-                break;
-            }
-            if round == ROUNDS {
-                return Err(SessionError::KeepsChanging(summary.superseded));
-            }
-            listen(Event::Replanning {
-                objects: summary.superseded,
-            });
-            prepared = prepare(self).await?;
-            if prepared.blockers().next().is_some() {
-                return Err(SessionError::Blocked(prepared.blockers().cloned().collect()));
-            }
-        }
+        let again = async || prepare(self).await;
+        let (written, writing) = converge(self.cluster, &self.run, prepared, again, recorder, listen).await?;
         let findings = self.verify_patiently(&before, listen).await?;
         Ok(Report {
             written,

@@ -1,8 +1,18 @@
 //! The command line.
 
+pub(crate) mod backup;
+pub(crate) mod rollback;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use object::drift::DriftPolicy;
+use cluster::store::Location;
+
+use self::{
+    backup::{BackupArgs, EncryptArgs},
+    rollback::RollbackArgs,
+};
 
 /// Upgrades KubeSphere on a Kubernetes cluster that somebody else set up.
 ///
@@ -68,9 +78,11 @@ pub(crate) enum Command {
     Rehearse(RehearseArgs),
     /// Back up, upgrade and verify
     Upgrade(UpgradeArgs),
+    /// Go back to what was there before an upgrade; keeps what people changed since
+    Rollback(RollbackArgs),
     /// Show KubeSphere's version, its health and what an upgrade would find; only reads
     Status(DecideArgs),
-    /// Save all that an upgrade may touch to an archive; the cluster is only read
+    /// Save all that an upgrade may touch to an archive; list, verify and restore such archives
     Backup(BackupArgs),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
@@ -82,9 +94,10 @@ pub(crate) struct DecideArgs {
     /// Release to upgrade to; by default the newest that this installer has
     #[arg(long, value_name = "VERSION")]
     pub to: Option<String>,
-    /// What becomes of fields that were changed by hand and that the release does not change
-    #[arg(long, value_enum, default_value_t)]
-    pub drift: DriftArg,
+    /// What becomes of fields that were changed by hand and that the release does not change; by default images,
+    /// commands and arguments of containers are put back, and everything else stays (replicas and resources, too)
+    #[arg(long, value_enum)]
+    pub drift: Option<DriftArg>,
     /// Go on on a Kubernetes version that the release does not support
     #[arg(long)]
     pub allow_unsupported_kubernetes: bool,
@@ -93,13 +106,14 @@ pub(crate) struct DecideArgs {
     pub no_refresh_templates: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DriftArg {
     /// They stay as they are
-    #[default]
     Keep,
     /// The release's values are put back
     Overwrite,
+    /// Each is asked about, on a terminal (plan and upgrade)
+    Ask,
 }
 
 #[derive(Debug, Args)]
@@ -124,9 +138,13 @@ pub(crate) struct UpgradeArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
-    /// Where to write the backup; by default a new file in the current directory
-    #[arg(long, value_name = "FILE")]
-    pub backup: Option<PathBuf>,
+    /// Where to keep the backup: a path, secret://kubesphere-system/ID, s3://bucket/path, …; by default a new file in
+    /// the current directory
+    #[arg(long, value_name = "LOCATION")]
+    pub backup: Option<Location>,
+    /// Go back to the backup when the upgrade fails; the exit status is 1 all the same
+    #[arg(long)]
+    pub rollback_on_failure: bool,
     /// Longest wait for one rollout, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub wait: u64,
@@ -134,6 +152,8 @@ pub(crate) struct UpgradeArgs {
     /// seconds; after that it is a warning
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub wait_controllers: u64,
+    #[command(flatten)]
+    pub encrypt: EncryptArgs,
 }
 
 #[derive(Debug, Args)]
@@ -157,13 +177,6 @@ pub(crate) struct RehearseArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct BackupArgs {
-    /// Where to write it; by default a new file in the current directory
-    #[arg(long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Afterwards keep the sandbox's API up on loopback and print a kubeconfig for kubectl
     #[arg(long)]
@@ -174,13 +187,20 @@ pub(crate) struct DemoArgs {
 }
 
 impl DecideArgs {
+    /// Whether what becomes of drift is to be asked for.
+    pub(crate) fn asks_about_drift(&self) -> bool {
+        self.drift == Some(DriftArg::Ask)
+    }
+
     pub(crate) fn options(&self) -> upgrade::Options {
         upgrade::Options {
             target: self.to.clone(),
             drift: match self.drift {
-                DriftArg::Keep => object::merge::DriftPolicy::Keep,
-                DriftArg::Overwrite => object::merge::DriftPolicy::Overwrite,
+                Some(DriftArg::Keep) => DriftPolicy::Keep,
+                Some(DriftArg::Overwrite) => DriftPolicy::Overwrite,
+                None | Some(DriftArg::Ask) => DriftPolicy::ByField,
             },
+            drift_answers: Vec::new(),
             allow_unsupported_kubernetes: self.allow_unsupported_kubernetes,
             refresh_templates: !self.no_refresh_templates,
             now: Some(jiff::Timestamp::now().as_second()),

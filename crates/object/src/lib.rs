@@ -5,10 +5,12 @@
 //!     │
 //!     ├─ diff::changes(from, to)              what differs, path by path, secrets left out
 //!     ├─ merge::three_way(old, live, new)     what an upgrade changes, and what people changed by hand
+//!     │    └─ drift::Rule                     what becomes of that
 //!     └─ ownership::hand_over(live, old, …)   managedFields, with the old tools' fields given to us
 //! ```
 
 pub mod diff;
+pub mod drift;
 pub mod merge;
 mod object;
 pub mod ownership;

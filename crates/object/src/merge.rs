@@ -3,37 +3,15 @@
 //!
 //! Source of the idea: Helm 3's three-way strategic merge, and kubectl's declarative management ("Merge key").
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Object, diff, quantity};
+pub use crate::drift::{Drift, DriftPolicy};
+use crate::{
+    Object, diff,
+    drift::{Rule, Verdict},
+    quantity,
+};
 use diff::Change;
-
-/// What becomes of a field that somebody changed since the old release set it, where the new release sets it to
-/// the same value as the old.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DriftPolicy {
-    /// The change stays.
-    #[default]
-    Keep,
-    /// The release's value is put back.
-    Overwrite,
-}
-
-/// A field whose live value is neither the old release's nor the new one's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Drift {
-    pub path: String,
-    /// What the old release set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub released: Option<Value>,
-    /// What is there now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub live: Option<Value>,
-    /// Whether the live value stays.
-    pub kept: bool,
-}
 
 /// The outcome of [`three_way`].
 #[derive(Clone, Debug, PartialEq)]
@@ -45,15 +23,16 @@ pub struct Merged {
     pub drift: Vec<Drift>,
 }
 
-/// Compares `old` (what the old release set, when that is known), `live` and `new` (what the new release sets).
-pub fn three_way(old: Option<&Value>, live: &Object, new: &Object, policy: DriftPolicy) -> Merged {
+/// Compares `old` (what the old release set, when that is known), `live` and `new` (what the new release sets). The rule
+/// says what becomes of drift; a [`DriftPolicy`] is one.
+pub fn three_way(old: Option<&Value>, live: &Object, new: &Object, rule: impl Into<Rule>) -> Merged {
     let mut new = new.as_value().clone();
     if live.kind() == "CustomResourceDefinition" {
         keep_descriptions(live.as_value(), &mut new);
     }
     let builtin = !live.group().contains('.') || live.group().ends_with(".k8s.io");
     let mut context = Context {
-        policy,
+        rule: rule.into(),
         builtin,
         changes: Vec::new(),
         drift: Vec::new(),
@@ -187,7 +166,7 @@ fn overlay(live: &Value, old: Option<&Value>, applied: &Value) -> Value {
 }
 
 struct Context {
-    policy: DriftPolicy,
+    rule: Rule,
     builtin: bool,
     changes: Vec<Change>,
     drift: Vec<Drift>,
@@ -248,17 +227,23 @@ impl Context {
             }
             return (!kept.is_empty()).then_some(Value::Object(kept));
         }
-        if same(path, old, live) || self.policy == DriftPolicy::Overwrite {
-            self.changes.push(Change::new(path, Some(live), None));
-            return None;
+        let drifted = !same(path, old, live);
+        let kept = drifted && self.rule.verdict(path) == Verdict::Keep;
+        if drifted {
+            self.drift.push(Drift {
+                path: path.to_owned(),
+                released: Some(old.clone()),
+                live: Some(live.clone()),
+                new: None,
+                kept,
+                open: true,
+            });
         }
-        self.drift.push(Drift {
-            path: path.to_owned(),
-            released: Some(old.clone()),
-            live: Some(live.clone()),
-            kept: true,
-        });
-        Some(live.clone())
+        if kept {
+            return Some(live.clone());
+        }
+        self.changes.push(Change::new(path, Some(live), None));
+        None
     }
 
     fn list(&mut self, path: &str, field: &str, old: Option<&Value>, live: &Value, new: &Value) -> Value {
@@ -336,13 +321,17 @@ impl Context {
             return merged;
         }
         let drifted = live.is_none_or(|live| !same(path, old, live));
-        let kept = drifted && live.is_some() && self.policy == DriftPolicy::Keep && same(path, old, new);
+        // What the release itself changes is the release's; so is what somebody took out, since nothing is there to keep.
+        let open = drifted && live.is_some() && same(path, old, new);
+        let kept = open && self.rule.verdict(path) == Verdict::Keep;
         if drifted {
             self.drift.push(Drift {
                 path: path.to_owned(),
                 released: Some(old.clone()),
                 live: live.cloned(),
+                new: Some(new.clone()),
                 kept,
+                open,
             });
         }
         match live {

@@ -143,7 +143,13 @@ pub fn union(fields: &mut Map<String, Value>, more: &Map<String, Value>) {
             fields.get_mut(name).and_then(Value::as_object_mut),
             below.as_object(),
         ) {
-            (Some(have), Some(below)) => union(have, below),
+            (Some(have), Some(below)) => {
+                // A field without any below it is owned itself; with some below it that has to be said.
+                if have.is_empty() != below.is_empty() {
+                    have.insert(".".into(), Value::Object(Map::new()));
+                }
+                union(have, below);
+            }
             _ => {
                 fields.insert(name.clone(), below.clone());
             }

@@ -15,12 +15,14 @@ pub mod health;
 pub mod plan;
 pub mod preflight;
 pub mod reasons;
+mod rollback;
 pub mod settings;
 mod snapshot;
 pub mod verify;
 
-pub use decide::{Decision, Options, decide, installer_key, target, verify_upgrade};
+pub use decide::{Decision, DriftAnswer, DriftOf, Options, decide, installer_key, target, verify_upgrade};
 pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};
+pub use rollback::{Backup, decide_rollback};
 pub use settings::cluster_configuration as cluster_configuration_key;
 pub use snapshot::{Permission, ServedResource, Snapshot, Unreadable};

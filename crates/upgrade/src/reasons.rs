@@ -39,6 +39,10 @@ reasons! {
         "The new release needs a kind or API version that the API server does not serve";
     API_SERVICE_UNAVAILABLE = "ApiServiceUnavailable" [Blocker, Warning]
         "An aggregated API is registered, but nothing serves it";
+    BACKUP_OF_ANOTHER_CLUSTER = "BackupOfAnotherCluster" [Blocker]
+        "The backup that is to be rolled back to was made of another cluster";
+    BACKUP_UNUSABLE = "BackupUnusable" [Blocker]
+        "What the upgrade did cannot be told from the backup that is to be rolled back to";
     BEING_DELETED = "BeingDeleted" [Blocker, Warning]
         "An object that the upgrade is to write is being deleted and waits for a finalizer";
     BINDING_LOST = "BindingLost" [Blocker]
@@ -63,6 +67,8 @@ reasons! {
         "A CustomResourceDefinition differs from the release's in a field that cannot be changed";
     DEFINITION_NOT_ESTABLISHED = "DefinitionNotEstablished" [Blocker]
         "Afterwards a CustomResourceDefinition of the release is not served";
+    DEFINITION_STAYS = "DefinitionStays" [Warning]
+        "A rollback leaves a CustomResourceDefinition as it is, since objects would become invalid or lose something";
     DRIFT_KEPT = "DriftKept" [Info]
         "A field of a released object was changed by hand and stays so";
     DRIFT_OVERWRITTEN = "DriftOverwritten" [Warning]
@@ -115,6 +121,12 @@ reasons! {
         "Afterwards a custom role lacks labels, annotations or finalizers that it had";
     ROLE_LOST = "RoleLost" [Blocker]
         "Afterwards a custom role is gone, or was made anew";
+    ROLLBACK_CONFLICT = "RollbackConflict" [Warning]
+        "Something that the upgrade set was changed since; a rollback leaves it as it is now";
+    ROLLBACK_INEXACT = "RollbackInexact" [Warning]
+        "Another version of the installer made the backup, so what it set is not known exactly";
+    ROLLBACK_KEPT = "RollbackKept" [Info]
+        "Something that the upgrade created stays after a rollback, since it is in use or holds data";
     ROLLOUT_INCOMPLETE = "RolloutIncomplete" [Blocker]
         "Afterwards a workload of the release has not rolled out";
     SEVERAL_DEFAULT_STORAGE_CLASSES = "SeveralDefaultStorageClasses" [Warning]

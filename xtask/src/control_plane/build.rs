@@ -63,6 +63,14 @@ impl Programs {
 
 /// `$XDG_CACHE_HOME/ks-installer/control-plane`, or the same under `~/.cache`.
 fn cache() -> Result<PathBuf, Error> {
+    Ok(cache_folder()?.join("control-plane"))
+}
+
+/// Where chores keep what they fetch or build once: `ks-installer` below the user's cache folder.
+///
+/// # Errors
+/// [`Error::Unavailable`] where there is no such folder.
+pub fn cache_folder() -> Result<PathBuf, Error> {
     let set = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
@@ -71,7 +79,7 @@ fn cache() -> Result<PathBuf, Error> {
     let base = set("XDG_CACHE_HOME")
         .or_else(|| set("HOME").map(|home| home.join(".cache")))
         .ok_or_else(|| Error::Unavailable("neither XDG_CACHE_HOME nor HOME is set".into()))?;
-    Ok(base.join("ks-installer").join("control-plane"))
+    Ok(base.join("ks-installer"))
 }
 
 /// Where the OpenAPI document (swagger 2.0, JSON) of the built Kubernetes is kept.

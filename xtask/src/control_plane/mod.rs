@@ -33,7 +33,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
-pub use build::{KUBERNETES_VERSION, Programs, cached, ensure, swagger_path};
+pub use build::{KUBERNETES_VERSION, Programs, cache_folder, cached, ensure, swagger_path};
 pub use process::{Instance, instances, sweep};
 
 use arguments::Files;

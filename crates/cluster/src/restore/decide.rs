@@ -6,7 +6,7 @@ use object::{Object, ObjectKey, diff};
 use serde_json::{Map, Value};
 
 use super::{Action, Left, Objects, Restore, Selection, Step, Write};
-use crate::store::LABEL;
+use crate::store::is_part;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
@@ -73,7 +73,7 @@ fn reason_to_leave(object: &Object, there: Option<&Object>, live: &Objects) -> O
             return Some(Reason::Silent);
         }
         ("batch", "Job") if there.is_none() => return said("a Job that is created again would run again"),
-        ("", "Secret") if object.label(LABEL).is_some() => return Some(Reason::Silent),
+        _ if is_part(object) => return Some(Reason::Silent),
         ("", "Secret") if object.get_str("/type") == Some("kubernetes.io/service-account-token") => {
             let account = object.annotation(SERVICE_ACCOUNT_NAME).unwrap_or_default();
             let account = ObjectKey::namespaced("", "ServiceAccount", object.namespace()?, account);

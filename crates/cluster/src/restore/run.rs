@@ -137,11 +137,17 @@ async fn write(cluster: &Cluster, step: &Step) -> Result<(), String> {
     }
     if let Some(status) = &step.write.status {
         let patch = json!({"status": status});
-        retry(|| cluster.merge_patch_status(&step.object, &patch))
+        retry(|| cluster.merge_patch_status(&step.object, version(&step.write.body), &patch))
             .await
             .map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// The version without the group.
+fn version(body: &Value) -> &str {
+    let version = body.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    version.rsplit('/').next().unwrap_or_default()
 }
 
 async fn create(cluster: &Cluster, step: &Step) -> Result<(), String> {
@@ -152,10 +158,8 @@ async fn create(cluster: &Cluster, step: &Step) -> Result<(), String> {
     match error.class() {
         // The cluster makes it as soon as its namespace is there, or the answer to an earlier try was lost.
         ErrorClass::AlreadyExists => {
-            let version = body["apiVersion"].as_str().unwrap_or_default();
-            let version = version.rsplit('/').next().unwrap_or_default();
             let live = cluster
-                .get_in(&step.object, version)
+                .get_in(&step.object, version(body))
                 .await
                 .map_err(|e| e.to_string())?;
             match live {

@@ -192,6 +192,11 @@ fn io_error(verb: &'static str, location: &Location, source: io::Error) -> Store
     .into()
 }
 
+/// Whether an object is part of a backup that is kept as Secrets. Such are not backed up again.
+pub(crate) fn is_part(object: &Object) -> bool {
+    object.kind() == "Secret" && object.group().is_empty() && object.label(LABEL).is_some()
+}
+
 /// Writes a backup and reads it back. `location` must not be a [place](Location::is_place); `cluster` is only needed
 /// for Secrets.
 ///
@@ -206,6 +211,7 @@ pub async fn save<O: Borrow<Object>>(
     encryption: &Encryption,
 ) -> Result<Contents, StoreError> {
     refuse_place(location)?;
+    let objects = objects.into_iter().filter(|object| !is_part(object.borrow()));
     if let Location::File(path) = location {
         return Ok(archive::write(path, objects, plan, meta, encryption)?);
     }

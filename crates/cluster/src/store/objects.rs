@@ -168,3 +168,104 @@ pub(super) async fn delete(url: &Url, location: &Location) -> Result<(), StoreEr
         .await
         .map_err(|error| storage("delete", location, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    const PLACE: &str = "s3://bucket/backups/";
+
+    fn mk_file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn at(name: &str) -> (Path, Location) {
+        let location: Location = format!("{PLACE}{name}").parse().unwrap();
+        (Path::from(format!("backups/{name}")), location)
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_got_again() {
+        let store = InMemory::new();
+        // More than one part.
+        let bytes: Vec<u8> = (0..PART + 12_345)
+            .map(|i| u8::try_from(i % 251).unwrap())
+            .collect();
+        let (path, location) = at("a.tar.zst");
+        put_to(&store, &path, &location, &mut mk_file(&bytes))
+            .await
+            .unwrap();
+        let mut got = Vec::new();
+        get_from(&store, &path, &location, |part| {
+            got.extend_from_slice(part);
+            Ok(())
+        })
+        .await
+        .unwrap();
+        assert!(got == bytes);
+
+        let error = put_to(&store, &path, &location, &mut mk_file(b"other"))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, StoreError::Archive(ArchiveError::Exists { .. })),
+            "{error}"
+        );
+        let (path, location) = at("b.tar.zst");
+        let error = get_from(&store, &path, &location, |_| Ok(())).await.unwrap_err();
+        assert!(matches!(error, StoreError::NotFound(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn only_backups_are_listed() {
+        let store = InMemory::new();
+        for name in ["a.tar.zst", "b.tar.zst.age", "notes.txt"] {
+            let (path, location) = at(name);
+            let text = if name.ends_with(".age") {
+                "age-encryption.org/v1\n"
+            } else {
+                "x"
+            };
+            put_to(&store, &path, &location, &mut mk_file(text.as_bytes()))
+                .await
+                .unwrap();
+        }
+        let place: Location = PLACE.parse().unwrap();
+        let url = PLACE.parse().unwrap();
+        let found = list_in(&store, &Path::from("backups"), &url, &place)
+            .await
+            .unwrap();
+        let found: Vec<_> = found
+            .iter()
+            .map(|l| (l.location.to_string(), l.is_encrypted))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (format!("{PLACE}a.tar.zst"), false),
+                (format!("{PLACE}b.tar.zst.age"), true)
+            ]
+        );
+    }
+
+    /// No credentials are needed to see that the address is understood, TLS included.
+    #[test]
+    fn services_are_known_by_their_urls() {
+        for text in ["s3://bucket/a", "gs://bucket/a", "az://container/a"] {
+            let location: Location = text.parse().unwrap();
+            let Location::Object(url) = &location else {
+                panic!("{location} is in object storage");
+            };
+            let known = connect(url, &location).map(|(_, path)| path.to_string());
+            match known {
+                Ok(path) => assert_eq!(path, "a"),
+                // Azure's address has no account in it, which the environment gives.
+                Err(error) => assert!(error.to_string().contains("ccount"), "{error}"),
+            }
+        }
+    }
+}

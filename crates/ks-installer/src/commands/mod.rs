@@ -2,15 +2,15 @@
 
 mod backup;
 mod demo;
+mod drift;
 mod plan;
 mod rehearse;
+mod rollback;
+mod run;
 mod status;
 mod upgrade_command;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use cluster::{Cluster, ConnectOptions};
@@ -38,6 +38,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Plan(args) => plan::plan(&global, &args).await,
         Command::Rehearse(args) => rehearse::rehearse(&global, args).await,
         Command::Upgrade(args) => upgrade_command::upgrade(&global, args).await,
+        Command::Rollback(args) => rollback::rollback(&global, args).await,
         Command::Status(args) => status::status(&global, &args).await,
         Command::Backup(args) => backup::backup(&global, args).await,
         Command::Completions { shell } => {
@@ -143,13 +144,5 @@ fn read_plan(path: &Path) -> anyhow::Result<Plan> {
             "{} is not a saved plan\nhint: save one with: ks-installer plan --save FILE",
             path.display()
         )
-    })
-}
-
-/// A file name that nothing else has: `kubesphere-backup-2026-01-31T10-00-00Z.tar.zst`.
-fn backup_path(asked: Option<PathBuf>, folder: &Path) -> PathBuf {
-    asked.unwrap_or_else(|| {
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H-%M-%SZ");
-        folder.join(format!("kubesphere-backup-{now}.tar.zst"))
     })
 }

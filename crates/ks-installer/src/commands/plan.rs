@@ -3,7 +3,7 @@
 use engine::Prepared;
 use serde_json::json;
 
-use super::{Verdict, Waits, connect, read_error, releases, save_plan, session};
+use super::{Verdict, Waits, connect, drift, releases, save_plan, session};
 use crate::{
     cli::{DecideArgs, Format, Global, PlanArgs},
     output::{self, text},
@@ -12,9 +12,8 @@ use crate::{
 async fn prepare(global: &Global, decide: &DecideArgs) -> anyhow::Result<Prepared> {
     let cluster = connect(global).await?;
     let releases = releases()?;
-    engine::prepare(&session(&cluster, &releases, decide.options(), Waits::default()))
-        .await
-        .map_err(read_error)
+    let mut session = session(&cluster, &releases, decide.options(), Waits::default());
+    drift::prepare(&mut session, decide.asks_about_drift()).await
 }
 
 pub(super) fn verdict(prepared: &Prepared) -> Verdict {

@@ -1,5 +1,6 @@
 //! `status`: what is there.
 
+use engine::{RunEntry, RunOutcome};
 use serde_json::{Value, json};
 use upgrade::health::{self, Health};
 
@@ -41,6 +42,8 @@ pub(super) async fn status(global: &Global, args: &DecideArgs) -> anyhow::Result
             (deployment.key().to_string(), words, health == Health::Complete)
         })
         .collect();
+    let journal = engine::Journal::of(snapshot.get(&engine::journal_key()));
+    let last = journal.last();
     let writes = prepared.decision.plan.as_ref().map(upgrade::Plan::writes);
     if global.output == Format::Json {
         output::json(&json!({
@@ -48,6 +51,7 @@ pub(super) async fn status(global: &Global, args: &DecideArgs) -> anyhow::Result
             "kubernetes": snapshot.kubernetes,
             "target": prepared.decision.to,
             "pendingWrites": writes,
+            "lastRun": last,
             "components": components.iter().map(|(name, status)| json!({"name": name, "status": status})).collect::<Vec<_>>(),
             "workloads": workloads.iter().map(|(name, words, ok)| json!({"name": name, "state": words, "healthy": ok})).collect::<Vec<_>>(),
             "findings": prepared.findings(),
@@ -91,6 +95,37 @@ pub(super) async fn status(global: &Global, args: &DecideArgs) -> anyhow::Result
             None => "no plan can be made; see: ks-installer preflight\n".to_owned(),
         }
     ));
+    if let Some(run) = last {
+        out.push_str(&format!("Last run    {}\n", last_run(run)));
+    }
     output::print(&out);
     Ok(Verdict::Done)
+}
+
+/// `upgrade v3.2.1 → v3.3.1 of 2026-01-31 10:00:00Z: stopped in stage workloads; backup /b.tar.zst`
+fn last_run(run: &RunEntry) -> String {
+    let outcome = match (run.outcome, run.stopped_in()) {
+        (RunOutcome::Done, _) => "done".to_owned(),
+        (RunOutcome::Running, Some(stage)) => format!("in stage {stage}, or cut there"),
+        (RunOutcome::Running, None) => "just begun, or cut there".to_owned(),
+        (RunOutcome::Failed, Some(stage)) => format!("stopped in stage {stage}"),
+        (RunOutcome::Failed, None) => "stopped".to_owned(),
+    };
+    let backup = run
+        .backup
+        .as_ref()
+        .map(|backup| format!("; backup {}", backup.location))
+        .unwrap_or_default();
+    let reason = run
+        .reason
+        .as_ref()
+        .map(|reason| format!(" ({reason})"))
+        .unwrap_or_default();
+    format!(
+        "{} {} → {} of {}: {outcome}{reason}{backup}",
+        run.kind,
+        run.from,
+        run.to,
+        run.started.strftime("%Y-%m-%d %H:%M:%SZ")
+    )
 }

@@ -2,16 +2,19 @@
 
 use std::{
     io::{BufRead as _, IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use engine::{Prepared, Report, Session, SessionError};
+use cluster::store::Location;
+use engine::{BackupEntry, Prepared, Report, RunKind, Session, SessionError};
 use serde_json::{Value, json};
+use upgrade::Backup;
 
-use super::{
-    Verdict, Waits, backup, backup_path, connect, plan, read_error, read_plan, releases, session, with_hint,
+use super::{Verdict, Waits, backup, connect, drift, plan, read_error, read_plan, releases, rollback,
+    run::{self, Stopped},
+    session, with_hint,
 };
 use crate::{
     cli::{Format, Global, UpgradeArgs},
@@ -21,6 +24,7 @@ use crate::{
 pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Result<Verdict> {
     let saved = args.plan.as_deref().map(read_plan).transpose()?;
     let json = global.output == Format::Json;
+    let target = backup::Target::new(args.backup, Path::new("."), backup::encryption(&args.encrypt)?);
     if !args.yes && !std::io::stdin().is_terminal() {
         bail!(
             "upgrade asks before it writes, and there is nobody to ask\nhint: look at ks-installer plan, then add --yes"
@@ -36,8 +40,8 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         rollout: Duration::from_secs(args.wait),
         controllers: Duration::from_secs(args.wait_controllers),
     };
-    let session = session(&cluster, &releases, options, waits);
-    let prepared = engine::prepare(&session).await.map_err(read_error)?;
+    let mut session = session(&cluster, &releases, options, waits);
+    let prepared = drift::prepare(&mut session, args.decide.asks_about_drift()).await?;
 
     let refuse = |why: &str, details: Value| -> anyhow::Result<Verdict> {
         if json {
@@ -105,8 +109,29 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         output::print("Nothing was written.\n");
         return Ok(Verdict::Refused);
     }
-    let path = backup_path(args.backup, Path::new("."));
-    let outcome = execute(&session, prepared, path, !json).await?;
+    let outcome = match execute(&session, prepared, target, !json).await {
+        Ok(outcome) if args.rollback_on_failure && !outcome.report.is_verified() => {
+            if !json {
+                output::print(&outcome.to_text());
+            }
+            return go_back(&session, &outcome.made, waits, "verification failed", json).await;
+        }
+        Ok(outcome) => outcome,
+        Err(Failed::Stopped(Stopped::Held(error), _)) => {
+            let hint = error.hint().unwrap_or_default();
+            output::note(&format!("Nothing was written: {error}\nhint: {hint}"));
+            if json {
+                output::json(&json!({"upgraded": false, "why": error.to_string()}))?;
+            }
+            return Ok(Verdict::Refused);
+        }
+        Err(Failed::Stopped(Stopped::Failed(error), Some(made))) if args.rollback_on_failure => {
+            let why = format!("{:#}", session_error(error));
+            output::note(&format!("error: {why}"));
+            return go_back(&session, &made, waits, &why, json).await;
+        }
+        Err(failed) => return Err(failed.into()),
+    };
     if json {
         output::json(&outcome.to_json())?;
     } else {
@@ -135,36 +160,156 @@ fn confirm(writes: usize) -> anyhow::Result<bool> {
 /// What a whole upgrade came to.
 pub(super) struct Outcome {
     pub report: Report,
-    pub backup: PathBuf,
+    pub backup: Location,
     pub to: String,
+    made: Made,
 }
 
-/// Backs up, carries out, verifies.
+/// The backup that was made, as it is in memory.
+pub(super) struct Made {
+    location: Location,
+    entry: BackupEntry,
+    backup: Backup,
+}
+
+/// Why an upgrade did not come to its end, and the backup, when there is one by then.
+pub(super) enum Failed {
+    Backup(anyhow::Error),
+    Stopped(Stopped, Option<Box<Made>>),
+}
+
+impl From<Failed> for anyhow::Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Backup(error) => error,
+            Failed::Stopped(stopped, None) => stopped.into(),
+            Failed::Stopped(stopped, Some(made)) => {
+                let is_rollout = matches!(
+                    &stopped,
+                    Stopped::Failed(SessionError::Run(error)) if error.is_failed_rollout()
+                );
+                let serving = if is_rollout {
+                    " The old replicas go on serving where the new ones are not ready."
+                } else {
+                    ""
+                };
+                let error = anyhow::Error::from(stopped);
+                anyhow!(
+                    "{error:#}\nThe upgrade is not finished.{serving} Run it again: it goes on from here. Or go back with: ks-installer rollback --to {}",
+                    made.location
+                )
+            }
+        }
+    }
+}
+
+/// Backs up, carries out, verifies. No other run writes meanwhile.
 pub(super) async fn execute(
     session: &Session<'_>,
     prepared: Prepared,
-    path: PathBuf,
+    target: backup::Target,
     show: bool,
-) -> anyhow::Result<Outcome> {
+) -> Result<Outcome, Failed> {
     let progress = Progress::new(show);
+    let claim = run::claim(session.cluster)
+        .await
+        .map_err(|stopped| Failed::Stopped(stopped, None))?;
+    let done = claimed(session, prepared, target, &progress, &claim).await;
+    claim.release().await;
+    done
+}
+
+async fn claimed(
+    session: &Session<'_>,
+    prepared: Prepared,
+    target: backup::Target,
+    progress: &Progress,
+    claim: &run::Claim,
+) -> Result<Outcome, Failed> {
     let to = prepared.decision.to.clone();
+    let Some(plan) = prepared.decision.plan.clone() else {
+        let blocked = SessionError::Blocked(prepared.decision.findings);
+        return Err(Failed::Stopped(Stopped::Failed(blocked), None));
+    };
     progress.begin("Backup");
-    let saved = backup::write(&prepared.snapshot, prepared.decision.plan.as_ref(), &path)
-        .context("there is no backup, so nothing was written to the cluster")?;
+    let saved = backup::write(session.cluster, &prepared.snapshot, Some(&plan), &target)
+        .await
+        .context("there is no backup, so nothing was written to the cluster")
+        .map_err(Failed::Backup)?;
     progress.end(&format!(
         "{}, verified: {}",
-        text::count(saved, "object"),
-        path.display()
+        text::count(saved.index.count, "object"),
+        target.location
     ));
-    let report = session.execute(prepared, &|event| progress.event(event)).await.map_err(|error| {
-        let error = session_error(error);
-        anyhow!("{error:#}\nThe upgrade is not finished. Run it again: it goes on from here. The backup is {}", path.display())
+    let entry = run::backup_entry(&target.location, &saved);
+    let run = run::new_run(RunKind::Upgrade, &plan, entry.clone());
+    let made = Made {
+        location: target.location,
+        entry,
+        backup: Backup {
+            snapshot: prepared.snapshot.clone(),
+            cluster: plan.cluster.clone(),
+            plan: Some(plan),
+            tool: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+    };
+    let listen = |event| progress.event(event);
+    let report = claim
+        .carry_out(session.cluster, run, progress, async |recorder| {
+            session.execute_recorded(prepared, Some(recorder), &listen).await
+        })
+        .await;
+    match report {
+        Ok(report) => Ok(Outcome {
+            report,
+            backup: made.location.clone(),
+            to,
+            made,
+        }),
+        Err(stopped) => Err(Failed::Stopped(stopped, Some(Box::new(made)))),
+    }
+}
+
+/// Goes back to before the upgrade. The exit status says that the upgrade failed, whatever comes of it.
+async fn go_back(
+    session: &Session<'_>,
+    made: &Made,
+    waits: Waits,
+    why: &str,
+    json: bool,
+) -> anyhow::Result<Verdict> {
+    output::note("Going back to the backup.");
+    let first = run::journaled_backup(session.cluster).await.map_err(read_error)?;
+    let rolled_back = async {
+        if let Some(first) = first.filter(|first| first.location != made.entry.location) {
+            // This run went on with another one, and found a half upgraded cluster.
+            bail!(
+                "the upgrade was begun by an earlier run; go back to before that with: ks-installer rollback --to {}",
+                first.location
+            );
+        }
+        let rollback = rollback::rollback_of(session.cluster, session.releases, &made.backup, waits);
+        let prepared = engine::prepare_rollback(&rollback).await.map_err(read_error)?;
+        let to = prepared.decision.to.clone();
+        let report = rollback::carry_out(&rollback, prepared, made.entry.clone(), !json).await?;
+        Ok((report, to))
+    };
+    let (report, to) = rolled_back.await.with_context(|| {
+        format!(
+            "the upgrade failed, and so did going back; go on with: ks-installer rollback --to {}",
+            made.location
+        )
     })?;
-    Ok(Outcome {
-        report,
-        backup: path,
-        to,
-    })
+    if json {
+        let mut value = rollback::to_json(&report, &to);
+        value["upgraded"] = false.into();
+        value["why"] = why.into();
+        output::json(&value)?;
+    } else {
+        output::print(&rollback::to_text(&report, &to));
+        output::print("The upgrade failed and was taken back.\n");
+    }
+    Ok(Verdict::Refused)
 }
 
 /// The error with what to do about it.
@@ -190,7 +335,7 @@ impl Outcome {
             "writingSeconds": self.report.writing.as_secs_f64(),
             "verified": self.report.is_verified(),
             "findings": self.report.findings,
-            "backup": self.backup,
+            "backup": self.backup.to_string(),
         })
     }
 
@@ -206,7 +351,7 @@ impl Outcome {
             text::count(self.report.written, "object"),
             text::duration(self.report.took),
             text::duration(self.report.writing),
-            self.backup.display()
+            self.backup
         )
     }
 }

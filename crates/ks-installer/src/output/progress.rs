@@ -60,6 +60,11 @@ impl Progress {
         }
     }
 
+    /// Says something in between.
+    pub(crate) fn note(&self, text: &str) {
+        self.line(&format!("  {text}"));
+    }
+
     /// Takes an event of the engine.
     pub(crate) fn event(&self, event: Event) {
         match event {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
-use object::diff::Change;
+use object::{diff::Change, drift::Drift};
 use serde_json::Value;
 use upgrade::{Action, Finding, Plan, Severity, Step};
 
@@ -144,9 +144,11 @@ fn is_wait(step: &Step) -> bool {
 fn verb(step: &Step) -> &'static str {
     match (&step.action, &step.before) {
         (Action::Apply { .. } | Action::Generate { .. }, None) => "create",
-        (Action::Apply { .. } | Action::Patch { .. } | Action::Generate { .. }, _) => "change",
         (Action::Record { .. }, None) => "record",
-        (Action::Record { .. }, _) => "change",
+        (
+            Action::Apply { .. } | Action::Patch { .. } | Action::Generate { .. } | Action::Record { .. },
+            _,
+        ) => "change",
         (Action::Delete { .. }, _) => "delete",
         (Action::Scale { .. }, _) => "scale",
         (Action::Wait { .. }, _) => "wait for",
@@ -173,15 +175,41 @@ fn step(out: &mut String, step: &Step, details: bool) {
         for change in &step.changes {
             let _ = writeln!(out, "      {}", self::change(change));
         }
+        for drift in &step.drift {
+            let _ = writeln!(out, "      {}", self::drift(drift));
+        }
     }
 }
 
 fn change(change: &Change) -> String {
-    let side = |value: &Option<Value>| match value {
+    format!("{}: {} → {}", change.path, side(change.from.as_ref()), side(change.to.as_ref()))
+}
+
+/// `changed by hand: spec.replicas: released 1, now 5, the new release 1: stays`
+fn drift(drift: &Drift) -> String {
+    format!(
+        "changed by hand: {}: {}: {}",
+        drift.path,
+        drift_sides(drift),
+        if drift.kept { "stays" } else { "is put back" }
+    )
+}
+
+/// `released 1, now 5, the new release 1`
+pub(crate) fn drift_sides(drift: &Drift) -> String {
+    format!(
+        "released {}, now {}, the new release {}",
+        side(drift.released.as_ref()),
+        side(drift.live.as_ref()),
+        side(drift.new.as_ref())
+    )
+}
+
+fn side(value: Option<&Value>) -> String {
+    match value {
         None => "(none)".to_owned(),
         Some(value) => clip(&value.to_string(), 100),
-    };
-    format!("{}: {} → {}", change.path, side(&change.from), side(&change.to))
+    }
 }
 
 fn clip(text: &str, length: usize) -> String {

@@ -5,7 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backup;
 mod core;
+mod drift;
 mod helm;
 mod interrupted;
+mod journal;
+mod rollback;
 mod tenants;

@@ -5,8 +5,13 @@ mod core;
 mod helm;
 mod step;
 
+pub(crate) use step::{merge_patch, patch_changes, step};
+
 use ::access::Impact;
-use object::{Object, ObjectKey, merge::DriftPolicy};
+use object::{
+    Object, ObjectKey,
+    drift::{Drift, DriftPolicy, Verdict},
+};
 use release::{Files, Release, Releases, Version};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +31,9 @@ pub struct Options {
     pub target: Option<String>,
     /// What becomes of fields that were changed by hand.
     pub drift: DriftPolicy,
+    /// What was answered about single fields; goes before the policy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub drift_answers: Vec<DriftAnswer>,
     /// Go on on a Kubernetes version that the release does not support.
     pub allow_unsupported_kubernetes: bool,
     /// Bring the rules of kept templates up to the new release in custom roles.
@@ -41,11 +49,27 @@ impl Default for Options {
         Self {
             target: None,
             drift: DriftPolicy::default(),
+            drift_answers: Vec::new(),
             allow_unsupported_kubernetes: false,
             refresh_templates: true,
             now: None,
         }
     }
+}
+
+/// What is to become of one field that was changed by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftAnswer {
+    pub object: ObjectKey,
+    pub path: String,
+    pub verdict: Verdict,
+}
+
+/// A field of an object that was changed by hand.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DriftOf {
+    pub object: ObjectKey,
+    pub drift: Drift,
 }
 
 /// What was decided. A plan is there whenever one could be made, also beside blockers; with blockers it must not
@@ -59,6 +83,8 @@ pub struct Decision {
     pub plan: Option<Plan>,
     /// Sorted, most severe first.
     pub findings: Vec<Finding>,
+    /// All that was changed by hand, whether or not the object is written; secrets are left out.
+    pub drift: Vec<DriftOf>,
 }
 
 /// The Deployment of the installer in the cluster.
@@ -102,6 +128,7 @@ pub fn decide(snapshot: &Snapshot, releases: &Releases, options: &Options) -> De
                 to,
                 plan: None,
                 findings: vec![*finding],
+                drift: Vec::new(),
             };
         }
     };
@@ -114,6 +141,7 @@ pub fn decide(snapshot: &Snapshot, releases: &Releases, options: &Options) -> De
         to: release.version.to_string(),
         plan,
         findings,
+        drift: decider.drift,
     }
 }
 
@@ -180,6 +208,7 @@ struct Decider<'a> {
     stages: Vec<Stage>,
     settings: Option<Settings>,
     impact: Impact,
+    drift: Vec<DriftOf>,
     /// Objects of the release that already are as they should be.
     unchanged: usize,
 }
@@ -195,6 +224,7 @@ impl<'a> Decider<'a> {
             stages: Vec::new(),
             settings: None,
             impact: Impact::default(),
+            drift: Vec::new(),
             unchanged: 0,
         }
     }

@@ -1,9 +1,9 @@
 //! Steps, made from an object as it is and as it should be.
 
-use object::{Object, ObjectKey, diff, merge};
+use object::{Object, ObjectKey, diff, drift::Rule, merge};
 use serde_json::Value;
 
-use super::{Decider, ORDER};
+use super::{Decider, DriftOf, ORDER};
 use crate::{
     Action, Finding, Stage, Step,
     plan::{self, Body, Condition},
@@ -40,7 +40,7 @@ impl Decider<'_> {
             self.push(stage, step(key, action, None));
             return true;
         };
-        let mut merged = merge::three_way(old, live, new, self.options.drift);
+        let mut merged = merge::three_way(old, live, new, self.drift_rule(&key));
         if merged.drift.is_empty() && merged.changes.is_empty() {
             self.unchanged += 1;
             return false;
@@ -49,18 +49,31 @@ impl Decider<'_> {
             let shown =
                 diff::Change::new(&drift.path, drift.released.as_ref(), drift.live.as_ref()).redacted(&key);
             (drift.released, drift.live) = (shown.from, shown.to);
-            let message = if drift.kept {
-                format!("{} was changed by hand and stays as it is", drift.path)
-            } else {
-                format!("{} was changed by hand; the release sets it", drift.path)
-            };
-            let finding = if drift.kept {
-                Finding::info(reasons::DRIFT_KEPT, message)
-                    .hint("upgrade with --drift overwrite to put the release's values back")
-            } else {
-                Finding::warning(reasons::DRIFT_OVERWRITTEN, message)
+            drift.new = diff::Change::new(&drift.path, None, drift.new.as_ref())
+                .redacted(&key)
+                .to;
+            let path = &drift.path;
+            let finding = match (drift.kept, drift.open) {
+                (true, _) => Finding::info(
+                    reasons::DRIFT_KEPT,
+                    format!("{path} was changed by hand and stays as it is"),
+                )
+                .hint("upgrade with --drift overwrite to put the release's values back, or with --drift ask"),
+                (false, true) => Finding::warning(
+                    reasons::DRIFT_OVERWRITTEN,
+                    format!("{path} was changed by hand and gets the release's value back"),
+                )
+                .hint("upgrade with --drift keep to let such fields stay as they are, or with --drift ask"),
+                (false, false) => Finding::warning(
+                    reasons::DRIFT_OVERWRITTEN,
+                    format!("{path} was changed by hand; the release sets it"),
+                ),
             };
             self.findings.push(finding.on(key.clone()));
+            self.drift.push(DriftOf {
+                object: key.clone(),
+                drift: drift.clone(),
+            });
         }
         if merged.changes.is_empty() {
             self.unchanged += 1;
@@ -88,6 +101,18 @@ impl Decider<'_> {
         step.drift = merged.drift;
         self.push(stage, step);
         true
+    }
+
+    /// The policy for an object's drift, with what was answered about its fields.
+    fn drift_rule(&self, key: &ObjectKey) -> Rule {
+        let answers = self.options.drift_answers.iter();
+        Rule {
+            policy: self.options.drift,
+            answers: answers
+                .filter(|answer| answer.object == *key)
+                .map(|answer| (answer.path.clone(), answer.verdict))
+                .collect(),
+        }
     }
 
     /// Plans a merge patch of a live object, as it will be after what is planned for it already.
@@ -125,7 +150,7 @@ impl Decider<'_> {
     }
 }
 
-pub(super) fn step(object: ObjectKey, action: Action, live: Option<&Object>) -> Step {
+pub(crate) fn step(object: ObjectKey, action: Action, live: Option<&Object>) -> Step {
     Step {
         object,
         action,
@@ -137,13 +162,13 @@ pub(super) fn step(object: ObjectKey, action: Action, live: Option<&Object>) -> 
 }
 
 /// What a JSON merge patch (RFC 7386) changes in a value.
-fn patch_changes(live: &Value, patch: &Value) -> Vec<diff::Change> {
+pub(crate) fn patch_changes(live: &Value, patch: &Value) -> Vec<diff::Change> {
     let mut after = live.clone();
     merge_patch(&mut after, patch);
     diff::changes(live, &after)
 }
 
-pub(super) fn merge_patch(value: &mut Value, patch: &Value) {
+pub(crate) fn merge_patch(value: &mut Value, patch: &Value) {
     let Some(patch) = patch.as_object() else {
         *value = patch.clone();
         return;

@@ -25,6 +25,7 @@ use object::{Object, ObjectKey};
 use release::{Component, Inputs, Release};
 use serde_json::Value;
 
+pub(crate) use self::path::merge_patch as merge_patch_between;
 pub use self::{
     convert::{Conversion, convert},
     facts::{ClusterFacts, LiveFacts, cluster_facts},

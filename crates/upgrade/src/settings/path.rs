@@ -93,7 +93,7 @@ fn without_nulls(value: Value) -> Value {
 
 /// The JSON merge patch (RFC 7386) that makes `new` of `old`; `None` when they are equal. Maps are compared key by
 /// key; a key that `new` lacks is patched with null.
-pub(super) fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
+pub(crate) fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
     let (Some(from), Some(to)) = (old.as_object(), new.as_object()) else {
         return (old != new).then(|| new.clone());
     };

@@ -5,14 +5,12 @@ mod sample;
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, anyhow};
-use cluster::Cluster;
+use cluster::{Cluster, encryption::Encryption};
 use release::{Files, Release, Releases};
 use sandbox::{Config, Sandbox, ServeOptions};
 use serde_json::json;
 
-use super::{
-    Verdict, Waits, backup_path, read_error, rehearse, releases, save_plan, session, upgrade_command,
-};
+use super::{Verdict, Waits, backup, read_error, rehearse, releases, save_plan, session, upgrade_command};
 use crate::{
     cli::{DecideArgs, DemoArgs, Format, Global},
     output::{self, progress::Progress, text},
@@ -73,7 +71,8 @@ pub(super) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<Verd
     if prepared.blockers().next().is_some() {
         return Ok(Verdict::Refused);
     }
-    let outcome = upgrade_command::execute(&session, prepared, backup_path(None, &folder), !json).await?;
+    let backup = backup::Target::new(None, &folder, Encryption::None);
+    let outcome = upgrade_command::execute(&session, prepared, backup, !json).await?;
     let verified = outcome.report.is_verified();
     if json {
         let mut report = outcome.to_json();

