@@ -4,7 +4,7 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use cluster::{Cluster, ErrorClass, FIELD_MANAGER};
+use cluster::{ErrorClass, FIELD_MANAGER};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use object::{Object, ObjectKey};
 use rand::{RngExt as _, seq::SliceRandom as _};
@@ -16,14 +16,15 @@ use release::{Certificate, GeneratedSecret, Recipe};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
-use crate::{Outcome, RunError};
+use crate::{Outcome, RunError, write::Writer};
 
 /// Makes what is missing of a Secret. Keys that are there stay, unless the ClusterConfiguration sets them otherwise.
 pub(crate) async fn make(
-    cluster: &Cluster,
+    writer: &Writer<'_>,
     key: &ObjectKey,
     secret: &GeneratedSecret,
 ) -> Result<Outcome, RunError> {
+    let cluster = writer.cluster;
     let live = cluster.get(key).await?;
     let configuration = cluster.get(&upgrade::cluster_configuration_key()).await?;
     let spec = configuration
@@ -43,27 +44,29 @@ pub(crate) async fn make(
         Some(object) => {
             let version = object.resource_version();
             let patch = json!({"metadata": {"resourceVersion": version}, "data": data});
-            cluster.merge_patch(key, &patch).await
+            writer.retry(key, || cluster.merge_patch(key, &patch)).await
         }
         None => {
-            cluster
-                .create(&json!({
-                    "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-                    "metadata": {
-                        "name": secret.name, "namespace": secret.namespace,
-                        "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
-                    },
-                    "data": data,
-                }))
-                .await
+            let body = json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                "metadata": {
+                    "name": secret.name, "namespace": secret.namespace,
+                    "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
+                },
+                "data": data,
+            });
+            writer.retry(key, || cluster.create(&body)).await
         }
     };
     match written {
         Ok(_) => Ok(Outcome::Changed),
-        Err(error) if matches!(error.class(), ErrorClass::Conflict | ErrorClass::AlreadyExists) => {
+        // A first try whose answer was lost ends here, too.
+        Err(RunError::WriteObject(error))
+            if matches!(error.class(), ErrorClass::Conflict | ErrorClass::AlreadyExists) =>
+        {
             Ok(Outcome::Superseded)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

@@ -43,12 +43,18 @@ impl Writer<'_> {
                 self.patch(step, read, &json!({"spec": {"replicas": replicas}}))
                     .await
             }
-            Action::Generate { secret } => generate::make(self.cluster, &step.object, secret).await,
+            Action::Generate { secret } => generate::make(self, &step.object, secret).await,
             Action::Record { body, .. } => self.record(step, read, body).await,
             Action::Delete { uid } => {
-                self.retry(&step.object, || self.cluster.delete(&step.object, uid))
-                    .await?;
-                Ok(Outcome::Changed)
+                match self
+                    .retry(&step.object, || self.cluster.delete(&step.object, uid))
+                    .await
+                {
+                    Ok(()) => Ok(Outcome::Changed),
+                    // Another object has taken the name.
+                    Err(error) if is_conflict(&error) => Ok(Outcome::Superseded),
+                    Err(error) => Err(error),
+                }
             }
             Action::Wait { .. } => Ok(Outcome::Held),
         }
@@ -157,8 +163,9 @@ impl Writer<'_> {
     where
         F: Future<Output = Result<T, WriteError>>,
     {
-        // Spread, so that the steps which failed side by side do not come back side by side.
-        let policy = Policy::WRITE.with_seed(rand::random());
+        // Spread by the object, so that the steps which failed side by side do not come back side by side, and that a run
+        // can be played again.
+        let policy = Policy::WRITE.with_seed(seed(key));
         let written = with_backoff(&policy, write, |error, after| {
             (self.listen)(Event::Retrying {
                 object: key.clone(),
@@ -168,6 +175,14 @@ impl Writer<'_> {
         });
         Ok(written.await?)
     }
+}
+
+/// A number that differs from object to object, and is the same for the same one.
+fn seed(key: &ObjectKey) -> u64 {
+    // FNV-1a
+    key.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 fn is_conflict(error: &RunError) -> bool {
