@@ -48,9 +48,11 @@ fn a_run_that_is_stopped_leaves_what_it_had_written() {
         for (moment, written) in [(Moment::Before, write - 1), (Moment::AfterEffect, write)] {
             let sandbox = RUN.start.fork();
             let faults = Faults::scripted([Rule::write(write as u64, Fault::Stop(moment))]);
-            let cluster = faulty(&sandbox, &faults);
-            let session = support::session(&cluster, Options::default());
-            let ended = block_on(session.execute(common::copy(&prepared), &|_| {}));
+            let ended = block_on(async {
+                let cluster = faulty(&sandbox, &faults);
+                let session = support::session(&cluster, Options::default());
+                session.execute(common::copy(&prepared), &|_| {}).await
+            });
             let at = format!("stopped at write {write}, {moment:?}");
             assert!(faults.is_stopped(), "{at}");
             assert!(!ended.expect_err(&at).to_string().is_empty(), "{at}");

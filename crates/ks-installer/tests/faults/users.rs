@@ -18,7 +18,7 @@ use crate::{
 /// 50 writes a second.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long the API server takes for a request of the upgrade.
-const LATENCY: Duration = Duration::from_millis(4);
+const LATENCY: Duration = Duration::from_millis(20);
 const API: &str = "iam.kubesphere.io/v1alpha2";
 
 fn custom_roles() -> Vec<ObjectKey> {
