@@ -143,6 +143,13 @@ pub fn same(path: &str, a: &Value, b: &Value) -> bool {
     }
 }
 
+/// `spec.template.spec.containers[name=ks-apiserver]`
+fn item_path(path: &str, keys: &[&str], item: &Value) -> String {
+    let value = item.get(keys[0]).cloned().unwrap_or_default();
+    let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    format!("{path}[{}={value}]", keys[0])
+}
+
 /// `live` with what is applied put in, and what the old release set and nobody sets any more taken out.
 fn overlay(live: &Value, old: Option<&Value>, applied: &Value) -> Value {
     let (Some(live), Some(applied)) = (live.as_object(), applied.as_object()) else {
@@ -203,7 +210,7 @@ impl Context {
             }
             if let Some(live) = live.get(name).filter(|l| !l.is_null()) {
                 let path = diff::join(path, name);
-                if let Some(kept) = self.dropped(&path, value, live) {
+                if let Some(kept) = self.dropped(&path, name, value, live) {
                     applied.insert(name.clone(), kept);
                 }
             }
@@ -212,7 +219,7 @@ impl Context {
     }
 
     /// A field that the new release no longer sets: goes, unless somebody made it something else meanwhile.
-    fn dropped(&mut self, path: &str, old: &Value, live: &Value) -> Option<Value> {
+    fn dropped(&mut self, path: &str, field: &str, old: &Value, live: &Value) -> Option<Value> {
         if path == "metadata.creationTimestamp" {
             return None;
         }
@@ -220,12 +227,19 @@ impl Context {
             let mut kept = Map::new();
             for (name, value) in old {
                 if let Some(live) = live.get(name)
-                    && let Some(value) = self.dropped(&diff::join(path, name), value, live)
+                    && let Some(value) = self.dropped(&diff::join(path, name), name, value, live)
                 {
                     kept.insert(name.clone(), value);
                 }
             }
             return (!kept.is_empty()).then_some(Value::Object(kept));
+        }
+        if let (Some(old), Some(live)) = (old.as_array(), live.as_array())
+            && let Some(keys) = self.keys_of(field, old)
+        {
+            // Only its items were the release's; what others added to the list is theirs.
+            self.dropped_items(path, keys, old.iter(), live);
+            return None;
         }
         let drifted = !same(path, old, live);
         let kept = drifted && self.rule.verdict(path) == Verdict::Keep;
@@ -250,20 +264,12 @@ impl Context {
         let (Some(live_items), Some(items)) = (live.as_array(), new.as_array()) else {
             return self.leaf(path, old, Some(live), new);
         };
-        let keys = items
-            .first()
-            .filter(|_| self.builtin)
-            .and_then(|item| list_keys(field, item));
-        let Some(keys) = keys else {
+        let Some(keys) = self.keys_of(field, items) else {
             return self.leaf(path, old, Some(live), new);
         };
         let no_items = Vec::new();
         let old_items = old.and_then(Value::as_array).unwrap_or(&no_items);
-        let label = |item: &Value| {
-            let value = item.get(keys[0]).cloned().unwrap_or_default();
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            format!("{path}[{}={value}]", keys[0])
-        };
+        let label = |item: &Value| item_path(path, keys, item);
         let mut applied = Vec::new();
         for item in items {
             let old = old_items.iter().find(|o| same_item(keys, o, item));
@@ -273,15 +279,35 @@ impl Context {
             };
             applied.push(out);
         }
-        for old in old_items
+        let gone = old_items
             .iter()
-            .filter(|o| !items.iter().any(|i| same_item(keys, i, o)))
-        {
-            if let Some(live) = live_items.iter().find(|l| same_item(keys, l, old)) {
-                self.changes.push(Change::new(&label(old), Some(live), None));
+            .filter(|o| !items.iter().any(|i| same_item(keys, i, o)));
+        self.dropped_items(path, keys, gone, live_items);
+        Value::Array(applied)
+    }
+
+    /// The keys of a list's items, where it is a list of items that are told apart.
+    fn keys_of(&self, field: &str, items: &[Value]) -> Option<&'static [&'static str]> {
+        items
+            .first()
+            .filter(|_| self.builtin)
+            .and_then(|item| list_keys(field, item))
+    }
+
+    /// Items that the new release no longer has go, as far as they are there.
+    fn dropped_items<'a>(
+        &mut self,
+        path: &str,
+        keys: &[&str],
+        old: impl Iterator<Item = &'a Value>,
+        live: &[Value],
+    ) {
+        for old in old {
+            if let Some(live) = live.iter().find(|l| same_item(keys, l, old)) {
+                self.changes
+                    .push(Change::new(&item_path(path, keys, old), Some(live), None));
             }
         }
-        Value::Array(applied)
     }
 
     /// A document inside a text (a configuration file in a ConfigMap) that somebody edited is merged key by key
@@ -404,6 +430,19 @@ mod tests {
             &[("spec.replicas", true), ("spec.minReadySeconds", true)],
         );
         assert_eq!(applied, json!({"replicas":5,"minReadySeconds":9}));
+    }
+
+    #[test]
+    fn items_of_a_dropped_list_go_and_others_items_stay() {
+        let container = |env: Value| json!({"template":{"spec":{"containers":[{"name":"a","env":env}]}}});
+        let applied = check(
+            Some(container(json!([{"name":"OLD","value":"1"}]))),
+            container(json!([{"name":"OLD","value":"1"},{"name":"THEIRS","value":"2"}])),
+            json!({"template":{"spec":{"containers":[{"name":"a"}]}}}),
+            &["spec.template.spec.containers[name=a].env[name=OLD]"],
+            &[],
+        );
+        assert_eq!(applied["template"]["spec"]["containers"], json!([{"name":"a"}]));
     }
 
     #[test]
