@@ -111,18 +111,24 @@ fn dump() -> Vec<Value> {
     metadata["annotations"]["theirs"] = "kept".into();
     metadata["labels"]["team"] = "kept".into();
     let fields = metadata["managedFields"].as_array_mut().unwrap();
-    let helm = fields.iter_mut().find(|entry| entry["manager"] == "helm").unwrap();
+    let helm = fields
+        .iter_mut()
+        .find(|entry| entry["manager"] == "helm")
+        .unwrap();
     let container = r#"k:{"name":"ks-apiserver"}"#;
-    let item = |name: &str| json!({format!("k:{}", json!({"name": name})): {".": {}, "f:name": {}, "f:value": {}}});
+    let item =
+        |name: &str| json!({format!("k:{}", json!({"name": name})): {".": {}, "f:name": {}, "f:value": {}}});
     let helm = &mut helm["fieldsV1"];
     helm["f:metadata"]["f:annotations"]["f:old.example.org/by"] = json!({});
     let mut env = item("OLD");
     env["."] = json!({});
     helm["f:spec"]["f:template"]["f:spec"]["f:containers"][container]["f:env"] = env;
-    fields.push(json!({"manager": "kubectl-edit", "operation": "Update", "apiVersion": "apps/v1",
+    fields.push(
+        json!({"manager": "kubectl-edit", "operation": "Update", "apiVersion": "apps/v1",
         "fieldsType": "FieldsV1", "time": "2022-01-01T00:00:00Z", "fieldsV1": {
         "f:metadata": {"f:annotations": {"f:theirs": {}}, "f:labels": {"f:team": {}}},
-        "f:spec": {"f:template": {"f:spec": {"f:containers": {container: {"f:env": item("THEIRS")}}}}}}}));
+        "f:spec": {"f:template": {"f:spec": {"f:containers": {container: {"f:env": item("THEIRS")}}}}}}}),
+    );
     live["spec"]["template"]["spec"]["containers"][0]["env"] =
         json!([{"name": "OLD", "value": "1"}, {"name": "THEIRS", "value": "kept"}]);
     objects

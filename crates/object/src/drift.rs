@@ -85,9 +85,7 @@ impl Place {
             Self::OfContainer(name) => path
                 .rsplit_once("].")
                 .is_some_and(|(container, last)| last == name && container.contains("ontainers[name=")),
-            Self::Within(name) => path
-                .split('.')
-                .any(|part| part.split('[').next() == Some(name)),
+            Self::Within(name) => path.split('.').any(|part| part.split('[').next() == Some(name)),
         }
     }
 }

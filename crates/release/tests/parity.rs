@@ -185,3 +185,42 @@ fn the_helm_release_owns_the_same_objects() {
         }
     }
 }
+
+/// A cluster that upstream brought to the release needs no further revision: Helm's own record describes it already.
+#[test]
+fn what_helm_recorded_is_what_would_be_recorded() {
+    for (version, packed) in [V3_3_1, V3_2_1] {
+        let reference = reference(packed);
+        let manifests = rendered(version, &reference, &reference.specs[0], &Value::Null);
+        let of_release = |with_secrets: bool| -> Vec<Object> {
+            // The reference has keys of Secrets, and webhooks' authorities, in place of their values.
+            let is_secret = |object: &Object| {
+                object.kind() == "Secret" || object.kind() == "ValidatingWebhookConfiguration"
+            };
+            manifests
+                .iter()
+                .filter(|manifest| manifest.in_helm_release && (with_secrets || !is_secret(&manifest.object)))
+                .map(|manifest| Object::try_from(common::opened(&manifest.object)).unwrap())
+                .collect()
+        };
+        let ours = of_release(false);
+        let recorded: Vec<Object> = ours
+            .iter()
+            .map(|object| Object::try_from(reference.helm[&object.key()].clone()).unwrap())
+            .collect();
+        let record = |objects: &[Object]| {
+            let record = serde_json::json!({"name": "ks-core", "namespace": "kubesphere-system", "version": 1,
+                "info": {"status": "deployed"}, "manifest": helm::to_manifest(objects)});
+            helm::Record::from_value(record).unwrap()
+        };
+        assert!(helm::describes(&record(&recorded), &ours).unwrap(), "{version}");
+        assert!(!helm::describes(&record(&recorded), &of_release(true)).unwrap());
+        let mut other = recorded.clone();
+        let deployment = other
+            .iter_mut()
+            .find(|object| object.kind() == "Deployment")
+            .unwrap();
+        deployment.as_map_mut()["spec"]["replicas"] = 2.into();
+        assert!(!helm::describes(&record(&other), &ours).unwrap());
+    }
+}

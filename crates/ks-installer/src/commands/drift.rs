@@ -45,7 +45,11 @@ fn questions(
         writeln!(output, "\n{object}: {} was changed by hand", drift.path)?;
         writeln!(output, "  {}", text::drift_sides(drift))?;
         let verdict = loop {
-            let choices = if drift.kept { "[K]eep or [o]verwrite" } else { "[k]eep or [O]verwrite" };
+            let choices = if drift.kept {
+                "[K]eep or [o]verwrite"
+            } else {
+                "[k]eep or [O]verwrite"
+            };
             write!(output, "{choices}? ")?;
             output.flush()?;
             let mut line = String::new();
@@ -54,7 +58,11 @@ fn questions(
                 "k" | "keep" => break Verdict::Keep,
                 "o" | "overwrite" => break Verdict::Overwrite,
                 text if ended || text.is_empty() => {
-                    break if drift.kept { Verdict::Keep } else { Verdict::Overwrite };
+                    break if drift.kept {
+                        Verdict::Keep
+                    } else {
+                        Verdict::Overwrite
+                    };
                 }
                 _ => {}
             }
@@ -101,10 +109,7 @@ mod tests {
         let got: Vec<_> = answers.iter().map(|a| (a.path.as_str(), a.verdict)).collect();
         assert_eq!(got, expect);
         let shown = String::from_utf8(shown).expect("text");
-        assert!(
-            shown.contains("released 1, now 5, the new release 1"),
-            "{shown}"
-        );
+        assert!(shown.contains("released 1, now 5, the new release 1"), "{shown}");
     }
 
     #[test]

@@ -70,12 +70,7 @@ async fn what_was_changed_by_hand_follows_the_policy() {
         support::upgrade_with(&client, options).await;
         assert_eq!(sandbox.requests().writes(), writes);
     };
-    check(
-        DriftPolicy::ByField,
-        vec![],
-        "4 2 kubesphere/ks-apiserver:v3.3.1",
-    )
-    .await;
+    check(DriftPolicy::ByField, vec![], "4 2 kubesphere/ks-apiserver:v3.3.1").await;
     check(DriftPolicy::Keep, vec![], "4 2 mine:1").await;
     check(
         DriftPolicy::Overwrite,
@@ -148,7 +143,8 @@ async fn a_dropped_field_goes_and_what_users_added_stays() {
             if object.key() == apiserver() {
                 let map = object.as_map_mut();
                 map["metadata"]["annotations"]["old.example.org/by"] = "helm".into();
-                map["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "OLD", "value": "1"}]);
+                map["spec"]["template"]["spec"]["containers"][0]["env"] =
+                    json!([{"name": "OLD", "value": "1"}]);
             }
         }
         raw["manifest"] = release::helm::to_manifest(&all).into();
@@ -161,17 +157,22 @@ async fn a_dropped_field_goes_and_what_users_added_stays() {
         live["spec"]["template"]["spec"]["containers"][0]["env"] =
             json!([{"name": "OLD", "value": "1"}, {"name": "THEIRS", "value": "kept"}]);
         let fields = live["metadata"]["managedFields"].as_array_mut().unwrap();
-        let helm = fields.iter_mut().find(|entry| entry["manager"] == "helm").unwrap();
+        let helm = fields
+            .iter_mut()
+            .find(|entry| entry["manager"] == "helm")
+            .unwrap();
         let helm = &mut helm["fieldsV1"];
         helm["f:metadata"]["f:annotations"]["f:old.example.org/by"] = json!({});
         let container = r#"k:{"name":"ks-apiserver"}"#;
         let old = json!({".": {}, r#"k:{"name":"OLD"}"#: {".": {}, "f:name": {}, "f:value": {}}});
         helm["f:spec"]["f:template"]["f:spec"]["f:containers"][container]["f:env"] = old;
         let theirs = json!({r#"k:{"name":"THEIRS"}"#: {".": {}, "f:name": {}, "f:value": {}}});
-        fields.push(json!({"manager": "kubectl-edit", "operation": "Update", "apiVersion": "apps/v1",
+        fields.push(
+            json!({"manager": "kubectl-edit", "operation": "Update", "apiVersion": "apps/v1",
             "fieldsType": "FieldsV1", "time": "2022-01-01T00:00:00Z", "fieldsV1": {
             "f:metadata": {"f:annotations": {"f:theirs": {}}, "f:labels": {"f:team": {}}},
-            "f:spec": {"f:template": {"f:spec": {"f:containers": {container: {"f:env": theirs}}}}}}}));
+            "f:spec": {"f:template": {"f:spec": {"f:containers": {container: {"f:env": theirs}}}}}}}),
+        );
     });
     support::upgrade(&sandbox).await;
     let state = State::of(&sandbox);

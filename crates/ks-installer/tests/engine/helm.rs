@@ -263,7 +263,8 @@ async fn a_record_that_is_too_large_is_left_out_and_told() {
             .wrapping_add(1_442_695_040_888_963_407);
         seed >> 16
     };
-    let text: String = (0..120_000).map(|_| format!("{:012x}", next())).collect();
+    let words: Vec<String> = (0..120_000).map(|_| format!("{:012x}", next())).collect();
+    let text = words.concat();
     let large = json!({"apiVersion": "v1", "kind": "Secret", "stringData": {"x": text},
         "metadata": {"name": "large", "namespace": "kubesphere-system", "uid": "00000000-0000-4000-9000-000000000099"}});
     let sandbox = support::tenants_but(|objects| {

@@ -65,8 +65,37 @@ pub fn unmarked(object: &Object) -> Object {
     object
 }
 
+/// The object without what means the same unsaid: Helm's marks, and the defaults of ports and Services.
+fn bare(object: &Object) -> Object {
+    fn forget_protocols(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                let is_port = map.contains_key("port") || map.contains_key("containerPort");
+                if is_port && map.get("protocol").is_some_and(|protocol| protocol == "TCP") {
+                    map.remove("protocol");
+                }
+                map.values_mut().for_each(forget_protocols);
+            }
+            Value::Array(items) => items.iter_mut().for_each(forget_protocols),
+            _ => {}
+        }
+    }
+    let mut object = unmarked(object);
+    let is_service = object.key().is("", "Service");
+    if let Some(spec) = object.as_map_mut().get_mut("spec") {
+        forget_protocols(spec);
+        if let Some(map) = spec.as_object_mut().filter(|_| is_service)
+            && map.get("type").is_some_and(|kind| kind == "ClusterIP")
+        {
+            map.remove("type");
+        }
+    }
+    object
+}
+
 /// Whether the record already describes these objects: the same ones, and each says the same. How a quantity or a
-/// document inside a text is written makes no difference, nor what Helm puts on every object.
+/// document inside a text is written makes no difference, nor what Helm puts on every object, nor whether a default is
+/// said.
 ///
 /// # Errors
 /// The record's manifest cannot be read.
@@ -74,12 +103,12 @@ pub fn describes(record: &Record, objects: &[Object]) -> Result<bool, HelmError>
     let recorded: BTreeMap<ObjectKey, Object> = record
         .manifest_objects(&super::is_namespaced)?
         .into_iter()
-        .map(|object| (object.key(), unmarked(&object)))
+        .map(|object| (object.key(), bare(&object)))
         .collect();
     let says_no_more = |a: &Object, b: &Object| three_way(None, a, b, DriftPolicy::Keep).changes.is_empty();
     Ok(recorded.len() == objects.len()
         && objects.iter().all(|object| {
-            let object = unmarked(object);
+            let object = bare(object);
             recorded
                 .get(&object.key())
                 .is_some_and(|there| says_no_more(there, &object) && says_no_more(&object, there))
@@ -350,6 +379,24 @@ mod tests {
         check(&map(r#"{x.yaml: "b: 2\na: 1\n"}"#, ", labels: {a: b}"), false);
         check(&map("{}", ""), false);
         assert!(!describes(&mk(1, "deployed", MANIFEST), &[]).unwrap());
+    }
+
+    #[test]
+    fn a_default_that_is_said_says_nothing() {
+        const MANIFEST: &str = "{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {ports: [{port: 80, targetPort: 8080}]}}\n";
+        let check = |spec: &str, expect: bool| {
+            let text = format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: s, namespace: kubesphere-system}}, spec: {spec}}}"
+            );
+            let record = mk(1, "deployed", MANIFEST);
+            assert_eq!(describes(&record, &[object(&text)]).unwrap(), expect, "{spec}");
+        };
+        check(
+            "{type: ClusterIP, ports: [{port: 80, targetPort: 8080, protocol: TCP}]}",
+            true,
+        );
+        check("{ports: [{port: 80, targetPort: 8080, protocol: UDP}]}", false);
+        check("{type: NodePort, ports: [{port: 80, targetPort: 8080}]}", false);
     }
 
     #[test]
