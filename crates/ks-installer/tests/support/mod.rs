@@ -221,3 +221,8 @@ pub(crate) async fn check_nothing_to_do(sandbox: &Sandbox) {
         .filter(|step| !matches!(step.action, upgrade::Action::Wait { .. }));
     assert_eq!(writes.collect::<Vec<_>>(), Vec::<&upgrade::Step>::new());
 }
+
+/// Somebody's edit of a live object.
+pub(crate) fn edit(sandbox: &Sandbox, key: &object::ObjectKey, patch: &Value) {
+    block_on(async { client(sandbox).merge_patch(key, patch).await }).expect("the edit is accepted");
+}
