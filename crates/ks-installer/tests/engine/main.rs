@@ -7,4 +7,5 @@ mod support;
 
 mod core;
 mod interrupted;
+mod parity;
 mod tenants;
