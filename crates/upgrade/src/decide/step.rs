@@ -67,7 +67,7 @@ impl Decider<'_> {
             return false;
         }
         let mut previous = old.cloned();
-        if live.annotation(object::LAST_APPLIED).is_some() {
+        if live.annotation(object::LAST_APPLIED).is_some() && !is_shared(&key) {
             // What client-side apply noted down is no longer true once somebody else applies.
             let previous = previous.get_or_insert_with(|| live.last_applied().unwrap_or_default());
             if previous.is_object() {
@@ -123,6 +123,12 @@ impl Decider<'_> {
     pub(super) fn wait(&mut self, stage: &str, key: ObjectKey, condition: Condition) {
         self.push(stage, step(key, Action::Wait { condition }, None));
     }
+}
+
+/// Whether others set fields of it in their own right, by whatever tool: then nothing that was applied before is the
+/// release's to take away. The release only puts labels on namespaces.
+pub(super) fn is_shared(key: &ObjectKey) -> bool {
+    key.is("", "Namespace")
 }
 
 pub(super) fn step(object: ObjectKey, action: Action, live: Option<&Object>) -> Step {
