@@ -17,16 +17,38 @@ pub(super) async fn backup(global: &Global, args: BackupArgs) -> anyhow::Result<
     let snapshot = cluster.snapshot(&Scope::upgrade()).await.map_err(read_error)?;
     let path = backup_path(args.file, Path::new("."));
     let count = write(&snapshot, None, &path)?;
+    // A group that does not answer (GROUP/VERSION: an aggregated API that is down) has nothing that an upgrade touches.
+    let missing: Vec<_> = snapshot
+        .unreadable
+        .iter()
+        .filter(|unreadable| !unreadable.resource.contains('/'))
+        .collect();
+    let verdict = if missing.is_empty() {
+        Verdict::Done
+    } else {
+        Verdict::Refused
+    };
     if global.output == Format::Json {
-        output::json(&json!({"backup": path, "objects": count}))?;
+        output::json(&json!({"backup": path, "objects": count, "missing": missing}))?;
     } else {
         output::print(&format!(
             "{} saved and read back: {}\nIt holds the cluster's secrets: keep it where only you can read it. Volumes and databases are not in it.\n",
             text::count(count, "object"),
             path.display()
         ));
+        for unreadable in &missing {
+            output::note(&format!(
+                "{} are not in it: {}",
+                unreadable.resource, unreadable.message
+            ));
+        }
+        if !missing.is_empty() {
+            output::note(
+                "hint: this backup is not whole; make it as somebody who may read these, such as a caller bound to cluster-admin",
+            );
+        }
     }
-    Ok(Verdict::Done)
+    Ok(verdict)
 }
 
 /// Writes the archive, which is read back before it gets its name; returns how many objects are in it.
