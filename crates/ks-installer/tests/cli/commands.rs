@@ -287,3 +287,73 @@ fn completions_are_for_every_command() {
         }
     }
 }
+
+#[test]
+fn a_cluster_with_all_components_can_be_rehearsed_and_shows_no_secret() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3).unwrap();
+    let path = root.join("shared/clusters/kubesphere-3.2.1-all.ndjson.zst");
+    if !path.exists() {
+        eprintln!("skipped: there is no dump of a cluster with all components");
+        return;
+    }
+    let installer = Installer::discreet(&support::mk_cluster(support::read(&path)));
+    let from = path.display().to_string();
+    let ended = installer.run(&["rehearse", "--from", &from, "--details", "-vv"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let report = installer
+        .run(&["rehearse", "--from", &from, "-o", "json", "-vv"])
+        .json();
+    assert_eq!(report["verified"], true);
+    let served = serve(support::mk_cluster(support::read(&path)));
+    served.check_reads(&["plan", "--details", "--save", "plan.json", "-vv"], 0);
+    let plan = std::fs::read_to_string(served.installer.path("plan.json")).unwrap();
+    served.installer.check_no_secret("the saved plan", &plan);
+}
+
+#[test]
+fn secrets_that_somebody_changed_by_hand_do_not_show_either() {
+    let served = serve(support::tenants_but(|objects| {
+        let map = support::find_mut(objects, "ConfigMap", "kubesphere-config");
+        let text = map["data"]["kubesphere.yaml"].as_str().unwrap();
+        let text = format!(
+            "{}ldap:\n  managerPassword: by-hand-managers-password\nmine:\n  tokens:\n  - token: by-hand-token-in-a-list\n",
+            text.replace(support::JWT_SECRET, "by-hand-jwt-secret-of-32-letters")
+        );
+        map["data"]["kubesphere.yaml"] = text.into();
+        let annotations = &mut map["metadata"]["annotations"];
+        annotations["example.org/note"] = "kept".into();
+        let configuration = support::find_mut(objects, "ClusterConfiguration", "ks-installer");
+        configuration["spec"]["common"]["es"]["basicAuth"] =
+            serde_json::json!({"enabled": true, "username": "elastic", "password": "by-hand-es-password"});
+        configuration["spec"]["authentication"]["adminPassword"] = "By-hand-admin-passw0rd".into();
+        let deployment = support::find_mut(objects, "Deployment", "ks-apiserver");
+        deployment["spec"]["template"]["spec"]["containers"][0]["env"] =
+            serde_json::json!([{"name": "MY_PASSWORD", "value": "by-hand-variable-value"}]);
+    }));
+    for command in [
+        &["plan", "--details", "--save", "plan.json", "-vv"][..],
+        &["plan", "-o", "json", "-vv"],
+        &["rehearse", "--details", "-vv"],
+        &["rehearse", "-o", "json", "-vv"],
+        &["status", "-o", "json", "-vv"],
+    ] {
+        let ended = served.check_reads(command, 0);
+        assert!(
+            !ended.out.contains("y-hand-"),
+            "{command:?}: {}",
+            around(&ended.out)
+        );
+        assert!(
+            !ended.err.contains("y-hand-"),
+            "{command:?}: {}",
+            around(&ended.err)
+        );
+    }
+    let plan = std::fs::read_to_string(served.installer.path("plan.json")).unwrap();
+    assert!(!plan.contains("y-hand-"), "{}", around(&plan));
+}
+
+fn around(text: &str) -> String {
+    let at = text.find("y-hand-").unwrap_or_default();
+    text.chars().skip(at.saturating_sub(300)).take(400).collect()
+}

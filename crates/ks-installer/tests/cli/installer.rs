@@ -18,6 +18,16 @@ pub(crate) struct Installer {
     secrets: BTreeSet<String>,
 }
 
+impl Installer {
+    /// One that must not show what this cluster keeps secret.
+    pub(crate) fn discreet(sandbox: &Sandbox) -> Self {
+        Self {
+            secrets: secrets(sandbox),
+            ..Self::new()
+        }
+    }
+}
+
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -130,9 +140,8 @@ pub(crate) fn serve(sandbox: Sandbox) -> Served {
         .build()
         .unwrap();
     let server = runtime.block_on(sandbox.serve(ServeOptions::default())).unwrap();
-    let mut installer = Installer::new();
+    let installer = Installer::discreet(&sandbox);
     installer.write("kubeconfig", server.kubeconfig());
-    installer.secrets = secrets(&sandbox);
     Served {
         sandbox,
         installer,
@@ -194,6 +203,12 @@ fn secrets(sandbox: &Sandbox) -> BTreeSet<String> {
         if object["kind"] == "User" {
             found.extend(object["spec"]["password"].as_str().map(str::to_owned));
         }
+        if object["metadata"]["name"] == "kubesphere-config" {
+            let text = object["data"]["kubesphere.yaml"].as_str().unwrap();
+            for document in object::parse_documents(text).unwrap() {
+                secret_leaves(&document, &mut found);
+            }
+        }
         if object["kind"] != "Secret" {
             continue;
         }
@@ -219,4 +234,26 @@ fn secrets(sandbox: &Sandbox) -> BTreeSet<String> {
         }
     }
     found
+}
+
+/// The values of a document that are secret by their names.
+fn secret_leaves(value: &Value, found: &mut BTreeSet<String>) {
+    const WORDS: [&str; 4] = ["password", "token", "secret", "accesskey"];
+    // The name of an environment variable that holds the password.
+    const PLACEHOLDER: &str = "KUBESPHERE_REDIS_PASSWORD";
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                let is_secret = WORDS.iter().any(|word| name.to_lowercase().contains(word));
+                match value.as_str() {
+                    Some(text) if is_secret && text.len() >= 12 && text != PLACEHOLDER => {
+                        found.insert(text.to_owned());
+                    }
+                    _ => secret_leaves(value, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| secret_leaves(item, found)),
+        _ => {}
+    }
 }

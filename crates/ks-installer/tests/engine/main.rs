@@ -5,7 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod all;
 mod core;
 mod interrupted;
 mod parity;
+mod repaired;
 mod tenants;
