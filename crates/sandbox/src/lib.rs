@@ -18,6 +18,7 @@
 mod admission;
 mod api;
 mod controllers;
+mod convert;
 pub mod fields;
 mod json;
 mod kinds;
@@ -230,6 +231,7 @@ impl Shared {
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut transaction = Transaction::new(state.clone(), &self.config, &self.builtins);
+        transaction.dry_run = dry_run;
         let written = write(&mut transaction)?;
         if !dry_run {
             controllers::settle(&mut transaction);

@@ -18,6 +18,8 @@ pub(crate) struct Transaction<'a> {
     pub builtins: &'a Builtins,
     /// The time of all its writes, as RFC 3339 in whole seconds.
     pub now: String,
+    /// What is written is never kept: it gets no resource version of its own.
+    pub dry_run: bool,
     /// What has changed and was not yet seen by the controllers.
     pub unseen: VecDeque<(Key, Arc<Change>)>,
 }
@@ -29,6 +31,7 @@ impl<'a> Transaction<'a> {
             config,
             builtins,
             now: config.now(),
+            dry_run: false,
             unseen: VecDeque::new(),
         }
     }
@@ -36,9 +39,12 @@ impl<'a> Transaction<'a> {
     /// Stores an object under the next resource version and returns it as stored.
     pub(crate) fn put(&mut self, resource: &Resource, mut new: Value) -> Arc<Value> {
         let revision = self.state.revision + 1;
-        child(&mut new, "metadata").insert("resourceVersion".into(), revision.to_string().into());
-        if resource.storage_version != crate::json::version_of(crate::json::text(&new, "apiVersion")) {
-            let stored = self.storage_api_version(resource);
+        if !self.dry_run {
+            child(&mut new, "metadata").insert("resourceVersion".into(), revision.to_string().into());
+        }
+        crate::convert::to_stored(resource, &mut new);
+        let stored = self.storage_api_version(resource);
+        if crate::json::text(&new, "apiVersion") != stored {
             object(&mut new).insert("apiVersion".into(), stored.into());
         }
         let key = Key::of(resource, &new);
@@ -58,11 +64,13 @@ impl<'a> Transaction<'a> {
 
     /// The `apiVersion` in which a kind is stored; a kind that two groups serve is stored in its home group.
     fn storage_api_version(&self, resource: &Resource) -> String {
-        let home = self.builtins.resources.iter().find(|other| {
-            other.store == resource.store
-                && *other.store == *crate::kinds::qualified(&other.plural, &other.group)
-        });
-        let resource = home.map_or(resource, |home| home);
+        let (plural, group) = resource.store.split_once('.').unwrap_or((&resource.store, ""));
+        let home = if group == resource.group {
+            None
+        } else {
+            self.builtins.find(group, plural)
+        };
+        let resource = home.map_or(resource, Arc::as_ref);
         resource.api_version(&resource.storage_version)
     }
 
