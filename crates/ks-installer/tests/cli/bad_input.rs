@@ -111,7 +111,6 @@ fn a_dump_that_is_none() {
 }
 
 #[test]
-#[ignore = "rehearse does not name the file yet"]
 fn a_dump_with_a_kind_that_nothing_defines() {
     let installer = Installer::new();
     let mut text = zstd::decode_all(std::fs::read(support::tenants_file()).unwrap().as_slice()).unwrap();
@@ -124,7 +123,6 @@ fn a_dump_with_a_kind_that_nothing_defines() {
 }
 
 #[test]
-#[ignore = "rehearse does not name the file yet"]
 fn the_same_object_twice() {
     let installer = Installer::new();
     let mut text = zstd::decode_all(std::fs::read(support::tenants_file()).unwrap().as_slice()).unwrap();
@@ -155,7 +153,6 @@ fn a_dump_without_nodes_needs_to_be_told_the_kubernetes_version() {
 }
 
 #[test]
-#[ignore = "rehearse takes any text for a version yet"]
 fn a_kubernetes_version_that_is_none() {
     let installer = Installer::new();
     let from = support::tenants_file().display().to_string();

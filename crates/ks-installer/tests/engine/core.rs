@@ -341,3 +341,32 @@ async fn a_namespace_gets_its_label_and_loses_nothing() {
     }
     support::check_nothing_to_do(&sandbox).await;
 }
+
+#[tokio::test]
+async fn a_label_that_somebody_applied_to_a_template_stays() {
+    let name = "role-template-manage-users";
+    let sandbox = support::tenants_but(|objects| {
+        let template = support::find_mut(objects, "GlobalRole", name);
+        template["metadata"]["labels"]["team"] = "mine".into();
+        let applied = template["metadata"]["annotations"][object::LAST_APPLIED]
+            .as_str()
+            .unwrap();
+        let mut applied: Value = serde_json::from_str(applied).unwrap();
+        applied["metadata"]["labels"]["team"] = "mine".into();
+        template["metadata"]["annotations"][object::LAST_APPLIED] = applied.to_string().into();
+        template["metadata"]["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"]["f:team"] = json!({});
+    });
+    support::upgrade(&sandbox).await;
+    let after = State::of(&sandbox);
+    let metadata = &after.get(&ObjectKey::cluster("iam.kubesphere.io", "GlobalRole", name))["metadata"];
+    assert_eq!(
+        metadata["labels"],
+        json!({"iam.kubesphere.io/role-template": "false", "team": "mine"})
+    );
+    assert_eq!(
+        metadata["annotations"].get("iam.kubesphere.io/dependencies"),
+        None,
+        "dropped by the release"
+    );
+    support::check_nothing_to_do(&sandbox).await;
+}

@@ -153,7 +153,13 @@ impl Decider<'_> {
                 Phase::Webhooks => "webhooks",
             };
             let live = self.snapshot.get(&key).filter(|_| !step::is_shared(&key));
-            let last_applied = live.and_then(Object::last_applied);
+            // Whoever applied it last may have added labels and annotations of their own.
+            let last_applied = live.and_then(Object::last_applied).map(|mut applied| {
+                if let Some(map) = applied.as_object_mut() {
+                    map.remove("metadata");
+                }
+                applied
+            });
             let planned = self.apply(
                 stage,
                 old.get(&key).or(last_applied.as_ref()),

@@ -1,7 +1,7 @@
 //! Steps, made from an object as it is and as it should be.
 
 use object::{Object, ObjectKey, diff, merge};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Decider, ORDER};
 use crate::{
@@ -69,7 +69,7 @@ impl Decider<'_> {
         let mut previous = old.cloned();
         if live.annotation(object::LAST_APPLIED).is_some() && !is_shared(&key) {
             // What client-side apply noted down is no longer true once somebody else applies.
-            let previous = previous.get_or_insert_with(|| live.last_applied().unwrap_or_default());
+            let previous = previous.get_or_insert_with(|| json!({}));
             if previous.is_object() {
                 previous["metadata"]["annotations"][object::LAST_APPLIED] = "".into();
             }
