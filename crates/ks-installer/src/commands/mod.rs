@@ -147,7 +147,13 @@ fn read_plan(path: &Path) -> anyhow::Result<Plan> {
 /// A file name that nothing else has: `kubesphere-backup-2026-01-31T10-00-00Z.tar.zst`.
 fn backup_path(asked: Option<PathBuf>, folder: &Path) -> PathBuf {
     asked.unwrap_or_else(|| {
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H-%M-%SZ");
-        folder.join(format!("kubesphere-backup-{now}.tar.zst"))
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H-%M-%SZ").to_string();
+        let name = |suffix: &str| folder.join(format!("kubesphere-backup-{now}{suffix}.tar.zst"));
+        // Two within a second are two backups.
+        let further = (2..).map(|number| name(&format!("-{number}")));
+        std::iter::once(name(""))
+            .chain(further)
+            .find(|path| !path.exists())
+            .unwrap_or_else(|| name(""))
     })
 }
