@@ -22,6 +22,8 @@ pub(crate) struct Transaction<'a> {
     pub dry_run: bool,
     /// What has changed and was not yet seen by the controllers.
     pub unseen: VecDeque<(Key, Arc<Change>)>,
+    /// Objects that their controllers have to look at, each one once, when all changes have been seen.
+    pub marked: VecDeque<Key>,
 }
 
 impl<'a> Transaction<'a> {
@@ -33,6 +35,7 @@ impl<'a> Transaction<'a> {
             now: config.now(),
             dry_run: false,
             unseen: VecDeque::new(),
+            marked: VecDeque::new(),
         }
     }
 
@@ -60,6 +63,23 @@ impl<'a> Transaction<'a> {
             let change = self.state.write(key, None);
             self.unseen.push_back((key.clone(), change));
         }
+    }
+
+    /// Lets the controller of an object look at it later.
+    pub(crate) fn mark(&mut self, key: Key) {
+        if !self.marked.contains(&key) {
+            self.marked.push_back(key);
+        }
+    }
+
+    /// The next object to look at. Deployments come last: they sum up what their ReplicaSets report.
+    pub(crate) fn next_marked(&mut self) -> Option<Key> {
+        let first = self
+            .marked
+            .iter()
+            .position(|key| &*key.store != "deployments.apps")
+            .unwrap_or(0);
+        self.marked.remove(first)
     }
 
     /// The `apiVersion` in which a kind is stored; a kind that two groups serve is stored in its home group.
