@@ -15,9 +15,17 @@ pub(crate) const CALLER: &str = "upgrader";
 
 /// KubeSphere 3.2.1 with tenants, as upstream's installer left it on a real cluster.
 pub(crate) fn dump() -> Vec<Value> {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kubesphere-3.2.1-tenants.ndjson.zst");
-    read_dump(&path).unwrap()
+    fixture("kubesphere-3.2.1-tenants.ndjson.zst")
+}
+
+/// The same cluster, after upstream's installer brought it to 3.3.1.
+pub(crate) fn dump_by_upstream() -> Vec<Value> {
+    fixture("kubesphere-3.3.1-by-upstream.ndjson.zst")
+}
+
+fn fixture(name: &str) -> Vec<Value> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    read_dump(&folder.join(name)).unwrap()
 }
 
 /// KubeSphere's own controllers do not run here: nobody brings the new roles into workspaces.

@@ -1,6 +1,6 @@
 //! The whole upgrade, on both: what it does to the real cluster is what it does in the sandbox.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use xtask::control_plane::{ControlPlane, Options};
 
 use crate::common::{
-    CALLER, Caller, Key, dump, is_write_of, kubeconfig_of, name_of_write, scale, state, writes_of,
+    CALLER, Caller, Key, dump, dump_by_upstream, is_write_of, kubeconfig_of, name_of_write, scale, state,
+    writes_of,
 };
 use crate::compare::differences;
 
@@ -19,30 +20,47 @@ const SETTLES: Duration = Duration::from_mins(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn control_plane_ends_as_the_sandbox_does() {
+    let Some(after) = upgraded_twice("v3.2.1", dump()).await else {
+        return;
+    };
+    tenants_are_as_the_policy_wants(&after);
+}
+
+/// What an upgrade by the original left undone is mended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_plane_is_repaired_as_the_sandbox_is() {
+    let Some(after) = upgraded_twice("v3.3.1", dump_by_upstream()).await else {
+        return;
+    };
+    let billing = &after[&key("iam.kubesphere.io", "WorkspaceRole", "", "ws1-billing-admin")];
+    assert!(!templates(billing).contains("role-template-manage-members"));
+}
+
+/// Upgrades the same cluster from `version` on a real API server and in the sandbox, compares what they end with, and
+/// does so again: that writes nothing. Gives the real end state.
+async fn upgraded_twice(version: &str, objects: Vec<Value>) -> Option<BTreeMap<Key, Value>> {
     let options = Options {
-        objects: dump(),
+        objects: objects.clone(),
         audit: true,
         ..Options::default()
     };
-    let Some(mut real) = ControlPlane::start_or_skip("the upgrade", options).await else {
-        return;
-    };
+    let mut real = ControlPlane::start_or_skip("the upgrade", options).await?;
     real.wait_until_settled(SETTLES).await.unwrap();
     let client = real.client().await.unwrap();
     let caller = Caller::acting_as(&real, CALLER, &["system:masters"]);
 
-    let sandbox = Sandbox::from_objects(Config::default(), dump()).unwrap();
+    let sandbox = Sandbox::from_objects(Config::default(), objects).unwrap();
     let server = sandbox.serve(ServeOptions::default()).await.unwrap();
     let sandbox_client = Client::new(sandbox.service(), "default");
     let sandbox_caller = Caller::new(&server.kubeconfig());
 
-    // The dump was taken with the old installer scaled down; a cluster in use has it running.
+    // The dumps were taken with the old installer scaled down; a cluster in use has it running.
     scale(&client, "ks-installer", 1).await;
     scale(&sandbox_client, "ks-installer", 1).await;
     real.wait_until_settled(SETTLES).await.unwrap();
     assert_eq!(pods_of_old_installer(&state(&client).await), 1);
 
-    only_reads(&real, &caller).await;
+    only_reads(&real, &caller, version).await;
 
     let outcome = caller.upgrade().await;
     let in_sandbox = sandbox_caller.upgrade().await;
@@ -53,10 +71,9 @@ async fn control_plane_ends_as_the_sandbox_does() {
     real.wait_until_settled(SETTLES).await.unwrap();
     let after = state(&client).await;
     assert_eq!(pods_of_old_installer(&after), 0);
-    let ours = &after[&key("apps", "Deployment", "kubesphere-system", "ks-installer")];
-    assert_eq!(ours["spec"]["replicas"], 0);
-    tenants_are_as_the_policy_wants(&after);
-    let differences = differences(after, state(&sandbox_client).await, &authority(&real));
+    let installer = &after[&key("apps", "Deployment", "kubesphere-system", "ks-installer")];
+    assert_eq!(installer["spec"]["replicas"], 0);
+    let differences = differences(after.clone(), state(&sandbox_client).await, &authority(&real));
     assert!(
         differences.is_empty(),
         "the sandbox differs from a real API server:\n{differences}"
@@ -69,6 +86,7 @@ async fn control_plane_ends_as_the_sandbox_does() {
     assert_eq!(sandbox_caller.upgrade().await["written"], 0);
     assert_eq!(writes_of(&real, CALLER)[writes..], [""; 0]);
     assert_eq!(sandbox.requests().writes(), writes_in_sandbox);
+    Some(after)
 }
 
 fn key(group: &str, kind: &str, namespace: &str, name: &str) -> Key {
@@ -83,7 +101,7 @@ fn authority(control_plane: &ControlPlane) -> String {
     String::from_utf8(BASE64.decode(data).unwrap()).unwrap()
 }
 
-fn pods_of_old_installer(state: &std::collections::BTreeMap<Key, Value>) -> usize {
+fn pods_of_old_installer(state: &BTreeMap<Key, Value>) -> usize {
     let is_one = |(_, kind, namespace, name): &&Key| {
         kind == "Pod" && namespace == "kubesphere-system" && name.starts_with("ks-installer-")
     };
@@ -91,16 +109,16 @@ fn pods_of_old_installer(state: &std::collections::BTreeMap<Key, Value>) -> usiz
 }
 
 /// Whatever looks at a cluster, a backup and a rehearsal on a copy included, writes nothing to it.
-async fn only_reads(real: &ControlPlane, caller: &Caller) {
+async fn only_reads(real: &ControlPlane, caller: &Caller, version: &str) {
     let ready = caller.run(&["preflight", "-o", "json"]).await.expect(0).json();
     assert_eq!(ready["ready"], true);
     let plan = caller.run(&["plan", "-o", "json"]).await.expect(0).json();
     assert_eq!(
         (&plan["plan"]["from"], &plan["plan"]["to"]),
-        (&json!("v3.2.1"), &json!("v3.3.1"))
+        (&json!(version), &json!("v3.3.1"))
     );
     let status = caller.run(&["status", "-o", "json"]).await.expect(0).json();
-    assert_eq!(status["version"], "v3.2.1");
+    assert_eq!(status["version"], version);
     caller
         .run(&["backup", "--file", "backup.tar.zst"])
         .await
@@ -133,15 +151,17 @@ fn stopped_the_old_installer_first(real: &ControlPlane) {
     );
 }
 
+/// The role templates that a role is made of.
+fn templates(object: &Value) -> BTreeSet<String> {
+    let list = object["metadata"]["annotations"]["iam.kubesphere.io/aggregation-roles"]
+        .as_str()
+        .unwrap();
+    serde_json::from_str(list).unwrap()
+}
+
 /// Some of what the access migration must have come to, as the tenants' administrators would look for it.
-fn tenants_are_as_the_policy_wants(state: &std::collections::BTreeMap<Key, Value>) {
+fn tenants_are_as_the_policy_wants(state: &BTreeMap<Key, Value>) {
     const IAM: &str = "iam.kubesphere.io";
-    let templates = |object: &Value| -> BTreeSet<String> {
-        let list = object["metadata"]["annotations"]["iam.kubesphere.io/aggregation-roles"]
-            .as_str()
-            .unwrap();
-        serde_json::from_str(list).unwrap()
-    };
     let names = |names: &[&str]| -> BTreeSet<String> {
         names.iter().map(|name| format!("role-template-{name}")).collect()
     };
