@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask` (see `main.rs`) is the same on a command line; what CI runs is in [`ci`].
 
+pub mod bench;
 pub mod ci;
 pub mod control_plane;
 pub mod generate;

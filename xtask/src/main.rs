@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use xtask::control_plane::{self, ControlPlane};
-use xtask::{ci, generate, helm};
+use xtask::{bench, ci, generate, helm};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer chores of this workspace")]
@@ -35,6 +35,8 @@ enum Chore {
     },
     /// Fetch a real helm for tests into the cache, and say where it is
     Helm,
+    /// Measure the release build, and write bench/RESULTS.md
+    Bench(BenchArguments),
     /// A real Kubernetes 1.20.2 control plane on loopback
     #[command(subcommand)]
     ControlPlane(ControlPlaneChore),
@@ -43,6 +45,19 @@ enum Chore {
 #[derive(Args)]
 struct CiArguments {
     /// Leave out the tests with a real control plane, and building it
+    #[arg(long)]
+    skip_control_plane: bool,
+}
+
+#[derive(Args)]
+struct BenchArguments {
+    /// Runs that count, after one that does not
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+    runs: u8,
+    /// The cluster that is upgraded: one object a line, or a List; .zst is decompressed
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+    /// Leave out what needs a real control plane
     #[arg(long)]
     skip_control_plane: bool,
 }
@@ -90,6 +105,7 @@ fn main() -> ExitCode {
         Chore::Ci(arguments) => Ok(run_ci(&arguments)),
         Chore::Generate { check } => run_generate(check),
         Chore::Helm => run_helm(),
+        Chore::Bench(arguments) => run_bench(arguments).map(|()| ExitCode::SUCCESS),
         Chore::ControlPlane(chore) => run_control_plane(chore).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -129,6 +145,22 @@ fn run_generate(check: bool) -> anyhow::Result<ExitCode> {
 fn run_helm() -> anyhow::Result<ExitCode> {
     println!("{}", helm::ensure()?.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn run_bench(arguments: BenchArguments) -> anyhow::Result<()> {
+    let root = generate::workspace();
+    let dump = arguments.dump.unwrap_or_else(|| root.join(bench::DUMP));
+    let options = bench::Options {
+        runs: arguments.runs.into(),
+        dump: std::path::absolute(&dump).with_context(|| format!("cannot use {}", dump.display()))?,
+        skip_control_plane: arguments.skip_control_plane,
+    };
+    let results = bench::run(&root, &options, &report)?;
+    let path = root.join(bench::RESULTS);
+    std::fs::write(&path, &results).with_context(|| format!("cannot write {}", path.display()))?;
+    print!("\n{results}");
+    println!("wrote {}", path.display());
+    Ok(())
 }
 
 fn run_control_plane(chore: ControlPlaneChore) -> anyhow::Result<()> {

@@ -165,7 +165,7 @@ pub(crate) struct RehearseArgs {
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
     /// Kubernetes version of the copy; by default the nodes' highest kubelet version
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = kubernetes_version)]
     pub kubernetes_version: Option<String>,
     /// Write the state after the upgrade to a file, one JSON object a line (compressed when it ends in .zst). It holds
     /// the cluster's secrets
@@ -174,6 +174,14 @@ pub(crate) struct RehearseArgs {
     /// Show every field that changes
     #[arg(long)]
     pub details: bool,
+}
+
+/// `v1.21.5`, `1.21`, `v1.21.5-eks-1`
+fn kubernetes_version(text: &str) -> Result<String, String> {
+    match upgrade::preflight::LooseVersion::parse(text) {
+        Some(version) => Ok(format!("{}{}", version.base, version.suffix)),
+        None => Err("not a version such as v1.21.5".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -43,14 +43,15 @@ fn main() -> ExitCode {
 
 fn log(verbose: u8) {
     let default = match verbose {
-        0 => "warn",
+        // The client logs what it then returns as an error; an error is told once, at the end.
+        0 => "warn,kube_client=off",
         1 => "info",
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("KS_INSTALLER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(anstream::stderr)
         .without_time()
         .init();
 }

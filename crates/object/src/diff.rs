@@ -29,9 +29,17 @@ const SECRET_WORDS: [&str; 6] = [
     "credential",
 ];
 
-/// Whether what stands at the path is secret, by its last name.
+/// Whether what stands at the path is secret, by its last name; for the value of an environment variable, by the
+/// variable's.
 pub fn names_a_secret(path: &str) -> bool {
-    let last = path.rsplit('.').next().unwrap_or(path).to_ascii_lowercase();
+    let variable = path
+        .strip_suffix("].value")
+        .and_then(|head| head.rsplit_once("[name="))
+        .map(|(_, name)| name);
+    let last = variable
+        .or(path.rsplit('.').next())
+        .unwrap_or(path)
+        .to_ascii_lowercase();
     // secretName, imagePullSecrets and the like name a Secret, they do not hold one.
     !last.starts_with("secretname")
         && !last.contains("secrets")
@@ -66,6 +74,13 @@ impl Change {
 fn redact_within(value: &mut Value) {
     match value {
         Value::Object(map) => {
+            let is_variable = map
+                .get("name")
+                .and_then(Value::as_str)
+                .is_some_and(names_a_secret);
+            if let Some(value) = map.get_mut("value").filter(|_| is_variable) {
+                *value = REDACTED.into();
+            }
             for (name, value) in map {
                 if names_a_secret(name) && !value.is_object() && !value.is_array() {
                     *value = REDACTED.into();
@@ -178,6 +193,11 @@ mod tests {
             "data[kubesphere.yaml].ldap",
             json!({"managerPassword": "hunter2"})
         ));
+        let container = "spec.template.spec.containers[name=a]";
+        let variable = format!("{container}.env[name=REDIS_PASSWORD].value");
+        assert!(hidden(&other, &variable, json!("hunter2")));
+        let variables = json!([{"name": "REDIS_PASSWORD", "value": "hunter2"}]);
+        assert!(hidden(&other, &format!("{container}.env"), variables));
         assert!(!hidden(
             &other,
             "spec.template.spec.volumes[name=x].secret.secretName",

@@ -1,4 +1,5 @@
-//! Serves a dump (one object a line) and prints a kubeconfig: `cargo run -p sandbox --example serve -- FILE [PORT]`.
+//! Serves a dump (one object a line) and prints a kubeconfig: `cargo run -p sandbox --example serve -- FILE [PORT] [NODES]`.
+//! `-` for a file is an empty cluster; NODES is how many nodes it has.
 #![allow(clippy::print_stdout, reason = "the example talks to the terminal")]
 
 use std::io::BufRead as _;
@@ -11,8 +12,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let file = arguments.next();
     let port: u16 = arguments.next().unwrap_or_default().parse().unwrap_or(0);
+    let nodes: usize = arguments.next().unwrap_or_default().parse().unwrap_or(1);
     let sandbox = match file.as_deref() {
-        None | Some("-") => Sandbox::new(Config::default()),
+        None | Some("-") => Sandbox::new(Config {
+            nodes: (1..=nodes).map(|index| format!("node{index}")).collect(),
+            ..Config::default()
+        }),
         Some(file) => {
             let mut objects = Vec::new();
             for line in std::io::BufReader::new(std::fs::File::open(file)?).lines() {

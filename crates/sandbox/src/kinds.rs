@@ -27,7 +27,8 @@ pub(crate) struct Resource {
     pub versions: Vec<Version>,
     /// The version in which objects are stored.
     pub storage_version: String,
-    pub subresources: Vec<String>,
+    /// Subresources of a built-in kind; `status@v1` is one of that version only.
+    subresources: Vec<String>,
     pub generation: Generation,
     /// The name of the collection that holds the objects: `deployments.apps`.
     pub store: Arc<str>,
@@ -84,22 +85,31 @@ impl Resource {
         self.versions.iter().find(|version| version.name == name)
     }
 
-    pub(crate) fn has_status(&self, version: &str) -> bool {
+    /// The subresources of a version.
+    pub(crate) fn subresources(&self, version: &str) -> Vec<&str> {
         if self.is_custom() {
-            self.version(version).is_some_and(|version| version.has_status)
-        } else {
-            self.subresources
+            let (scale, status) = (self.has_scale(version), self.has_status(version));
+            return [("scale", scale), ("status", status)]
                 .iter()
-                .any(|subresource| subresource == "status")
+                .filter(|(_, has)| *has)
+                .map(|(name, _)| *name)
+                .collect();
         }
+        self.subresources
+            .iter()
+            .filter_map(|subresource| match subresource.split_once('@') {
+                Some((name, only)) => (only == version).then_some(name),
+                None => Some(subresource.as_str()),
+            })
+            .collect()
+    }
+
+    pub(crate) fn has_status(&self, version: &str) -> bool {
+        self.version(version).is_some_and(|version| version.has_status)
     }
 
     pub(crate) fn has_scale(&self, version: &str) -> bool {
-        if self.is_custom() {
-            self.version(version).is_some_and(|version| version.has_scale)
-        } else {
-            self.subresources.iter().any(|subresource| subresource == "scale")
-        }
+        self.version(version).is_some_and(|version| version.has_scale)
     }
 
     /// The `openAPIV3Schema` of a custom resource.
@@ -343,7 +353,9 @@ fn builtin(row: &[&str], minor: Minor) -> Option<Resource> {
         .map(|name| Version {
             name: name.to_owned(),
             index: 0,
-            has_status: subresources.iter().any(|subresource| subresource == "status"),
+            has_status: subresources
+                .iter()
+                .any(|one| one == "status" || *one == format!("status@{name}")),
             has_scale: subresources.iter().any(|subresource| subresource == "scale"),
             schema: OnceLock::new(),
         })

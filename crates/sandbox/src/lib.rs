@@ -20,6 +20,7 @@
 mod admission;
 mod api;
 mod controllers;
+mod convert;
 pub mod faults;
 pub mod fields;
 mod json;
@@ -233,6 +234,7 @@ impl Shared {
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut transaction = Transaction::new(state.clone(), &self.config, &self.builtins);
+        transaction.dry_run = dry_run;
         let written = write(&mut transaction)?;
         if !dry_run {
             controllers::settle(&mut transaction);

@@ -173,10 +173,36 @@ pub(crate) fn empty(config: &Config, builtins: &Builtins) -> State {
         },
         "spec": {
             "clusterIP": format!("{a}.{b}.0.1"),
+            "ipFamilyPolicy": "SingleStack",
             "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }],
             "sessionAffinity": "None",
             "type": "ClusterIP",
         },
+    }));
+    first.push(json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+        },
+        "subsets": [{
+            "addresses": [{ "ip": "192.0.2.1" }],
+            "ports": [{ "name": "https", "port": 6443, "protocol": "TCP" }],
+        }],
+    }));
+    first.push(json!({
+        "apiVersion": "discovery.k8s.io/v1beta1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": { "kubernetes.io/service-name": "kubernetes" },
+        },
+        "addressType": "IPv4",
+        "endpoints": [{ "addresses": ["192.0.2.1"], "conditions": { "ready": true } }],
+        "ports": [{ "name": "https", "port": 6443, "protocol": "TCP" }],
     }));
     for (index, node) in config.nodes.iter().enumerate() {
         first.push(new_node(config, node, index));
@@ -194,10 +220,7 @@ pub(crate) fn empty(config: &Config, builtins: &Builtins) -> State {
         }
     }
     controllers::settle(&mut transaction);
-    let mut state = transaction.state;
-    let revision = state.revision;
-    state.begin(revision);
-    state
+    transaction.state
 }
 
 fn new_node(config: &Config, name: &str, index: usize) -> Value {

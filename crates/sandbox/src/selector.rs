@@ -35,10 +35,7 @@ impl Labels {
             if part.is_empty() {
                 continue;
             }
-            requirements.push(
-                requirement(part)
-                    .ok_or_else(|| Status::bad_request(format!("unable to parse requirement: {part:?}")))?,
-            );
+            requirements.push(requirement(part).ok_or_else(|| unreadable(part))?);
         }
         Ok(Labels(requirements))
     }
@@ -99,6 +96,15 @@ impl Labels {
             }
         })
     }
+}
+
+fn unreadable(part: &str) -> Status {
+    Status::bad_request(match part.split_whitespace().nth(1) {
+        Some(word) => {
+            format!("unable to parse requirement: found '{word}', expected: '=', '!=', '==', 'in', notin'")
+        }
+        None => format!("unable to parse requirement: {part:?}"),
+    })
 }
 
 fn equal(map: Option<&Value>) -> Vec<Requirement> {
@@ -216,7 +222,9 @@ impl Fields {
 }
 
 fn is_selectable(resource: &Resource, field: &str) -> bool {
-    if field == "metadata.name" || field == "metadata.namespace" {
+    if field == "metadata.name"
+        || (field == "metadata.namespace" && (resource.namespaced || !resource.is_custom()))
+    {
         return true;
     }
     let fields: &[&str] = match (resource.group.as_str(), resource.plural.as_str()) {

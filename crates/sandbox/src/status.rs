@@ -110,6 +110,13 @@ impl Status {
         Status::new(409, "Conflict", message).with_details(details(name, &resource.group, &resource.plural))
     }
 
+    /// A conflict over the preconditions of a deletion, which the server words by the kind.
+    pub(crate) fn precondition(resource: &Resource, name: &str, why: &str) -> Status {
+        let kind = qualified(&resource.kind, &resource.group);
+        let message = format!("Operation cannot be fulfilled on {kind} \"{name}\": {why}");
+        Status::new(409, "Conflict", message).with_details(details(name, &resource.group, &resource.kind))
+    }
+
     pub(crate) fn modified(resource: &Resource, name: &str) -> Status {
         Status::conflict(
             resource,
@@ -162,6 +169,29 @@ impl Status {
         .with_details(json!({}))
     }
 
+    pub(crate) fn definition_terminating(resource: &Resource) -> Status {
+        let message = "create not allowed while custom resource definition is terminating";
+        Status::new(405, "MethodNotAllowed", message).with_details(details(
+            "",
+            &resource.group,
+            &resource.plural,
+        ))
+    }
+
+    pub(crate) fn no_such_resource() -> Status {
+        Status::new(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        )
+        .with_details(json!({}))
+    }
+
+    /// An answer of the HTTP layer, before any resource has a say.
+    pub(crate) fn plain(code: u16, reason: &'static str, message: &str) -> Status {
+        Status::new(code, reason, format!("{code}: {message}")).with_details(json!({}))
+    }
+
     pub(crate) fn unauthorized() -> Status {
         Status::new(401, "Unauthorized", "Unauthorized")
     }
@@ -177,15 +207,12 @@ impl Status {
         )
     }
 
-    pub(crate) fn not_acceptable(accepted: &[&str]) -> Status {
-        Status::new(
-            406,
-            "NotAcceptable",
-            format!(
-                "only the following media types are accepted: {}",
-                accepted.join(", ")
-            ),
-        )
+    pub(crate) fn future_version(wanted: u64, current: u64) -> Status {
+        let message = format!("Timeout: Too large resource version: {wanted}, current: {current}");
+        Status::new(504, "Timeout", message).with_details(json!({
+            "causes": [{ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" }],
+            "retryAfterSeconds": 1,
+        }))
     }
 
     pub(crate) fn expired(message: impl Into<String>) -> Status {

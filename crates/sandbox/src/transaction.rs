@@ -18,8 +18,12 @@ pub(crate) struct Transaction<'a> {
     pub builtins: &'a Builtins,
     /// The time of all its writes, as RFC 3339 in whole seconds.
     pub now: String,
+    /// What is written is never kept: it gets no resource version of its own.
+    pub dry_run: bool,
     /// What has changed and was not yet seen by the controllers.
     pub unseen: VecDeque<(Key, Arc<Change>)>,
+    /// Objects that their controllers have to look at, each one once, when all changes have been seen.
+    pub marked: VecDeque<Key>,
 }
 
 impl<'a> Transaction<'a> {
@@ -29,16 +33,21 @@ impl<'a> Transaction<'a> {
             config,
             builtins,
             now: config.now(),
+            dry_run: false,
             unseen: VecDeque::new(),
+            marked: VecDeque::new(),
         }
     }
 
     /// Stores an object under the next resource version and returns it as stored.
     pub(crate) fn put(&mut self, resource: &Resource, mut new: Value) -> Arc<Value> {
         let revision = self.state.revision + 1;
-        child(&mut new, "metadata").insert("resourceVersion".into(), revision.to_string().into());
-        if resource.storage_version != crate::json::version_of(crate::json::text(&new, "apiVersion")) {
-            let stored = self.storage_api_version(resource);
+        if !self.dry_run {
+            child(&mut new, "metadata").insert("resourceVersion".into(), revision.to_string().into());
+        }
+        crate::convert::to_stored(resource, &mut new);
+        let stored = self.storage_api_version(resource);
+        if crate::json::text(&new, "apiVersion") != stored {
             object(&mut new).insert("apiVersion".into(), stored.into());
         }
         let key = Key::of(resource, &new);
@@ -56,13 +65,32 @@ impl<'a> Transaction<'a> {
         }
     }
 
+    /// Lets the controller of an object look at it later.
+    pub(crate) fn mark(&mut self, key: Key) {
+        if !self.marked.contains(&key) {
+            self.marked.push_back(key);
+        }
+    }
+
+    /// The next object to look at. Deployments come last: they sum up what their ReplicaSets report.
+    pub(crate) fn next_marked(&mut self) -> Option<Key> {
+        let first = self
+            .marked
+            .iter()
+            .position(|key| &*key.store != "deployments.apps")
+            .unwrap_or(0);
+        self.marked.remove(first)
+    }
+
     /// The `apiVersion` in which a kind is stored; a kind that two groups serve is stored in its home group.
     fn storage_api_version(&self, resource: &Resource) -> String {
-        let home = self.builtins.resources.iter().find(|other| {
-            other.store == resource.store
-                && *other.store == *crate::kinds::qualified(&other.plural, &other.group)
-        });
-        let resource = home.map_or(resource, |home| home);
+        let (plural, group) = resource.store.split_once('.').unwrap_or((&resource.store, ""));
+        let home = if group == resource.group {
+            None
+        } else {
+            self.builtins.find(group, plural)
+        };
+        let resource = home.map_or(resource, Arc::as_ref);
         resource.api_version(&resource.storage_version)
     }
 

@@ -172,7 +172,7 @@ pub(crate) fn create(
     }
     prepare::create(transaction, resource, version, &mut new)?;
     let mut causes = check_metadata(resource, &new);
-    causes.extend(prepare::check(resource, version, &new));
+    causes.extend(prepare::check(resource, &new));
     causes.extend(check_schema(resource, version, &new));
     if !causes.is_empty() {
         return Err(Status::invalid_object(resource, name(&new), &causes));
@@ -205,7 +205,10 @@ pub(crate) fn update(
     let given = text_at(&new, "/metadata/uid");
     if !given.is_empty() && given != read::uid(live) {
         let why = format!(
-            "Precondition failed: UID in precondition: {given}, UID in object meta: {}",
+            "StorageError: invalid object, Code: 4, Key: /registry/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {given}, UID in object meta: {}",
+            resource.plural,
+            Key::of(resource, live).path,
             read::uid(live)
         );
         return Err(Status::conflict(resource, &name, &why));
@@ -215,7 +218,7 @@ pub(crate) fn update(
     let old: &Value = if text(live, "apiVersion") == request_version {
         live
     } else {
-        let mut copy = Value::clone(live);
+        let mut copy = crate::convert::from_stored(resource, version, live);
         object(&mut copy).insert("apiVersion".into(), request_version.as_str().into());
         relabelled = copy;
         &relabelled
@@ -252,17 +255,19 @@ pub(crate) fn update(
             .map(|finalizer| format!("{finalizer:?}"))
             .collect();
         if !added.is_empty() {
-            causes.push(forbidden(
+            let cause = forbidden(
                 "metadata.finalizers",
                 &format!(
                     "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
                     added.join(", ")
                 ),
-            ));
+            );
+            // The server checks this in two places and says so twice.
+            causes.extend([cause.clone(), cause]);
         }
     }
     if subresource.is_empty() {
-        causes.extend(prepare::check(resource, version, &new));
+        causes.extend(prepare::check(resource, &new));
         causes.extend(prepare::check_update(resource, old, &new));
     }
     causes.extend(check_schema(resource, version, &new));
@@ -347,10 +352,12 @@ fn content(value: &Value, apart: impl Fn(&str) -> bool) -> Map<String, Value> {
 }
 
 fn check_schema(resource: &Resource, version: &str, new: &Value) -> Vec<validate::Cause> {
-    match resource.open_api(version) {
-        Some(schema) => validate::check(schema, new),
-        None => Vec::new(),
-    }
+    let Some(schema) = resource.open_api(version) else {
+        return Vec::new();
+    };
+    let mut causes = validate::check(schema, new);
+    causes.sort_by(|a, b| a.field.cmp(&b.field));
+    causes
 }
 
 fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
@@ -485,7 +492,7 @@ pub(crate) fn delete(
              deleted and then recreated",
             read::uid(live)
         );
-        return Err(Status::conflict(resource, name, &why));
+        return Err(Status::precondition(resource, name, &why));
     }
     let current = text_at(live, "/metadata/resourceVersion");
     if let Some(wanted) = options
@@ -497,7 +504,7 @@ pub(crate) fn delete(
             "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record \
              ({current}). The object might have been modified"
         );
-        return Err(Status::conflict(resource, name, &why));
+        return Err(Status::precondition(resource, name, &why));
     }
     if writer.admission {
         admission::check_deletion(resource, name)?;
@@ -517,7 +524,7 @@ pub(crate) fn delete(
         Propagation::Orphan if has_dependents => add(&mut finalizers, "orphan", "foregroundDeletion"),
         _ => finalizers.retain(|finalizer| finalizer != "orphan" && finalizer != "foregroundDeletion"),
     }
-    let holds = prepare::holds_deletion(transaction, resource, live, &mut finalizers);
+    let holds = prepare::holds_deletion(resource, live, &mut finalizers);
     if finalizers.is_empty() && !holds {
         transaction.remove(&key);
         return Ok(Deleted::Gone(Arc::clone(live)));
@@ -532,7 +539,9 @@ pub(crate) fn delete(
     if !is_deleting(live) {
         metadata.insert("deletionTimestamp".into(), transaction.now.as_str().into());
         metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
-        if let Some(generation) = read::number_at(live, "/metadata/generation") {
+        if let Some(generation) = read::number_at(live, "/metadata/generation")
+            && !resource.is("apiextensions.k8s.io", "CustomResourceDefinition")
+        {
             child(&mut marked, "metadata").insert("generation".into(), (generation + 1).into());
         }
         prepare::mark_deleted(resource, &mut marked, &transaction.now);

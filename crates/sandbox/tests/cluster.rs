@@ -504,3 +504,46 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn aggregated_roles_follow_their_parts() {
+    let sandbox = Sandbox::new(Config::default());
+    let roles: Api<ClusterRole> = Api::all(mk_client(&sandbox));
+    let rule = |resource: &str| json!({ "apiGroups": [""], "resources": [resource], "verbs": ["get"] });
+    let whole = mk(json!({
+        "metadata": { "name": "whole" },
+        "aggregationRule": { "clusterRoleSelectors": [{ "matchLabels": { "part": "yes" } }] },
+        "rules": null,
+    }));
+    roles
+        .create(&PostParams::default(), &whole)
+        .await
+        .expect("created");
+    let mk_part = |name: &str, resources: &[&str]| -> ClusterRole {
+        mk(json!({
+            "metadata": { "name": name, "labels": { "part": "yes" } },
+            "rules": resources.iter().map(|resource| rule(resource)).collect::<Vec<_>>(),
+        }))
+    };
+    roles
+        .create(&PostParams::default(), &mk_part("b", &["pods", "nodes"]))
+        .await
+        .expect("created");
+    roles
+        .create(&PostParams::default(), &mk_part("a", &["nodes", "events"]))
+        .await
+        .expect("created");
+    let resources = async || -> Vec<String> {
+        let rules = roles.get("whole").await.expect("there").rules.unwrap_or_default();
+        rules
+            .into_iter()
+            .flat_map(|rule| rule.resources.unwrap_or_default())
+            .collect()
+    };
+    assert_eq!(resources().await, ["nodes", "events", "pods"]);
+    roles
+        .delete("a", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    assert_eq!(resources().await, ["pods", "nodes"]);
+}

@@ -89,7 +89,7 @@ struct Waits {
 impl Waits {
     /// In the sandbox rollouts take no time, and KubeSphere's controllers do not run.
     const SANDBOX: Self = Self {
-        rollout: Duration::from_secs(60),
+        rollout: Duration::from_mins(1),
         controllers: Duration::ZERO,
     };
 }

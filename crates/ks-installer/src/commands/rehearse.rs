@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Instant};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use cluster::{Cluster, Scope, dump};
 use object::Object;
 use sandbox::{Config, Sandbox};
@@ -79,7 +79,11 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
     progress.begin("Copy");
     let (version, objects) = copy(global, &args).await?;
     let count = objects.len();
-    let sandbox = sandbox(&version, objects)?;
+    let source = args
+        .from
+        .as_ref()
+        .map_or_else(|| "the cluster".to_owned(), |path| path.display().to_string());
+    let sandbox = sandbox(&version, objects).with_context(|| format!("cannot copy {source}"))?;
     progress.end(&format!(
         "{} on Kubernetes {version}",
         text::count(count, "object")

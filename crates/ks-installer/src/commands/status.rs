@@ -58,9 +58,14 @@ pub(super) async fn status(global: &Global, args: &DecideArgs) -> anyhow::Result
         }))?;
         return Ok(Verdict::Done);
     }
+    let is_absent = prepared
+        .findings()
+        .iter()
+        .any(|finding| finding.reason == upgrade::reasons::NOT_INSTALLED);
+    let unknown = if is_absent { "not installed" } else { "not known" };
     let mut out = format!(
         "KubeSphere  {}\nKubernetes  {}\n",
-        text::bold(prepared.decision.from.as_deref().unwrap_or("not installed")),
+        text::bold(prepared.decision.from.as_deref().unwrap_or(unknown)),
         snapshot.kubernetes
     );
     if !components.is_empty() {

@@ -90,7 +90,8 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         return refuse("the saved plan no longer fits", lines.into());
     }
     if plan.is_empty() {
-        let findings = session.verify(None).await.map_err(read_error)?;
+        // Nothing is written, so what was just read is what there is.
+        let findings = upgrade::verify_upgrade(None, &prepared.snapshot, &releases, &session.options);
         let verified = findings.iter().all(|f| f.severity != upgrade::Severity::Blocker);
         if json {
             output::json(

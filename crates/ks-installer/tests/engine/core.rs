@@ -290,3 +290,88 @@ async fn a_running_old_installer_is_stopped_before_anything_else_is_written() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_namespace_gets_its_label_and_loses_nothing() {
+    let mine = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {
+            "name": "mine", "uid": "11111111-0000-4000-8000-000000000000", "resourceVersion": "1",
+            "creationTimestamp": "2026-11-22T21:00:00Z",
+            "labels": {"kubesphere.io/workspace": "system-workspace", "kubernetes.io/metadata.name": "mine", "team": "a"},
+            "annotations": {"example.org/note": "kept"},
+        },
+        "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+    });
+    let mut applied = mine.clone();
+    for name in ["uid", "resourceVersion", "creationTimestamp"] {
+        applied["metadata"].as_object_mut().unwrap().remove(name);
+    }
+    let sandbox = support::tenants_but(|objects| {
+        let mut mine = mine.clone();
+        mine["metadata"]["annotations"][object::LAST_APPLIED] = applied.to_string().into();
+        mine["metadata"]["managedFields"] = json!([{
+            "manager": "kubectl-client-side-apply", "operation": "Update", "apiVersion": "v1",
+            "time": "2026-11-22T21:00:00Z", "fieldsType": "FieldsV1",
+            "fieldsV1": {"f:metadata": {
+                "f:annotations": {"f:example.org/note": {}, "f:kubectl.kubernetes.io/last-applied-configuration": {}},
+                "f:labels": {"f:kubesphere.io/workspace": {}, "f:team": {}},
+            }},
+        }]);
+        objects.push(mine);
+        // Somebody took the label of a namespace of KubeSphere's away, and put another into a workspace of theirs.
+        let system = support::find_mut(objects, "Namespace", "kubesphere-system");
+        system["metadata"]["labels"]
+            .as_object_mut()
+            .unwrap()
+            .remove("kubesphere.io/namespace");
+        let controls = support::find_mut(objects, "Namespace", "kubesphere-controls-system");
+        controls["metadata"]["labels"]
+            .as_object_mut()
+            .unwrap()
+            .remove("kubesphere.io/namespace");
+        controls["metadata"]["labels"]["kubesphere.io/workspace"] = "ws1".into();
+    });
+    let before = State::of(&sandbox);
+    support::upgrade(&sandbox).await;
+    let after = State::of(&sandbox);
+    for name in ["mine", "kubesphere-system", "kubesphere-controls-system"] {
+        let key = ObjectKey::cluster("", "Namespace", name);
+        let mut expect = before.get(&key)["metadata"].clone();
+        expect["labels"]["kubesphere.io/namespace"] = name.into();
+        let metadata = &after.get(&key)["metadata"];
+        for field in ["labels", "annotations", "uid"] {
+            assert_eq!(metadata[field], expect[field], "{field} of {name}");
+        }
+    }
+    support::check_nothing_to_do(&sandbox).await;
+}
+
+#[tokio::test]
+async fn a_label_that_somebody_applied_to_a_template_stays() {
+    let name = "role-template-manage-users";
+    let sandbox = support::tenants_but(|objects| {
+        let template = support::find_mut(objects, "GlobalRole", name);
+        template["metadata"]["labels"]["team"] = "mine".into();
+        let applied = template["metadata"]["annotations"][object::LAST_APPLIED]
+            .as_str()
+            .unwrap();
+        let mut applied: Value = serde_json::from_str(applied).unwrap();
+        applied["metadata"]["labels"]["team"] = "mine".into();
+        template["metadata"]["annotations"][object::LAST_APPLIED] = applied.to_string().into();
+        template["metadata"]["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"]["f:team"] = json!({});
+    });
+    support::upgrade(&sandbox).await;
+    let after = State::of(&sandbox);
+    let metadata = &after.get(&ObjectKey::cluster("iam.kubesphere.io", "GlobalRole", name))["metadata"];
+    assert_eq!(
+        metadata["labels"],
+        json!({"iam.kubesphere.io/role-template": "false", "team": "mine"})
+    );
+    assert_eq!(
+        metadata["annotations"].get("iam.kubesphere.io/dependencies"),
+        None,
+        "dropped by the release"
+    );
+    support::check_nothing_to_do(&sandbox).await;
+}

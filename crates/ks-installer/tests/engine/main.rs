@@ -1,15 +1,20 @@
 //! The upgrade in process: what becomes of clusters in the sandbox.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod all;
 mod backup;
 mod core;
+mod disturbed;
 mod drift;
 mod helm;
 mod interrupted;
 mod journal;
+mod parity;
+mod repaired;
 mod rollback;
 mod tenants;

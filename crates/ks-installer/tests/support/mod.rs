@@ -222,3 +222,70 @@ pub(crate) async fn check_nothing_to_do(sandbox: &Sandbox) {
         .filter(|step| !matches!(step.action, upgrade::Action::Wait { .. }));
     assert_eq!(writes.collect::<Vec<_>>(), Vec::<&upgrade::Step>::new());
 }
+
+/// Somebody's edit of a live object.
+pub(crate) fn edit(sandbox: &Sandbox, key: &object::ObjectKey, patch: &Value) {
+    block_on(async { client(sandbox).merge_patch(key, patch).await }).expect("the edit is accepted");
+}
+
+/// What somebody between the installer and the API server does with a write.
+pub(crate) enum Meddle {
+    /// Lets it pass.
+    Pass,
+    /// Answers in the server's place, with this status and reason.
+    Answer(u16, &'static str),
+    /// Edits an object first, as another user, then lets it pass.
+    Edit(object::ObjectKey, Value),
+    /// Lets it be carried out, and loses the answer.
+    LoseAnswer,
+}
+
+/// A client behind somebody who meddles with its writes: told the method, the path and how often that was written.
+pub(crate) fn meddled(
+    sandbox: &Sandbox,
+    meddle: impl Fn(&Method, &str, usize) -> Meddle + Clone + Send + 'static,
+) -> Cluster {
+    let sandbox = sandbox.clone();
+    let seen: Arc<Mutex<std::collections::BTreeMap<String, usize>>> = Arc::default();
+    let service = service_fn(move |request: Request<Body>| {
+        let (sandbox, meddle, seen) = (sandbox.clone(), meddle.clone(), seen.clone());
+        async move {
+            if !is_write(&request) {
+                return sandbox.service().call(request).await;
+            }
+            let path = request.uri().path().to_owned();
+            let times = {
+                let mut seen = seen.lock().expect("nobody panics while counting");
+                let times = seen.entry(path.clone()).or_default();
+                *times += 1;
+                *times
+            };
+            match meddle(request.method(), &path, times) {
+                Meddle::Pass => sandbox.service().call(request).await,
+                Meddle::Answer(code, reason) => Ok(refusal(code, reason)),
+                Meddle::Edit(key, patch) => {
+                    let other = client(&sandbox).merge_patch(&key, &patch).await;
+                    other.expect("the other's edit is accepted");
+                    sandbox.service().call(request).await
+                }
+                Meddle::LoseAnswer => {
+                    sandbox.service().call(request).await?;
+                    Ok(refusal(504, "Timeout"))
+                }
+            }
+        }
+    });
+    Cluster::new(kube::Client::new(service, "default"))
+}
+
+fn refusal(code: u16, reason: &str) -> http::Response<sandbox::Body> {
+    let status = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
+        "reason": reason, "message": format!("{reason}, says who meddles"),
+    });
+    http::Response::builder()
+        .status(code)
+        .header("content-type", "application/json")
+        .body(sandbox::Body::from(bytes::Bytes::from(status.to_string())))
+        .expect("a response")
+}

@@ -118,9 +118,11 @@ impl State {
             match other.0.get(key) {
                 None => words.push(format!("{key}: gone")),
                 Some(there) => {
-                    words.extend(object::diff::changes(value, there).iter().map(|change| {
+                    let changes = object::diff::changes(value, there);
+                    let say = |change: &object::diff::Change| {
                         format!("{key}: {}: {:?} -> {:?}", change.path, change.from, change.to)
-                    }))
+                    };
+                    words.extend(changes.iter().map(say));
                 }
             }
         }

@@ -159,10 +159,21 @@ pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Response
         return respond::text(404, "404 page not found\n");
     }
     resources.sort_by(|a, b| a.plural.cmp(&b.plural));
-    let mut listed: Vec<Value> = resources
-        .iter()
-        .flat_map(|resource| describe_resource(resource, version))
-        .collect();
+    let mut listed: Vec<Value> = Vec::new();
+    if group.is_empty() {
+        listed.push(json!({
+            "name": "bindings", "singularName": "", "namespaced": true, "kind": "Binding", "verbs": ["create"],
+        }));
+        listed.push(json!({
+            "name": "componentstatuses", "singularName": "", "namespaced": false, "kind": "ComponentStatus",
+            "verbs": ["get", "list"], "shortNames": ["cs"],
+        }));
+    }
+    listed.extend(
+        resources
+            .iter()
+            .flat_map(|resource| describe_resource(resource, version)),
+    );
     for (_, plural, kind, namespaced) in REVIEWS.iter().filter(|(known, ..)| *known == group) {
         listed.push(json!({
             "name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["create"],
@@ -174,12 +185,11 @@ pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Response
         format!("{group}/{version}")
     };
     let mut list = json!({ "kind": "APIResourceList" });
-    if group.is_empty() {
-        list["groupVersion"] = group_version.into();
-    } else {
+    // The two oldest groups leave this out.
+    if !matches!(group, "" | "extensions") {
         list["apiVersion"] = "v1".into();
-        list["groupVersion"] = group_version.into();
     }
+    list["groupVersion"] = group_version.into();
     list["resources"] = listed.into();
     respond::json(200, &list)
 }
@@ -210,18 +220,7 @@ fn describe_resource(resource: &Resource, version: &str) -> Vec<Value> {
         main["categories"] = json!(resource.categories);
     }
     let mut all = vec![main];
-    let mut subresources: Vec<&str> = resource.subresources.iter().map(String::as_str).collect();
-    if resource.is_custom() {
-        subresources = [
-            ("scale", resource.has_scale(version)),
-            ("status", resource.has_status(version)),
-        ]
-        .iter()
-        .filter(|(_, has)| *has)
-        .map(|(name, _)| *name)
-        .collect();
-    }
-    for subresource in subresources {
+    for subresource in resource.subresources(version) {
         let mut entry = json!({
             "name": format!("{}/{subresource}", resource.plural),
             "singularName": "",
@@ -235,8 +234,13 @@ fn describe_resource(resource: &Resource, version: &str) -> Vec<Value> {
             "binding" => (Some(("", "", "Binding")), &["create"]),
             "finalize" => (None, &["update"]),
             "log" => (None, &["get"]),
-            "attach" | "exec" | "portforward" => (None, &["create", "get"]),
-            "proxy" => (None, &["create", "delete", "get", "patch", "update"]),
+            "attach" => (Some(("", "", "PodAttachOptions")), &["create", "get"]),
+            "exec" => (Some(("", "", "PodExecOptions")), &["create", "get"]),
+            "portforward" => (Some(("", "", "PodPortForwardOptions")), &["create", "get"]),
+            "proxy" => (
+                Some(("", "", proxy_options(&resource.kind))),
+                &["create", "delete", "get", "patch", "update"],
+            ),
             _ => (None, &["get", "patch", "update"]),
         };
         if let Some((group, version, kind)) = kind {
@@ -250,6 +254,14 @@ fn describe_resource(resource: &Resource, version: &str) -> Vec<Value> {
         all.push(entry);
     }
     all
+}
+
+fn proxy_options(kind: &str) -> &'static str {
+    match kind {
+        "Node" => "NodeProxyOptions",
+        "Pod" => "PodProxyOptions",
+        _ => "ServiceProxyOptions",
+    }
 }
 
 /// The paths that the root lists.

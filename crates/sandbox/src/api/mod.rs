@@ -1,12 +1,15 @@
 //! The REST API: from a request to an answer.
 
+mod body;
 pub(crate) mod discovery;
 mod mutate;
 mod openapi;
+mod protobuf;
 mod query;
 pub(crate) mod request;
 pub(crate) mod respond;
 mod reviews;
+mod scale;
 mod table;
 mod watch;
 
@@ -84,7 +87,8 @@ fn route(shared: &Arc<Shared>, request: &Request) -> Result<Response<Body>> {
         ["apis", group, version] if reading => Ok(discovery::resources(shared, group, version)),
         ["api", "v1", ..] => resource(shared, request, "", "v1", &parts[2..]),
         ["apis", group, version, _, ..] => resource(shared, request, group, version, &parts[3..]),
-        _ => Ok(respond::text(404, "404 page not found\n")),
+        // The server's last word on an unknown path is the list of those it knows.
+        _ => Ok(respond::json(404, &discovery::paths(shared))),
     }
 }
 
@@ -95,7 +99,12 @@ fn resource(
     version: &str,
     rest: &[String],
 ) -> Result<Response<Body>> {
-    let not_served = || Ok(respond::text(404, "404 page not found\n"));
+    let not_served = || {
+        if shared.builtins.has_group(group) {
+            return Err(Status::no_such_resource());
+        }
+        Ok(respond::text(404, "404 page not found\n"))
+    };
     let Some(target) = Target::parse(group, version, rest) else {
         return not_served();
     };
@@ -111,16 +120,11 @@ fn resource(
     }
     let endpoint = Endpoint { resource, target };
     let target = &endpoint.target;
-    let served = match target.subresource.as_str() {
-        "" => true,
-        "status" => endpoint.resource.has_status(version),
-        "scale" => endpoint.resource.has_scale(version),
-        other => endpoint
-            .resource
-            .subresources
-            .iter()
-            .any(|one| one == other.split('/').next().unwrap_or(other)),
-    };
+    let subresource = target.subresource.split('/').next().unwrap_or_default();
+    let served = subresource.is_empty() || endpoint.resource.subresources(version).contains(&subresource);
+    if !served && endpoint.resource.is_custom() && matches!(subresource, "status" | "scale") {
+        return Err(Status::not_found(&endpoint.resource, &target.name));
+    }
     if !served {
         return not_served();
     }
@@ -139,6 +143,7 @@ fn resource(
         (&Method::GET | &Method::HEAD, true) if !needs_namespace => {
             query::get(shared, request, &endpoint, &state)
         }
+        (&Method::POST, false) if needs_namespace && endpoint.resource.is_custom() => not_served(),
         (&Method::POST, false) if needs_namespace => Err(Status::method_not_allowed()),
         (&Method::POST, _) => mutate::create(shared, request, &endpoint),
         (&Method::PUT, true) if !needs_namespace => mutate::replace(shared, request, &endpoint),
@@ -149,37 +154,6 @@ fn resource(
         (&Method::DELETE, false) if !needs_namespace => mutate::delete_collection(shared, request, &endpoint),
         _ => Err(Status::method_not_allowed()),
     }
-}
-
-/// The body of a request as JSON; YAML is read as well.
-fn read_body(request: &Request) -> Result<Value> {
-    const ACCEPTED: &[&str] = &[
-        "application/json",
-        "application/yaml",
-        "application/vnd.kubernetes.protobuf",
-    ];
-    if request.body.is_empty() {
-        return Err(Status::bad_request("the request body is empty"));
-    }
-    let yaml = match request.content_type() {
-        "application/yaml" | "application/apply-patch+yaml" => {
-            request.body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{')
-        }
-        "application/vnd.kubernetes.protobuf" => return Err(Status::media_type(&ACCEPTED[..2])),
-        "" | "application/json" => false,
-        other if other.starts_with("application/") && other.ends_with("json") => false,
-        _ => return Err(Status::media_type(&ACCEPTED[..2])),
-    };
-    let value: Value = if yaml {
-        let text = std::str::from_utf8(&request.body).map_err(Status::internal)?;
-        serde_saphyr::from_str(text)
-            .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?
-    } else {
-        serde_json::from_slice(&request.body).map_err(|error| {
-            Status::bad_request(format!("couldn't get version/kind; json parse error: {error}"))
-        })?
-    };
-    Ok(value)
 }
 
 /// Object metadata only, as clients may ask for it.

@@ -5,18 +5,21 @@ use std::sync::Arc;
 use http::Response;
 use serde_json::{Value, json};
 
+use crate::api::Endpoint;
+use crate::api::body::{self, place};
 use crate::api::query::{Selection, find, one};
 use crate::api::request::Request;
 use crate::api::respond::{self, Body};
-use crate::api::{Endpoint, read_body};
+use crate::api::scale::{scale_of, set_scale};
 use crate::fields::{managed, patch as patches};
-use crate::json::{child, list_at, name, namespace, number_at, object, text, text_at, uid};
+use crate::json::{child, is_deleting, list_at, name, namespace, number_at, object, text, text_at, uid};
 use crate::kinds::Resource;
+use crate::prepare::services;
 use crate::status::{Result, Status, cause, forbidden, required};
 use crate::store::Key;
 use crate::transaction::Transaction;
 use crate::write::{self, Deleted, Deletion, Ownership, Propagation, Writer, normalise};
-use crate::{Shared, Verb};
+use crate::{Shared, Verb, convert};
 
 /// Runs a write in a transaction of its own; a dry run is thrown away.
 fn commit<T>(
@@ -29,10 +32,18 @@ fn commit<T>(
         [] | [""] => false,
         values if values.iter().all(|value| *value == "All") => true,
         _ => {
-            let causes = [crate::status::unsupported(
+            let given: Vec<_> = request
+                .query
+                .all("dryRun")
+                .map(|value| format!("{value:?}"))
+                .collect();
+            let causes = [cause(
+                "FieldValueNotSupported",
                 "dryRun",
-                request.query.get("dryRun").unwrap_or_default(),
-                &["All"],
+                format!(
+                    "Unsupported value: []string{{{}}}: supported values: \"All\"",
+                    given.join(", ")
+                ),
             )];
             let kind = match verb {
                 Verb::Create => "CreateOptions",
@@ -46,77 +57,14 @@ fn commit<T>(
     shared.write(verb, dry_run, write)
 }
 
-/// Checks that a body is an object of the kind and place that the path names, and fills in what it leaves out.
-fn expect_object(endpoint: &Endpoint, body: &mut Value, creating: bool) -> Result<()> {
-    if !body.is_object() {
-        return Err(Status::bad_request(format!(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct",
-            if body.is_array() { "array" } else { "value" }
-        )));
-    }
-    let wanted = endpoint.api_version();
-    let resource = &endpoint.resource;
-    let (given, kind) = (text(body, "apiVersion").to_owned(), text(body, "kind").to_owned());
-    if resource.is_custom() && kind.is_empty() {
-        return Err(Status::bad_request(format!(
-            "Object 'Kind' is missing in '{body}'"
-        )));
-    }
-    if (!given.is_empty() && given != wanted) || (!kind.is_empty() && kind != resource.kind) {
-        return Err(Status::bad_request(if kind.is_empty() || kind == resource.kind {
-            format!(
-                "the API version in the data ({given}) does not match the expected API version ({wanted})"
-            )
-        } else {
-            format!(
-                "{kind} in version \"{}\" cannot be handled as a {}: no kind \"{kind}\" is registered for version \
-                 \"{given}\"",
-                crate::json::version_of(&given),
-                resource.kind
-            )
-        }));
-    }
-    let target = &endpoint.target;
-    let body_namespace = namespace(body).to_owned();
-    if resource.namespaced && !body_namespace.is_empty() && body_namespace != target.namespace {
-        return Err(Status::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
-    let body_name = name(body);
-    if !creating && !target.name.is_empty() && body_name != target.name {
-        return Err(Status::bad_request(if body_name.is_empty() {
-            "name must be provided".to_owned()
-        } else {
-            format!(
-                "the name of the object ({body_name}) does not match the name on the URL ({})",
-                target.name
-            )
-        }));
-    }
-    place(endpoint, body);
-    Ok(())
-}
-
-fn place(endpoint: &Endpoint, body: &mut Value) {
-    let resource = &endpoint.resource;
-    object(body).insert("apiVersion".into(), endpoint.api_version().into());
-    object(body).insert("kind".into(), resource.kind.as_str().into());
-    let metadata = child(body, "metadata");
-    if resource.namespaced {
-        metadata.insert("namespace".into(), endpoint.target.namespace.as_str().into());
-    } else {
-        metadata.shift_remove("namespace");
-    }
-}
-
 pub(crate) fn create(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) -> Result<Response<Body>> {
+    if endpoint.resource.definition.as_deref().is_some_and(is_deleting) {
+        return Err(Status::definition_terminating(&endpoint.resource));
+    }
     if !endpoint.target.name.is_empty() {
         return create_under(shared, request, endpoint);
     }
-    let mut body = read_body(request)?;
-    expect_object(endpoint, &mut body, true)?;
-    normalise(&endpoint.resource, endpoint.version(), &mut body);
+    let body = body::read_object(request, endpoint, false)?;
     let manager = request.manager();
     let created = commit(shared, request, Verb::Create, |transaction| {
         let writer = Writer {
@@ -158,7 +106,7 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
         }
         ("ServiceAccount", "token") => {
             let account = find(endpoint, &shared.state())?;
-            let mut body = read_body(request)?;
+            let mut body = body::read(request)?;
             let seconds = number_at(&body, "/spec/expirationSeconds").unwrap_or(3600);
             object(&mut body).insert(
                 "status".into(),
@@ -178,21 +126,20 @@ pub(crate) fn replace(
     request: &Request,
     endpoint: &Endpoint,
 ) -> Result<Response<Body>> {
-    let mut body = read_body(request)?;
     let manager = request.manager();
     let writer = Writer {
         manager: &manager,
         admission: true,
     };
     if endpoint.target.subresource == "scale" {
+        let scale = body::read(request)?;
         let scaled = commit(shared, request, Verb::Update, |transaction| {
             let live = find(endpoint, &transaction.state)?;
-            set_scale(transaction, endpoint, &live, &body, writer)
+            set_scale(transaction, endpoint, &live, &scale, writer)
         })?;
         return Ok(respond::json(200, &scale_of(endpoint, &scaled)));
     }
-    expect_object(endpoint, &mut body, false)?;
-    normalise(&endpoint.resource, endpoint.version(), &mut body);
+    let body = body::read_object(request, endpoint, true)?;
     let (created, updated) = commit(shared, request, Verb::Update, |transaction| {
         let resource = &endpoint.resource;
         let live = match find(endpoint, &transaction.state) {
@@ -256,18 +203,39 @@ fn needs_version(resource: &Resource) -> bool {
 }
 
 /// Optimistic locking: a resource version that is given must be the live one.
-fn check_version(resource: &Resource, live: &Value, new: &Value, replacing: bool) -> Result<()> {
+pub(super) fn check_version(resource: &Resource, live: &Value, new: &Value, replacing: bool) -> Result<()> {
     let given = text_at(new, "/metadata/resourceVersion");
     if given.is_empty() {
+        if replacing && resource.is("", "Service") {
+            // Services are checked before the server fills in the version, and twice.
+            let missing = cause(
+                "FieldValueInvalid",
+                "metadata.resourceVersion",
+                "Invalid value: \"\": must be specified for an update",
+            );
+            let mut causes = vec![missing.clone(), missing];
+            causes.extend(services::check_address(live, new));
+            return Err(Status::invalid_object(resource, name(live), &causes));
+        }
         if replacing && needs_version(resource) {
             let causes = [cause(
                 "FieldValueInvalid",
                 "metadata.resourceVersion",
                 "Invalid value: 0x0: must be specified for an update",
             )];
-            return Err(Status::invalid_object(resource, name(live), &causes));
+            // Of all refusals, this one names the resource instead of the kind.
+            return Err(Status::invalid(
+                &resource.group,
+                &resource.plural,
+                name(live),
+                &causes,
+            ));
         }
         return Ok(());
+    }
+    if given.parse::<u64>().is_err() {
+        let message = format!("strconv.ParseUint: parsing {given:?}: invalid syntax");
+        return Err(Status::new(500, "", message));
     }
     if given == text_at(live, "/metadata/resourceVersion") {
         Ok(())
@@ -287,17 +255,24 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
     let content_type = request.content_type();
     let known = ACCEPTED.contains(&content_type)
         && !(resource.is_custom() && content_type == "application/strategic-merge-patch+json");
+    if !known && !resource.is_custom() {
+        return Err(Status::plain(
+            415,
+            "UnsupportedMediaType",
+            "Unsupported Media Type",
+        ));
+    }
     if !known {
         let accepted: Vec<_> = ACCEPTED
             .iter()
-            .filter(|one| !(resource.is_custom() && one.contains("strategic")))
+            .filter(|one| !one.contains("strategic"))
             .copied()
             .collect();
         return Err(Status::media_type(&accepted));
     }
     let applying = content_type == "application/apply-patch+yaml";
     check_patch_options(request, applying)?;
-    let body = read_body(request)?;
+    let body = body::read(request)?;
     let manager = request.manager();
     let writer = Writer {
         manager: &manager,
@@ -319,7 +294,7 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
             "application/merge-patch+json" => Ok(patches::merge(&shown, &body)),
             _ => patches::strategic(&shown, &body, &resource.schema(endpoint.version())),
         }
-        .map_err(|error| refuse_patch(resource, name(&live), error))?;
+        .map_err(refuse_patch)?;
         if scale {
             return set_scale(transaction, endpoint, &live, &new, writer);
         }
@@ -331,11 +306,17 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
             )));
         }
         if resource.namespaced && namespace(&new) != namespace(&live) {
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
+            return Err(Status::bad_request(format!(
+                "the namespace of the object ({}) does not match the namespace on the request ({})",
+                namespace(&new),
+                namespace(&live)
+            )));
         }
         place(endpoint, &mut new);
+        body::check_built_in(resource, endpoint.version(), &new).map_err(|why| {
+            let shown = format!("Invalid value: {:?}: {why}", new.to_string());
+            Status::invalid("", "", "", &[cause("FieldValueInvalid", "patch", shown)])
+        })?;
         check_version(resource, &live, &new, false)?;
         normalise(resource, endpoint.version(), &mut new);
         write::update(
@@ -353,7 +334,7 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
     one(shared, 200, request, endpoint, &patched)
 }
 
-fn refuse_patch(resource: &Resource, name: &str, error: patches::PatchError) -> Status {
+fn refuse_patch(error: patches::PatchError) -> Status {
     match error {
         patches::PatchError::BadRequest(message) => Status::bad_request(message),
         patches::PatchError::TooLarge(message) => Status::new(413, "RequestEntityTooLarge", message),
@@ -365,7 +346,7 @@ fn refuse_patch(resource: &Resource, name: &str, error: patches::PatchError) -> 
                 "Invalid",
                 "the server rejected our request due to an error in our request",
             );
-            status.details = json!({ "name": name, "group": resource.group, "kind": resource.plural });
+            status.details = json!({});
             status
         }
     }
@@ -388,8 +369,8 @@ fn check_patch_options(request: &Request, applying: bool) -> Result<()> {
 }
 
 /// The live object in the version of the request.
-fn relabel(endpoint: &Endpoint, live: &Value) -> Value {
-    let mut copy = live.clone();
+pub(super) fn relabel(endpoint: &Endpoint, live: &Value) -> Value {
+    let mut copy = convert::from_stored(&endpoint.resource, endpoint.version(), live);
     object(&mut copy).insert("apiVersion".into(), endpoint.api_version().into());
     copy
 }
@@ -409,10 +390,37 @@ fn apply(
     {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    if name(&body).is_empty() {
-        child(&mut body, "metadata").insert("name".into(), target.name.as_str().into());
+    let (given, wanted) = (text(&body, "apiVersion"), endpoint.api_version());
+    if given != wanted {
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {given}, expected: {wanted}"
+        )));
     }
-    expect_object(endpoint, &mut body, false)?;
+    if text(&body, "kind") != resource.kind {
+        return Err(Status::new(
+            500,
+            "",
+            "failed to merge config: expected objects of the same type",
+        ));
+    }
+    if !matches!(name(&body), found if found.is_empty() || found == target.name) {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            name(&body),
+            target.name
+        )));
+    }
+    if resource.namespaced
+        && !matches!(namespace(&body), found if found.is_empty() || found == target.namespace)
+    {
+        return Err(Status::bad_request(format!(
+            "the namespace of the object ({}) does not match the namespace on the request ({})",
+            namespace(&body),
+            target.namespace
+        )));
+    }
+    child(&mut body, "metadata").insert("name".into(), target.name.as_str().into());
+    place(endpoint, &mut body);
     let force = request.query.flag("force");
     let (created, applied) = commit(shared, request, Verb::Apply, |transaction| {
         let live = find(endpoint, &transaction.state).ok();
@@ -485,103 +493,11 @@ fn refuse_apply(error: managed::ApplyError) -> Status {
     }
 }
 
-/// The Scale of an object.
-pub(crate) fn scale_of(endpoint: &Endpoint, object: &Value) -> Value {
-    let paths = scale_paths(endpoint);
-    let at = |path: &str| number_at(object, &pointer(path)).unwrap_or(0);
-    let mut scale = json!({
-        "kind": "Scale",
-        "apiVersion": "autoscaling/v1",
-        "metadata": {
-            "name": name(object),
-            "namespace": namespace(object),
-            "uid": uid(object),
-            "resourceVersion": text_at(object, "/metadata/resourceVersion"),
-            "creationTimestamp": text_at(object, "/metadata/creationTimestamp"),
-        },
-        "spec": { "replicas": at(&paths.0) },
-        "status": { "replicas": at(&paths.1) },
-    });
-    let selector = if endpoint.resource.is_custom() {
-        paths
-            .2
-            .map(|path| text_at(object, &pointer(&path)).to_owned())
-            .unwrap_or_default()
-    } else {
-        selector_text(object.pointer("/spec/selector"))
-    };
-    if !selector.is_empty() {
-        scale["status"]["selector"] = selector.into();
-    }
-    scale
-}
-
-fn selector_text(selector: Option<&Value>) -> String {
-    let Some(selector) = selector else {
-        return String::new();
-    };
-    let labels = selector.get("matchLabels").unwrap_or(selector);
-    let sorted: std::collections::BTreeMap<_, _> = labels.as_object().into_iter().flatten().collect();
-    let all: Vec<_> = sorted
-        .iter()
-        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
-        .collect();
-    all.join(",")
-}
-
-fn pointer(path: &str) -> String {
-    path.replace('.', "/")
-}
-
-fn scale_paths(endpoint: &Endpoint) -> (String, String, Option<String>) {
-    let custom = endpoint
-        .resource
-        .version_spec(endpoint.version())
-        .and_then(|version| version.pointer("/subresources/scale"));
-    match custom {
-        Some(scale) => (
-            text(scale, "specReplicasPath").to_owned(),
-            text(scale, "statusReplicasPath").to_owned(),
-            Some(text(scale, "labelSelectorPath").to_owned()).filter(|path| !path.is_empty()),
-        ),
-        None => (".spec.replicas".to_owned(), ".status.replicas".to_owned(), None),
-    }
-}
-
-fn set_scale(
-    transaction: &mut Transaction,
-    endpoint: &Endpoint,
-    live: &Arc<Value>,
-    scale: &Value,
-    writer: Writer,
-) -> Result<Arc<Value>> {
-    let resource = &endpoint.resource;
-    check_version(resource, live, scale, false)?;
-    let replicas = number_at(scale, "/spec/replicas").unwrap_or(0);
-    if replicas < 0 {
-        let causes = [crate::status::invalid(
-            "spec.replicas",
-            &replicas.into(),
-            "must be greater than or equal to 0",
-        )];
-        return Err(Status::invalid("autoscaling", "Scale", name(live), &causes));
-    }
-    let mut new = relabel(endpoint, live);
-    let path = scale_paths(endpoint).0;
-    let mut place = &mut new;
-    for part in path.split('.').filter(|part| !part.is_empty()) {
-        place = object(place).entry(part).or_insert(Value::Null);
-    }
-    *place = replicas.into();
-    normalise(resource, endpoint.version(), &mut new);
-    write::update(transaction, endpoint.main(), live, new, Ownership::Update, writer)
-}
-
 fn deletion(request: &Request) -> Result<Deletion> {
     let body = if request.body.is_empty() {
         json!({})
     } else {
-        read_body(request)?
+        body::read(request)?
     };
     let text = |key: &str| -> Option<String> {
         body.get(key)
@@ -594,6 +510,11 @@ fn deletion(request: &Request) -> Result<Deletion> {
         .get("orphanDependents")
         .and_then(Value::as_bool)
         .or_else(|| request.query.get("orphanDependents").map(|value| value == "true"));
+    if let (Some(policy), Some(_)) = (text("propagationPolicy"), orphan) {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        let causes = [crate::status::invalid("propagationPolicy", &policy.into(), why)];
+        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &causes));
+    }
     let propagation = match (text("propagationPolicy").as_deref(), orphan) {
         (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
         (Some("Foreground"), _) => Some(Propagation::Foreground),
@@ -626,7 +547,7 @@ fn with_body_dry_run(request: &Request) -> Result<bool> {
     if request.body.is_empty() {
         return Ok(false);
     }
-    Ok(list_at(&read_body(request)?, "/dryRun")
+    Ok(list_at(&body::read(request)?, "/dryRun")
         .iter()
         .any(|value| value == "All"))
 }
@@ -645,6 +566,20 @@ pub(crate) fn delete(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
     })?;
     match deleted {
         Deleted::Marked(object) => one(shared, 200, request, endpoint, &object),
+        Deleted::Gone(object) if resource.is("", "Pod") => {
+            // A pod that runs is shown as it is given time to stop, though here it takes none.
+            let mut object = Value::clone(&object);
+            let runs = !text_at(&object, "/spec/nodeName").is_empty();
+            let grace = if runs {
+                number_at(&object, "/spec/terminationGracePeriodSeconds").unwrap_or(30)
+            } else {
+                0
+            };
+            let metadata = child(&mut object, "metadata");
+            metadata.insert("deletionTimestamp".into(), shared.config.later(grace).into());
+            metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+            one(shared, 200, request, endpoint, &object)
+        }
         Deleted::Gone(object) if returns_deleted(resource) => one(shared, 200, request, endpoint, &object),
         Deleted::Gone(object) => Ok(respond::json(200, &success(endpoint, &object))),
     }
@@ -673,7 +608,6 @@ fn returns_deleted(resource: &Resource) -> bool {
                 | "Pod"
                 | "PodTemplate"
                 | "ResourceQuota"
-                | "Service"
                 | "ServiceAccount"
         ) | ("policy", "PodSecurityPolicy")
             | ("storage.k8s.io", _)
@@ -718,8 +652,16 @@ pub(crate) fn delete_collection(
         &json!({
             "kind": resource.list_kind,
             "apiVersion": endpoint.api_version(),
-            "metadata": { "resourceVersion": revision.to_string() },
+            "metadata": list_metadata(resource, revision),
             "items": deleted.iter().map(|object| Value::clone(object)).collect::<Vec<_>>(),
         }),
     ))
+}
+
+fn list_metadata(resource: &Resource, revision: u64) -> Value {
+    if resource.is_custom() {
+        json!({ "resourceVersion": revision.to_string(), "continue": "" })
+    } else {
+        json!({ "resourceVersion": revision.to_string() })
+    }
 }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
-use crate::Shared;
 use crate::api::request::Request;
 use crate::api::respond::{self, Body};
 use crate::api::{Endpoint, table};
@@ -15,6 +14,7 @@ use crate::json::{Sent, TypeMeta};
 use crate::selector::{Fields, Labels};
 use crate::status::{Result, Status};
 use crate::store::{Key, State};
+use crate::{Shared, convert};
 
 /// In which form objects are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) enum Form {
 
 impl Form {
     /// The first form in the `Accept` header that can be served.
-    pub(crate) fn of(request: &Request) -> Result<Form> {
+    pub(crate) fn of(request: &Request, custom: bool) -> Result<Form> {
         let accept = request.header("accept");
         if accept.is_empty() {
             return Ok(Form::Object);
@@ -49,7 +49,15 @@ impl Form {
                 Some(_) => {}
             }
         }
-        Err(Status::not_acceptable(&["application/json"]))
+        if custom {
+            return Err(Status::new(
+                406,
+                "NotAcceptable",
+                "only the following media types are accepted: application/json, application/yaml, \
+                 application/vnd.kubernetes.protobuf",
+            ));
+        }
+        Err(Status::plain(406, "NotAcceptable", "Not Acceptable"))
     }
 }
 
@@ -70,7 +78,7 @@ pub(crate) fn get(
     let found = find(endpoint, state)?;
     match endpoint.target.subresource.as_str() {
         "" | "status" => one(shared, 200, request, endpoint, &found),
-        "scale" => Ok(respond::json(200, &super::mutate::scale_of(endpoint, &found))),
+        "scale" => Ok(respond::json(200, &super::scale::scale_of(endpoint, &found))),
         "log" => Ok(respond::text(200, "")),
         _ => Err(Status::method_not_allowed()),
     }
@@ -84,7 +92,8 @@ pub(crate) fn one(
     endpoint: &Endpoint,
     object: &Value,
 ) -> Result<Response<Body>> {
-    Ok(match Form::of(request)? {
+    let object = &*convert::shown(&endpoint.resource, endpoint.version(), object);
+    Ok(match Form::of(request, endpoint.resource.is_custom())? {
         Form::Object => {
             let api_version = endpoint.api_version();
             respond::json(
@@ -165,15 +174,19 @@ pub(crate) fn list(
     endpoint: &Endpoint,
     state: &State,
 ) -> Result<Response<Body>> {
-    let form = Form::of(request)?;
+    let form = Form::of(request, endpoint.resource.is_custom())?;
     let selection = Selection::of(request, endpoint)?;
     let number = |key: &str| -> Result<Option<u64>> {
         match request.query.get(key).filter(|value| !value.is_empty()) {
             None => Ok(None),
             Some(value) => value.parse().map(Some).map_err(|_| {
-                Status::bad_request(format!(
-                    "{key}: Invalid value: {value:?}: strconv.ParseUint: invalid syntax"
-                ))
+                Status::new(
+                    500,
+                    "",
+                    format!(
+                        "{key}: Invalid value: {value:?}: strconv.ParseUint: parsing {value:?}: invalid syntax"
+                    ),
+                )
             }),
         }
     };
@@ -182,8 +195,8 @@ pub(crate) fn list(
     let mut state = state.clone();
     let mut start = None;
     if let Some(token) = request.query.get("continue").filter(|token| !token.is_empty()) {
-        let go_on =
-            Continue::decode(token).ok_or_else(|| Status::bad_request("continue key is not valid"))?;
+        let go_on = Continue::decode(token)
+            .ok_or_else(|| Status::bad_request("invalid continue token: continue key is not valid"))?;
         if go_on.revision != state.revision {
             state = shared.snapshot(go_on.revision).ok_or_else(|| {
                 Status::expired(
@@ -194,14 +207,7 @@ pub(crate) fn list(
         }
         start = Some(go_on.start);
     } else if let Some(wanted) = wanted.filter(|wanted| *wanted > state.revision) {
-        return Err(Status::new(
-            504,
-            "Timeout",
-            format!(
-                "Timeout: Too large resource version: {wanted}, current: {}",
-                state.revision
-            ),
-        ));
+        return Err(Status::future_version(wanted, state.revision));
     } else if let Some(exact) = wanted.filter(|wanted| {
         *wanted != state.revision && request.query.get("resourceVersionMatch") == Some("Exact")
     }) {
@@ -226,6 +232,10 @@ pub(crate) fn list(
         items.push(object);
     }
     let mut metadata = json!({ "resourceVersion": state.revision.max(1).to_string() });
+    if endpoint.resource.is_custom() && form == Form::Object {
+        // Lists of custom resources say that there is no more; those of built-in kinds leave it out.
+        metadata["continue"] = "".into();
+    }
     if let Some(start) = next {
         metadata["continue"] = Continue {
             revision: state.revision,
@@ -291,6 +301,7 @@ fn objects(endpoint: &Endpoint, items: &[&Arc<Value>], metadata: &Value) -> Resu
             if index > 0 {
                 bytes.push(b',');
             }
+            let object = &*convert::shown(&endpoint.resource, endpoint.version(), object);
             serde_json::to_writer(&mut *bytes, &Sent { object, types })?;
         }
         bytes.extend_from_slice(b"]}\n");

@@ -9,6 +9,7 @@ use crate::Shared;
 use crate::api::discovery::REVIEWS;
 use crate::api::request::{Request, Target, User};
 use crate::api::respond::{self, Body};
+use crate::fields::managed;
 use crate::json::{list_at, object, text_at};
 use crate::status::{Result, Status};
 
@@ -18,6 +19,9 @@ pub(crate) fn answer(
     request: &Request,
     target: &Target,
 ) -> Result<Option<Response<Body>>> {
+    if target.group.is_empty() && target.plural == "componentstatuses" {
+        return components(request, target).map(Some);
+    }
     let Some((group, _, kind, _)) = REVIEWS
         .iter()
         .find(|(group, plural, ..)| *group == target.group && *plural == target.plural)
@@ -36,7 +40,7 @@ pub(crate) fn answer(
     if request.method != Method::POST || !target.name.is_empty() {
         return Err(Status::method_not_allowed());
     }
-    let mut review = super::read_body(request)?;
+    let mut review = super::body::read(request)?;
     let user = request.acting();
     let status = match *kind {
         "SelfSubjectAccessReview" => decide(&user),
@@ -50,7 +54,51 @@ pub(crate) fn answer(
     map.insert("status".into(), status);
     let metadata = map.entry("metadata").or_insert_with(|| json!({}));
     object(metadata).insert("creationTimestamp".into(), Value::Null);
+    if *kind == "SelfSubjectRulesReview" {
+        map.insert("spec".into(), json!({}));
+    } else if let Some(schema) = crate::fields::Schema::builtin(&format!("{group}/{version}"), kind) {
+        let status = map.shift_remove("status");
+        managed::update(
+            None,
+            &mut review,
+            &request.manager(),
+            &shared.config.now(),
+            &schema,
+        );
+        if let Some(status) = status {
+            object(&mut review).insert("status".into(), status);
+        }
+    }
     Ok(Some(respond::json(201, &review)))
+}
+
+/// The health of the control plane's parts: a sandbox has none that could fail.
+fn components(request: &Request, target: &Target) -> Result<Response<Body>> {
+    if request.method != Method::GET {
+        return Err(Status::method_not_allowed());
+    }
+    let component = |name: &str, message: &str| {
+        json!({
+            "metadata": { "name": name, "creationTimestamp": null },
+            "conditions": [{ "type": "Healthy", "status": "True", "message": message }],
+        })
+    };
+    let all = [
+        component("scheduler", "ok"),
+        component("controller-manager", "ok"),
+        component("etcd-0", "{\"health\":\"true\"}"),
+    ];
+    if target.name.is_empty() {
+        return Ok(respond::json(
+            200,
+            &json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": all }),
+        ));
+    }
+    let found = all.into_iter().find(|one| crate::json::name(one) == target.name);
+    let mut found = found.ok_or_else(|| Status::not_found_as("componentstatus", "", &target.name))?;
+    found["kind"] = "ComponentStatus".into();
+    found["apiVersion"] = "v1".into();
+    Ok(respond::json(200, &found))
 }
 
 /// Administrators may do everything; of others nothing is known yet.

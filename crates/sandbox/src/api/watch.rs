@@ -9,7 +9,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::Shared;
 use crate::api::query::{Form, Selection};
 use crate::api::request::Request;
 use crate::api::respond::{self, Body};
@@ -17,6 +16,7 @@ use crate::api::{Endpoint, table};
 use crate::json::{Sent, TypeMeta, child};
 use crate::status::{Result, Status};
 use crate::store::Change;
+use crate::{Shared, convert};
 
 /// How often a watch that asked for bookmarks gets one while nothing happens.
 const BOOKMARKS: Duration = Duration::from_mins(1);
@@ -42,7 +42,7 @@ struct Watch {
 }
 
 pub(crate) fn answer(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) -> Result<Response<Body>> {
-    let form = Form::of(request)?;
+    let form = Form::of(request, endpoint.resource.is_custom())?;
     let mut selection = Selection::of(request, endpoint)?;
     if !endpoint.target.name.is_empty() {
         let selector = format!("metadata.name={}", endpoint.target.name);
@@ -202,6 +202,7 @@ impl Watch {
     }
 
     fn event(&mut self, bytes: &mut Vec<u8>, kind: &str, object: &Value) {
+        let object = &*convert::shown(&self.endpoint.resource, self.endpoint.version(), object);
         match self.form {
             Form::Object => {
                 let api_version = self.endpoint.api_version();

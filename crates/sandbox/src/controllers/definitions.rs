@@ -12,7 +12,8 @@ use crate::store::{Collection, Key};
 use crate::transaction::Transaction;
 use crate::write::{self, Deletion, Place, Writer};
 
-const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// Holds a definition until the objects of its kind are gone.
+pub(crate) const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// Brings everything that follows from a definition up to date.
 pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> {
@@ -43,52 +44,57 @@ pub(crate) fn is_established(definition: &Value) -> bool {
         .any(|condition| text(condition, "type") == "Established" && text(condition, "status") == "True")
 }
 
-/// Accepts the names that a definition asks for when no other one has them, and establishes it.
+/// Accepts the names that a definition asks for, as far as no other one has them, and establishes it.
 fn accept(transaction: &mut Transaction, definition: &Arc<Value>) -> Result<Arc<Value>> {
-    let stored = stored_versions(definition);
-    let names = definition.pointer("/spec/names").cloned().unwrap_or_default();
-    let accepted = definition.pointer("/status/acceptedNames");
-    if accepted == Some(&names)
-        && is_established(definition)
-        && definition.pointer("/status/storedVersions") == Some(&stored)
-    {
+    let wanted = definition.pointer("/spec/names").cloned().unwrap_or_default();
+    let accepted = definition
+        .pointer("/status/acceptedNames")
+        .cloned()
+        .unwrap_or_default();
+    if accepted == wanted && is_established(definition) {
         return Ok(Arc::clone(definition));
     }
     let now = transaction.now.clone();
     let mut next = Value::clone(definition);
-    child(&mut next, "status").insert("storedVersions".into(), stored);
-    if accepted != Some(&names) {
-        if let Some((reason, taken)) = name_in_use(transaction, definition) {
-            let message = format!("{taken:?} is already in use");
-            set_condition(&mut next, "NamesAccepted", "False", reason, &message, &now);
-            if !is_established(definition) {
-                let message = "not all names are accepted";
-                set_condition(&mut next, "Established", "False", "NotAccepted", message, &now);
-            }
-        } else {
-            child(&mut next, "status").insert("acceptedNames".into(), names);
+    if definition.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true)) {
+        let message = "spec.preserveUnknownFields: Invalid value: true: must be false";
+        set_condition(
+            &mut next,
+            "NonStructuralSchema",
+            "True",
+            "Violations",
+            message,
+            &now,
+        );
+    }
+    let (names, refusal) = negotiate(transaction, definition, &wanted, &accepted);
+    child(&mut next, "status").insert("acceptedNames".into(), names);
+    if let Some((reason, message)) = refusal {
+        set_condition(&mut next, "NamesAccepted", "False", reason, &message, &now);
+        if !is_established(definition) {
+            let message = "not all names are accepted";
+            set_condition(&mut next, "Established", "False", "NotAccepted", message, &now);
+        }
+    } else {
+        set_condition(
+            &mut next,
+            "NamesAccepted",
+            "True",
+            "NoConflicts",
+            "no conflicts found",
+            &now,
+        );
+        if !is_established(&next) {
+            let message = "the initial names have been accepted";
             set_condition(
                 &mut next,
-                "NamesAccepted",
+                "Established",
                 "True",
-                "NoConflicts",
-                "no conflicts found",
+                "InitialNamesAccepted",
+                message,
                 &now,
             );
         }
-    }
-    let accepted = list_at(&next, "/status/conditions")
-        .iter()
-        .any(|condition| text(condition, "type") == "NamesAccepted" && text(condition, "status") == "True");
-    if accepted && !is_established(&next) {
-        set_condition(
-            &mut next,
-            "Established",
-            "True",
-            "InitialNamesAccepted",
-            "the initial names have been accepted",
-            &now,
-        );
     }
     let resource = transaction.builtin("apiextensions.k8s.io", "customresourcedefinitions")?;
     Ok(write_status(
@@ -100,57 +106,75 @@ fn accept(transaction: &mut Transaction, definition: &Arc<Value>) -> Result<Arc<
     ))
 }
 
-/// The stored versions: those that were, and the one that is stored now.
-fn stored_versions(definition: &Value) -> Value {
-    let mut stored: Vec<Value> = list_at(definition, "/status/storedVersions").to_vec();
-    for version in list_at(definition, "/spec/versions") {
-        if version.get("storage") == Some(&Value::Bool(true))
-            && let Some(name) = version.get("name")
-            && !stored.contains(name)
-        {
-            stored.push(name.clone());
-        }
-    }
-    Value::Array(stored)
-}
-
-fn name_in_use(transaction: &Transaction, definition: &Value) -> Option<(&'static str, String)> {
+/// The names that a definition gets: each one that is free, and why the last of the others is not.
+fn negotiate(
+    transaction: &Transaction,
+    definition: &Value,
+    wanted: &Value,
+    accepted: &Value,
+) -> (Value, Option<(&'static str, String)>) {
     let group = text_at(definition, "/spec/group");
-    let names = definition.pointer("/spec/names")?;
     let others: Vec<_> = transaction
         .state
         .custom()
         .filter(|other| other.group == group && *other.store != *name(definition))
         .cloned()
         .collect();
-    let resources = |wanted: &str| {
+    let resource_taken = |wanted: &str| {
         others.iter().any(|other| {
             other.plural == wanted
                 || other.singular == wanted
                 || other.short_names.iter().any(|one| one == wanted)
         })
     };
-    let kinds = |wanted: &str| {
+    let kind_taken = |wanted: &str| {
         others
             .iter()
             .any(|other| other.kind == wanted || other.list_kind == wanted)
     };
-    for (key, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
-        if resources(text(names, key)) {
-            return Some((reason, text(names, key).to_owned()));
+    let in_use = |name: &str| format!("{name:?} is already in use");
+    let mut names = json!({});
+    let mut refusal = None;
+    let mut choose = |key: &str, reason: &'static str, taken: &dyn Fn(&str) -> bool| {
+        let (want, have) = (text(wanted, key), text(accepted, key));
+        let chosen = if want != have && taken(want) {
+            refusal = Some((reason, in_use(want)));
+            have
+        } else {
+            want
+        };
+        if !chosen.is_empty() || matches!(key, "plural" | "kind") {
+            names[key] = chosen.into();
+        }
+    };
+    choose("plural", "PluralConflict", &resource_taken);
+    choose("singular", "SingularConflict", &resource_taken);
+    choose("kind", "KindConflict", &kind_taken);
+    choose("listKind", "ListKindConflict", &kind_taken);
+    let short: Vec<_> = list(wanted, "shortNames")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    let taken: Vec<_> = short
+        .iter()
+        .filter(|name| !list(accepted, "shortNames").iter().any(|one| one == **name) && resource_taken(name))
+        .map(|name| in_use(name))
+        .collect();
+    if !taken.is_empty() && refusal.is_none() {
+        let all = if let [one] = taken.as_slice() {
+            one.clone()
+        } else {
+            format!("[{}]", taken.join(", "))
+        };
+        refusal = Some(("ShortNamesConflict", all));
+    }
+    let source = if taken.is_empty() { wanted } else { accepted };
+    for (key, source) in [("shortNames", source), ("categories", wanted)] {
+        if let Some(value) = source.get(key) {
+            names[key] = value.clone();
         }
     }
-    for short in list(names, "shortNames").iter().filter_map(Value::as_str) {
-        if resources(short) {
-            return Some(("ShortNamesConflict", short.to_owned()));
-        }
-    }
-    for (key, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
-        if kinds(text(names, key)) {
-            return Some((reason, text(names, key).to_owned()));
-        }
-    }
-    None
+    (names, refusal)
 }
 
 /// Sets a condition of `status.conditions`; the time changes with the status only.
@@ -306,15 +330,28 @@ pub(crate) fn clean_up(transaction: &mut Transaction, definition: &Arc<Value>) -
             )?;
         }
     }
+    let definitions = transaction.builtin("apiextensions.k8s.io", "customresourcedefinitions")?;
+    let mut next = Value::clone(definition);
     if transaction
         .state
         .collection(&store)
         .is_some_and(|collection| collection.len() > 0)
     {
+        let (reason, message) = (
+            "InstanceDeletionInProgress",
+            "CustomResource deletion is in progress",
+        );
+        set_condition(
+            &mut next,
+            "Terminating",
+            "True",
+            reason,
+            message,
+            &transaction.now,
+        );
+        write_status(transaction, &definitions, definition, next, Writer::API_SERVER);
         return Ok(());
     }
-    let definitions = transaction.builtin("apiextensions.k8s.io", "customresourcedefinitions")?;
-    let mut next = Value::clone(definition);
     if let Some(finalizers) = child(&mut next, "metadata")
         .get_mut("finalizers")
         .and_then(Value::as_array_mut)

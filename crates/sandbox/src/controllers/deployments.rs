@@ -40,9 +40,7 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> 
     let mut sets = children(transaction, &deployment, &kind);
     sets.retain(|set| !is_deleting(set));
     sets.sort_by_key(|set| revision_of(set));
-    let position = sets
-        .iter()
-        .position(|set| template_of(set) == template(&deployment));
+    let position = sets.iter().position(|set| has_template(set, &deployment));
     let paused = deployment.pointer("/spec/paused") == Some(&Value::Bool(true));
     let current = match position {
         Some(position) => Some(sets.remove(position)),
@@ -78,13 +76,29 @@ fn revision_of(set: &Value) -> i64 {
     annotation(set, REVISION).parse().unwrap_or(0)
 }
 
-/// The template of a ReplicaSet as its Deployment had it.
-fn template_of(set: &Value) -> Value {
-    let mut template = template(set);
-    if let Some(labels) = template.pointer_mut("/metadata/labels") {
-        object(labels).shift_remove(HASH);
-    }
-    template
+/// Whether a ReplicaSet has the template of its Deployment, but for the hash that its pods are labelled with.
+fn has_template(set: &Value, deployment: &Value) -> bool {
+    let (Some(own), Some(wanted)) = (
+        set.pointer("/spec/template"),
+        deployment.pointer("/spec/template"),
+    ) else {
+        return false;
+    };
+    let without = |value: Option<&Value>, but: &str| -> Vec<(String, Value)> {
+        let mut fields: Vec<_> = value
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| *key != but)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        fields.sort_by(|a, b| a.0.cmp(&b.0));
+        fields
+    };
+    // The spec is most of it, and compared where it is.
+    own.get("spec") == wanted.get("spec")
+        && without(own.get("metadata"), "labels") == without(wanted.get("metadata"), "labels")
+        && without(own.pointer("/metadata/labels"), HASH) == without(wanted.pointer("/metadata/labels"), HASH)
 }
 
 fn copied_annotations(deployment: &Value) -> Value {

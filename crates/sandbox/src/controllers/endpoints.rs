@@ -319,7 +319,7 @@ pub(crate) fn follow_pod(
         .map(|(_, service)| Key::of(&kind, service))
         .collect();
     for key in services {
-        reconcile(transaction, &key)?;
+        transaction.mark(key);
     }
     Ok(())
 }

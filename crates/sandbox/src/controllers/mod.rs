@@ -9,6 +9,8 @@ mod failing;
 mod garbage;
 mod namespaces;
 pub(crate) mod pods;
+mod registration;
+mod roles;
 mod sets;
 mod volumes;
 mod workloads;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::fields::managed;
-use crate::json::{list_at, text};
+use crate::json::{is_deleting, list_at, text};
 use crate::kinds::Resource;
 use crate::status::Result;
 use crate::store::{Change, Key};
@@ -37,10 +39,17 @@ pub(crate) fn settle(transaction: &mut Transaction) {
         .map(|(_, collection)| collection.len())
         .sum();
     for _ in 0..ROUNDS * (objects + 100) {
-        let Some((key, change)) = transaction.unseen.pop_front() else {
+        // Changes first: however many of its pods have changed, a workload is looked at once.
+        let (key, outcome) = if let Some((key, change)) = transaction.unseen.pop_front() {
+            let outcome = react(transaction, &key, &change);
+            (key, outcome)
+        } else if let Some(key) = transaction.next_marked() {
+            let outcome = reconcile(transaction, &key);
+            (key, outcome)
+        } else {
             return;
         };
-        if let Err(status) = react(transaction, &key, &change) {
+        if let Err(status) = outcome {
             // A controller would log this and try again later; the next change is its next chance.
             tracing::debug!(store = %key.store, path = %key.path, error = %status.message, "controller failed");
         }
@@ -50,7 +59,6 @@ pub(crate) fn settle(transaction: &mut Transaction) {
 
 fn react(transaction: &mut Transaction, key: &Key, change: &Change) -> Result<()> {
     match &*key.store {
-        "namespaces" => namespaces::reconcile(transaction, key)?,
         "serviceaccounts" => {
             accounts::reconcile(transaction, key, change.old.as_deref())?;
             if change.old.is_none() {
@@ -64,10 +72,11 @@ fn react(transaction: &mut Transaction, key: &Key, change: &Change) -> Result<()
             endpoints::follow_pod(transaction, old, new)?;
             if let Some(pod) = new.or(old) {
                 volumes::follow_pod(transaction, pod)?;
-                reconcile_owner(transaction, pod)?;
+                mark_owner(transaction, pod);
             }
         }
-        "services" => endpoints::reconcile(transaction, key)?,
+        "endpoints" => registration::follow_service(transaction, key),
+        "clusterroles.rbac.authorization.k8s.io" => roles::aggregate(transaction, change)?,
         "nodes" => {
             // What comes in with the beat of a node's heart does not matter here.
             let shape = |node: &Option<Arc<Value>>| {
@@ -84,47 +93,55 @@ fn react(transaction: &mut Transaction, key: &Key, change: &Change) -> Result<()
                 pods::retry_pending(transaction)?;
             }
         }
-        "persistentvolumes" => volumes::reconcile_volume(transaction, key)?,
-        _ => reconcile(transaction, key)?,
+        "replicasets.apps" => {
+            if let Some(set) = change.new.as_ref().or(change.old.as_ref()) {
+                mark_owner(transaction, set);
+            }
+            transaction.mark(key.clone());
+        }
+        // Whether a kind is served is not put off.
+        DEFINITIONS => definitions::reconcile(transaction, key)?,
+        _ => transaction.mark(key.clone()),
     }
     if let (None, Some(old)) = (&change.new, &change.old) {
-        match &*key.store {
-            "replicasets.apps" => reconcile_owner(transaction, old)?,
-            "persistentvolumeclaims" => volumes::after_claim(transaction, old)?,
-            _ => {}
+        if &*key.store == "persistentvolumeclaims" {
+            volumes::after_claim(transaction, old)?;
         }
         namespaces::after_removal(transaction, key)?;
-        if let Some(definition) = transaction.state.find(DEFINITIONS, "", &key.store).cloned() {
-            definitions::clean_up(transaction, &definition)?;
+        if let Some(definition) = transaction.state.find(DEFINITIONS, "", &key.store)
+            && is_deleting(definition)
+        {
+            let definitions = transaction.builtin("apiextensions.k8s.io", "customresourcedefinitions")?;
+            transaction.mark(Key::new(&definitions, "", &key.store));
         }
     }
     garbage::after_change(transaction, key, change)
 }
 
 /// Lets the controller of one object look at it.
-pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> {
+fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> {
     match &*key.store {
         DEFINITIONS => definitions::reconcile(transaction, key),
-        "deployments.apps" => deployments::reconcile(transaction, key),
-        "replicasets.apps" => {
-            deployments::reconcile_set(transaction, key)?;
-            match transaction.state.get(key).cloned() {
-                Some(set) => reconcile_owner(transaction, &set),
-                None => Ok(()),
-            }
+        "namespaces" => namespaces::reconcile(transaction, key),
+        "services" => {
+            registration::follow_service(transaction, key);
+            endpoints::reconcile(transaction, key)
         }
+        "deployments.apps" => deployments::reconcile(transaction, key),
+        "replicasets.apps" => deployments::reconcile_set(transaction, key),
         "statefulsets.apps" => sets::reconcile_stateful(transaction, key),
         "daemonsets.apps" => sets::reconcile_daemon(transaction, key),
         "jobs.batch" => sets::reconcile_job(transaction, key),
         "persistentvolumeclaims" => volumes::reconcile_claim(transaction, key),
+        "persistentvolumes" => volumes::reconcile_volume(transaction, key),
+        "apiservices.apiregistration.k8s.io" => registration::reconcile(transaction, key),
         _ => Ok(()),
     }
 }
 
-fn reconcile_owner(transaction: &mut Transaction, object: &Value) -> Result<()> {
-    match workloads::owner_key(transaction, object) {
-        Some(owner) => reconcile(transaction, &owner),
-        None => Ok(()),
+fn mark_owner(transaction: &mut Transaction, object: &Value) {
+    if let Some(owner) = workloads::owner_key(transaction, object) {
+        transaction.mark(owner);
     }
 }
 
@@ -169,7 +186,7 @@ pub(crate) fn write_status(
     );
     let held = !list_at(&next, "/metadata/finalizers").is_empty()
         || (text(&next, "kind") == "Namespace" && !list_at(&next, "/spec/finalizers").is_empty());
-    if crate::json::is_deleting(&next) && !held {
+    if is_deleting(&next) && !held {
         transaction.remove(&Key::of(resource, live));
         return Arc::new(next);
     }

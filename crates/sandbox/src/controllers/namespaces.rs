@@ -181,13 +181,12 @@ fn contents(transaction: &Transaction, namespace: &str) -> Vec<(Key, Arc<Value>)
 /// A namespace that goes away may be empty now.
 pub(crate) fn after_removal(transaction: &mut Transaction, key: &Key) -> Result<()> {
     let namespace = key.namespace();
-    if namespace.is_empty() {
-        return Ok(());
-    }
-    if let Some(found) = transaction.state.find("namespaces", "", namespace).cloned()
-        && is_deleting(&found)
+    if !namespace.is_empty()
+        && let Some(found) = transaction.state.find("namespaces", "", namespace)
+        && is_deleting(found)
     {
-        clear(transaction, &found)?;
+        let kind = transaction.builtin("", "namespaces")?;
+        transaction.mark(Key::new(&kind, "", namespace));
     }
     Ok(())
 }

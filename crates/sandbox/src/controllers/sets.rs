@@ -385,7 +385,7 @@ pub(crate) fn retry_with_account(transaction: &mut Transaction, account: &Key) -
             .map(|(_, workload)| Key::of(&kind, workload))
             .collect();
         for key in waiting {
-            super::reconcile(transaction, &key)?;
+            transaction.mark(key);
         }
     }
     Ok(())
@@ -401,7 +401,7 @@ pub(crate) fn cover_nodes(transaction: &mut Transaction) -> Result<()> {
         .map(|(_, set)| Key::of(&kind, set))
         .collect();
     for key in all {
-        reconcile_daemon(transaction, &key)?;
+        transaction.mark(key);
     }
     Ok(())
 }

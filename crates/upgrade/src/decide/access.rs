@@ -1,7 +1,9 @@
 //! Role templates, built-in roles, and what becomes of users' roles and bindings.
 
+use std::collections::BTreeMap;
+
 use ::access::{BindingAction, Catalog, MigrateOptions, Policy};
-use object::Object;
+use object::{Object, ObjectKey};
 use release::{Version, catalog_versions, load_catalog};
 use serde_json::json;
 
@@ -14,11 +16,19 @@ impl Decider<'_> {
         let Some((catalog, policy)) = self.catalog(&self.release.version.clone()) else {
             return;
         };
+        let from = installed.and_then(|version| self.catalog_before(version));
+        // What the old release set is known from its catalog, not from what somebody applied last: a label that people
+        // gave a template is theirs.
+        let released: BTreeMap<ObjectKey, &Object> = from
+            .iter()
+            .flat_map(Catalog::objects)
+            .map(|object| (object.key(), object))
+            .collect();
         for object in catalog.objects() {
-            let last_applied = self.snapshot.get(&object.key()).and_then(Object::last_applied);
-            self.apply("role-templates", last_applied.as_ref(), object, object);
+            let old = released.get(&object.key()).map(|object| object.as_value());
+            self.apply("role-templates", old, object, object);
         }
-        let Some(from) = installed.and_then(|version| self.catalog_before(version)) else {
+        let Some(from) = from else {
             return;
         };
         let options = MigrateOptions {

@@ -5,7 +5,10 @@ use object::{Object, ObjectKey};
 use release::{Component, Manifest, Phase, helm, secret::Reference};
 use serde_json::{Value, json};
 
-use super::{Decider, installer_key, step::step};
+use super::{
+    Decider, installer_key,
+    step::{self, step},
+};
 use crate::{
     Action, Finding, Snapshot,
     plan::Condition,
@@ -69,10 +72,10 @@ impl Decider<'_> {
         let null = Value::Null;
         let mut patch = json!({});
         if let Some(status) = settings::status_patch(live.get("/status").unwrap_or(&null), &version) {
-            super::step::merge_patch(&mut patch, &status);
+            step::merge_patch(&mut patch, &status);
         }
         if let Some(labels) = settings::label_patch(live.get("/metadata/labels").unwrap_or(&null), &version) {
-            super::step::merge_patch(&mut patch, &labels);
+            step::merge_patch(&mut patch, &labels);
         }
         if patch != json!({}) {
             self.patch("completion", live, patch, None);
@@ -139,8 +142,7 @@ impl Decider<'_> {
         let old = &history.objects;
         let mut workloads = false;
         for manifest in manifests {
-            let shown = self.with_namespace_labels(&manifest.object);
-            let new = self.resolve(&shown, spec);
+            let new = self.resolve(&manifest.object, spec);
             let key = new.key();
             let stage = match manifest.phase {
                 Phase::Namespaces => "namespaces",
@@ -149,9 +151,21 @@ impl Decider<'_> {
                 Phase::Workloads | Phase::CustomResources => "workloads",
                 Phase::Webhooks => "webhooks",
             };
-            let last_applied = self.snapshot.get(&key).and_then(Object::last_applied);
+            let live = self.snapshot.get(&key).filter(|_| !step::is_shared(&key));
+            // Whoever applied it last may have added labels and annotations of their own.
+            let last_applied = live.and_then(Object::last_applied).map(|mut applied| {
+                if let Some(map) = applied.as_object_mut() {
+                    map.remove("metadata");
+                }
+                applied
+            });
             let released = old.get(&key).map(Object::as_value);
-            let planned = self.apply(stage, released.or(last_applied.as_ref()), &new, &shown);
+            let planned = self.apply(
+                stage,
+                released.or(last_applied.as_ref()),
+                &new,
+                &manifest.object,
+            );
             workloads |= planned && matches!(manifest.phase, Phase::Workloads | Phase::ConfigMaps);
             if planned && manifest.phase == Phase::CustomResourceDefinitions {
                 self.wait(stage, key, Condition::Established);
@@ -184,24 +198,6 @@ impl Decider<'_> {
             }
         }
         self.record(component, &history, manifests, spec, stays);
-    }
-
-    /// A label that somebody gave a namespace is not taken from it.
-    fn with_namespace_labels(&self, object: &Object) -> Object {
-        let mut object = object.clone();
-        let live = (object.kind() == "Namespace")
-            .then(|| self.snapshot.get(&object.key()))
-            .flatten();
-        if let Some(live) = live
-            && let Some(labels) = object
-                .as_map_mut()
-                .get_mut("metadata")
-                .and_then(|m| m.get_mut("labels"))
-            && let Some(labels) = labels.as_object_mut()
-        {
-            labels.retain(|name, _| name != "kubesphere.io/workspace" || live.label(name).is_none());
-        }
-        object
     }
 
     /// The object with all references to secrets put in place that can be; others stay for who writes it.

@@ -1,7 +1,7 @@
 //! Steps, made from an object as it is and as it should be.
 
 use object::{Object, ObjectKey, diff, drift::Rule, merge};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Decider, DriftOf, ORDER};
 use crate::{
@@ -80,9 +80,9 @@ impl Decider<'_> {
             return false;
         }
         let mut previous = old.cloned();
-        if live.annotation(object::LAST_APPLIED).is_some() {
+        if live.annotation(object::LAST_APPLIED).is_some() && !is_shared(&key) {
             // What client-side apply noted down is no longer true once somebody else applies.
-            let previous = previous.get_or_insert_with(|| live.last_applied().unwrap_or_default());
+            let previous = previous.get_or_insert_with(|| json!({}));
             if previous.is_object() {
                 previous["metadata"]["annotations"][object::LAST_APPLIED] = "".into();
             }
@@ -148,6 +148,12 @@ impl Decider<'_> {
     pub(super) fn wait(&mut self, stage: &str, key: ObjectKey, condition: Condition) {
         self.push(stage, step(key, Action::Wait { condition }, None));
     }
+}
+
+/// Whether others set fields of it in their own right, by whatever tool: then nothing that was applied before is the
+/// release's to take away. The release only puts labels on namespaces.
+pub(super) fn is_shared(key: &ObjectKey) -> bool {
+    key.is("", "Namespace")
 }
 
 pub(crate) fn step(object: ObjectKey, action: Action, live: Option<&Object>) -> Step {

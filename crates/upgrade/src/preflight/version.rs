@@ -140,6 +140,23 @@ pub(super) fn check_kubesphere(
     let configuration = cluster_configuration();
     let (version, text, source) = match installed {
         Installed::No => {
+            let decisive = [
+                "clusterconfigurations.installer.kubesphere.io",
+                "deployments.apps",
+            ];
+            if let Some(unreadable) = snapshot
+                .unreadable
+                .iter()
+                .find(|u| decisive.contains(&u.resource.as_str()))
+            {
+                return vec![
+                    Finding::blocker(
+                        reasons::VERSION_UNREADABLE,
+                        format!("whether KubeSphere is installed is not known: {} cannot be read", unreadable.resource),
+                    )
+                    .hint("run it as somebody who may read them; a caller bound to cluster-admin has all that is needed"),
+                ];
+            }
             let message = if snapshot.get(&configuration).is_some() {
                 "KubeSphere is not installed: there is a ClusterConfiguration, but no installation ever finished"
             } else {
@@ -282,7 +299,7 @@ mod tests {
     use serde_json::json;
 
     use super::{super::mk::*, *};
-    use crate::Severity;
+    use crate::{Severity, Unreadable};
 
     #[test]
     fn versions_are_read_as_clusters_write_them() {
@@ -364,6 +381,20 @@ mod tests {
         );
         check("registry.example.org:5000/kubesphere/ks-apiserver", None);
         check("kubesphere/ks-apiserver:latest", None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_absent() {
+        let mut snapshot = mk_sound();
+        snapshot.objects.clear();
+        snapshot.unreadable.push(Unreadable {
+            resource: "clusterconfigurations.installer.kubesphere.io".into(),
+            message: "forbidden".into(),
+        });
+        let findings = mk_checked(&snapshot, |_| {});
+        let reasons: Vec<_> = findings.iter().map(|f| f.reason.as_str()).collect();
+        assert!(reasons.contains(&reasons::VERSION_UNREADABLE), "{reasons:?}");
+        assert!(!reasons.contains(&reasons::NOT_INSTALLED), "{reasons:?}");
     }
 
     #[test]

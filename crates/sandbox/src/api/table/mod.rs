@@ -1,6 +1,7 @@
 //! Tables: objects as `kubectl get` prints them.
 
 mod builtin;
+mod cells;
 mod format;
 
 use serde_json::{Value, json};
@@ -36,7 +37,7 @@ pub(crate) fn of<'a>(
                 }
             }
             match include {
-                "None" => {}
+                "None" => row["object"] = Value::Null,
                 "Object" => {
                     row["object"] = object.clone();
                     row["object"]["apiVersion"] = api_version.as_str().into();

@@ -1,0 +1,12 @@
+//! The command line, as a user or a script meets it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod installer;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod blockers;
+mod commands;
+mod plans;

@@ -1,0 +1,167 @@
+//! Two clusters' states, compared but for what no two clusters have in common.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
+
+use crate::common::Key;
+
+/// Derived objects, and those about a moment: each cluster has its own.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("", "ComponentStatus"),
+    ("", "Endpoints"),
+    ("", "Event"),
+    ("", "Pod"),
+    ("apps", "ControllerRevision"),
+    ("apps", "ReplicaSet"),
+    ("coordination.k8s.io", "Lease"),
+    ("discovery.k8s.io", "EndpointSlice"),
+    ("events.k8s.io", "Event"),
+];
+
+/// Those who write as a cluster goes along: what they own is theirs.
+const CONTROLLERS: &[&str] = &[
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-apiserver",
+];
+
+fn is_left_out((group, kind, _, name): &Key, object: &Value) -> bool {
+    LEFT_OUT.contains(&(group.as_str(), kind.as_str()))
+        || (kind == "Secret" && object["type"] == "kubernetes.io/service-account-token")
+        // The API server's own authorities, in every namespace and in its own ConfigMap.
+        || (kind == "ConfigMap" && ["kube-root-ca.crt", "extension-apiserver-authentication"].contains(&name.as_str()))
+}
+
+/// The object without what differs between any two clusters.
+fn comparable((group, kind, ..): &Key, mut object: Value) -> Value {
+    let metadata = object["metadata"].as_object_mut().unwrap();
+    for name in ["uid", "resourceVersion", "creationTimestamp"] {
+        metadata.remove(name);
+    }
+    if let Some(managers) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
+        managers.retain(|entry| !CONTROLLERS.contains(&entry["manager"].as_str().unwrap_or_default()));
+        for entry in managers.iter_mut() {
+            entry.as_object_mut().unwrap().remove("time");
+        }
+        // They are sorted by time.
+        managers.sort_by_key(ToString::to_string);
+    }
+    if (group.as_str(), kind.as_str()) == ("", "Node") {
+        // A kubelet's report and what controllers note down on it; the one that plays kubelet reports less.
+        for name in ["annotations", "managedFields"] {
+            metadata.remove(name);
+        }
+        object.as_object_mut().unwrap().remove("status");
+    }
+    if group == "apps" {
+        let conditions = object.pointer_mut("/status/conditions");
+        if let Some(conditions) = conditions.and_then(Value::as_array_mut) {
+            for condition in conditions.iter_mut() {
+                // It names a ReplicaSet, whose name is a hash.
+                condition.as_object_mut().unwrap().remove("message");
+            }
+            // They are in the order of their last changes.
+            conditions.sort_by_key(|condition| condition["type"].to_string());
+        }
+    }
+    forget_times(&mut object);
+    object
+}
+
+/// Times of day stay as empty texts: that there is one is compared.
+fn forget_times(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if value.is_string() && (name.ends_with("Time") || name.ends_with("Timestamp")) {
+                    *value = "".into();
+                } else {
+                    forget_times(value);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(forget_times),
+        _ => {}
+    }
+}
+
+/// What differs, for people; empty if nothing does. `authority` (PEM) is the one that the restored control plane put in
+/// place of recorded `caBundle`s whose private keys the dump does not have: those, and only those, are passed over.
+pub(crate) fn differences(
+    real: BTreeMap<Key, Value>,
+    sandbox: BTreeMap<Key, Value>,
+    authority: &str,
+) -> String {
+    let comparable = |state: BTreeMap<Key, Value>| -> BTreeMap<Key, Value> {
+        let kept = state
+            .into_iter()
+            .filter(|(key, object)| !is_left_out(key, object));
+        kept.map(|(key, object)| (key.clone(), comparable(&key, object)))
+            .collect()
+    };
+    let (real, sandbox) = (comparable(real), comparable(sandbox));
+    let authority = Value::from(BASE64.encode(authority));
+    let mut out = String::new();
+    for key in real.keys().chain(sandbox.keys()).collect::<BTreeSet<_>>() {
+        let mut found = Vec::new();
+        match (real.get(key), sandbox.get(key)) {
+            (Some(real), Some(sandbox)) => walk("", Some(real), Some(sandbox), &authority, &mut found),
+            (Some(_), None) => found.push("is not in the sandbox".to_owned()),
+            _ => found.push("is only in the sandbox".to_owned()),
+        }
+        if !found.is_empty() {
+            let (group, kind, namespace, name) = key;
+            let _ = writeln!(out, "{kind}.{group} {namespace}/{name}\n  {}", found.join("\n  "));
+        }
+    }
+    out
+}
+
+fn walk(
+    path: &str,
+    real: Option<&Value>,
+    sandbox: Option<&Value>,
+    authority: &Value,
+    found: &mut Vec<String>,
+) {
+    match (real, sandbox) {
+        (Some(Value::Object(a)), Some(Value::Object(b))) => {
+            for name in a.keys().chain(b.keys()).collect::<BTreeSet<_>>() {
+                walk(
+                    &format!("{path}.{name}"),
+                    a.get(name),
+                    b.get(name),
+                    authority,
+                    found,
+                );
+            }
+        }
+        (Some(Value::Array(a)), Some(Value::Array(b))) if a.len() == b.len() => {
+            for (index, (a, b)) in a.iter().zip(b).enumerate() {
+                walk(&format!("{path}[{index}]"), Some(a), Some(b), authority, found);
+            }
+        }
+        (real, sandbox) if real == sandbox => {}
+        (Some(real), Some(_)) if path.ends_with(".caBundle") && real == authority => {}
+        (real, sandbox) => {
+            found.push(format!(
+                "{path}: {} in truth, {} in the sandbox",
+                side(real),
+                side(sandbox)
+            ));
+        }
+    }
+}
+
+fn side(value: Option<&Value>) -> String {
+    let text = value.map_or("nothing".to_owned(), ToString::to_string);
+    match text.char_indices().nth(300) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

@@ -1,0 +1,193 @@
+//! Whatever is sent, an answer comes back, and the cluster goes on.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use proptest::prelude::*;
+use sandbox::{Config, Sandbox};
+use serde_json::{Value, json};
+use tower::Service as _;
+
+fn word() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "api",
+            "apis",
+            "v1",
+            "apps",
+            "namespaces",
+            "default",
+            "configmaps",
+            "deployments",
+            "pods",
+            "services",
+            "status",
+            "scale",
+            "watch",
+            "nodes",
+            "customresourcedefinitions",
+            "apiextensions.k8s.io",
+            "serviceaccounts",
+            "token",
+            "secrets",
+            "openapi",
+            "v2",
+            "kubernetes",
+            "a",
+            "%2e",
+            "",
+        ])
+        .prop_map(str::to_owned),
+        "[a-z0-9%./-]{0,6}",
+    ]
+}
+
+fn path() -> impl Strategy<Value = String> {
+    let query = prop::sample::select(vec![
+        "",
+        "?limit=1",
+        "?watch=1&timeoutSeconds=1&resourceVersion=1",
+        "?labelSelector=a%20in%20(b",
+        "?fieldManager=x",
+        "?fieldManager=x&force=true",
+        "?dryRun=All",
+        "?dryRun=x",
+        "?continue=x",
+        "?fieldSelector=a=b",
+        "?resourceVersion=x",
+    ]);
+    let known = prop::sample::select(vec![
+        "/api/v1/namespaces/default/configmaps",
+        "/api/v1/namespaces/default/configmaps/a",
+        "/api/v1/namespaces/default/services/kubernetes",
+        "/api/v1/namespaces/default/pods",
+        "/apis/apps/v1/namespaces/default/deployments",
+        "/apis/apps/v1/namespaces/default/deployments/a/scale",
+        "/api/v1/namespaces/a/finalize",
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+        "/apis/apiextensions.k8s.io/v1beta1/customresourcedefinitions",
+        "/apis/extensions/v1beta1/namespaces/default/ingresses",
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+    ])
+    .prop_map(str::to_owned);
+    let any = prop::collection::vec(word(), 0..7).prop_map(|words| format!("/{}", words.join("/")));
+    (prop_oneof![known, any], query).prop_map(|(path, query)| format!("{path}{query}"))
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        "[a-z.]{0,4}".prop_map(Value::from),
+    ];
+    let key = prop::sample::select(vec![
+        "apiVersion",
+        "kind",
+        "metadata",
+        "name",
+        "spec",
+        "status",
+        "labels",
+        "finalizers",
+        "ownerReferences",
+        "data",
+        "replicas",
+        "selector",
+        "template",
+        "containers",
+        "ports",
+        "op",
+        "path",
+        "value",
+        "versions",
+        "names",
+        "rules",
+        "managedFields",
+        "matchLabels",
+        "clusterIP",
+        "$patch",
+        "uid",
+        "resourceVersion",
+    ]);
+    leaf.prop_recursive(4, 24, 5, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key.clone(), inner), 0..5).prop_map(|fields| fields
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect()),
+        ]
+    })
+}
+
+/// A body: something like an object of the path's kind, anything in JSON, or no JSON at all.
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        value().prop_map(|value| value.to_string().into_bytes()),
+        (value(), value()).prop_map(|(spec, extra)| {
+            json!({ "metadata": { "name": "a", "labels": extra }, "spec": spec, "data": extra })
+                .to_string()
+                .into_bytes()
+        }),
+        prop::collection::vec(any::<u8>(), 0..40),
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(|bytes| [b"k8s\0".to_vec(), bytes].concat()),
+    ]
+}
+
+fn media() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "application/json",
+        "application/json-patch+json",
+        "application/merge-patch+json",
+        "application/strategic-merge-patch+json",
+        "application/apply-patch+yaml",
+        "application/yaml",
+        "application/vnd.kubernetes.protobuf",
+        "text/plain",
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_request_is_answered(
+        requests in prop::collection::vec(
+            (prop::sample::select(vec!["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]), path(), media(), body()),
+            1..30,
+        )
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(async {
+            let sandbox = Sandbox::new(Config::default());
+            let mut service = sandbox.service();
+            for (method, path, media, body) in requests {
+                let Ok(request) = http::Request::builder()
+                    .method(method)
+                    .uri(path.as_str())
+                    .header("content-type", media)
+                    .body(Full::new(Bytes::from(body)))
+                else {
+                    continue;
+                };
+                let response = service.call(request).await.expect("an answer");
+                let is_json = response.headers().get("content-type").is_some_and(|kind| kind == "application/json");
+                if !is_json || path.contains("watch") {
+                    continue;
+                }
+                let code = response.status();
+                let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+                let answer: Value = serde_json::from_slice(&bytes).expect("JSON");
+                if code.as_u16() >= 400 && answer.get("paths").is_none() {
+                    prop_assert_eq!(&answer["kind"], "Status");
+                    prop_assert_eq!(&answer["code"], code.as_u16());
+                    prop_assert!(answer["message"].as_str().is_some_and(|message| !message.is_empty()));
+                }
+            }
+            // What is there is still a cluster that can be saved and loaded.
+            let saved: Vec<Value> = sandbox.objects().iter().map(|object| Value::clone(object)).collect();
+            prop_assert!(Sandbox::from_objects(Config::default(), saved).is_ok());
+            Ok(())
+        })?;
+    }
+}
