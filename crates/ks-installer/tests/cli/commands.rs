@@ -81,7 +81,7 @@ fn upgrade_backs_up_upgrades_and_verifies() {
     // What was changed or deleted is in it as it was.
     let mut saved = BTreeSet::new();
     let before = State::of(&support::tenants());
-    cluster::archive::read(&backup, |object| {
+    cluster::archive::read(&backup, &cluster::encryption::Keys::default(), |object| {
         assert_eq!(
             Some(object.as_value()),
             before.find(&object.key()),
