@@ -6,8 +6,8 @@ pub(crate) mod rollback;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use object::drift::DriftPolicy;
 use cluster::store::Location;
+use object::drift::DriftPolicy;
 
 use self::{
     backup::{BackupArgs, EncryptArgs},

@@ -11,7 +11,8 @@ use crate::Object;
 /// Returns `metadata.managedFields` after the hand-over, or `None` when there is nothing to hand over.
 ///
 /// `old` is what the old release set, `new` what will be applied. `from` names the old tools' managers (only their
-/// `Update` entries count), `to` is the manager that applies from now on.
+/// `Update` entries count), `to` is the manager that applies from now on. What that one itself has patched counts as an
+/// old tool's: a rollback puts fields of the old release back by patches.
 pub fn hand_over(live: &Object, old: &Value, new: &Value, from: &[String], to: &str) -> Option<Value> {
     let entries = live.get("/metadata/managedFields")?.as_array()?;
     let mut handed = Map::new();
@@ -20,7 +21,7 @@ pub fn hand_over(live: &Object, old: &Value, new: &Value, from: &[String], to: &
     for entry in entries {
         let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default();
         let is_old = text("operation") == "Update"
-            && from.iter().any(|manager| manager == text("manager"))
+            && (text("manager") == to || from.iter().any(|manager| manager == text("manager")))
             && text("subresource").is_empty();
         let fields = entry.get("fieldsV1").and_then(Value::as_object);
         let (true, Some(fields)) = (is_old, fields) else {
@@ -211,6 +212,16 @@ mod tests {
             1,
             "helm keeps nothing: {fields}"
         );
+    }
+
+    #[test]
+    fn what_a_rollback_put_back_can_be_dropped_again() {
+        let live = Object::try_from(json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","managedFields":[
+            {"manager":"ks-installer","operation":"Update","apiVersion":"v1","fieldsV1":{"f:data":{"f:x":{}}}}]}}))
+        .unwrap();
+        let fields = hand_over(&live, &json!({"data":{"x":"1"}}), &json!({}), &[], "ks-installer").unwrap();
+        assert_eq!(fields.as_array().unwrap().len(), 1, "{fields}");
+        assert_eq!(fields[0]["operation"], "Apply");
     }
 
     #[test]

@@ -23,11 +23,7 @@ use super::{
     save_plan, session,
 };
 use crate::{
-    cli::{
-        Format, Global,
-        backup::OpenArgs,
-        rollback::RollbackArgs,
-    },
+    cli::{Format, Global, backup::OpenArgs, rollback::RollbackArgs},
     output::{self, progress::Progress, text},
 };
 
@@ -86,7 +82,10 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
     }
     let blocked = prepared.blockers().next().is_some();
     let Some(plan) = prepared.decision.plan.as_ref().filter(|_| !blocked) else {
-        return refused("Nothing was written. Resolve the blockers first.".into(), prepared.findings());
+        return refused(
+            "Nothing was written. Resolve the blockers first.".into(),
+            prepared.findings(),
+        );
     };
     if let Some(saved) = &saved
         && let Err(differences) = saved.check_permits(plan)
@@ -177,8 +176,9 @@ fn read(archive: &Archive) -> anyhow::Result<Backup> {
     archive.visit(|object| {
         objects.insert(object.key(), Arc::new(object));
     })?;
-    let plan: Option<Plan> = serde_json::from_value(archive.contents.plan.clone())
-        .context("the plan in the backup cannot be read\nhint: use the version of ks-installer that made it")?;
+    let plan: Option<Plan> = serde_json::from_value(archive.contents.plan.clone()).context(
+        "the plan in the backup cannot be read\nhint: use the version of ks-installer that made it",
+    )?;
     Ok(Backup {
         snapshot: Snapshot {
             kubernetes: meta.kubernetes.clone(),
@@ -198,7 +198,11 @@ pub(super) fn rollback_of<'a>(
     backup: &'a Backup,
     waits: Waits,
 ) -> Rollback<'a> {
-    let options = backup.plan.as_ref().map(|plan| plan.options.clone()).unwrap_or_default();
+    let options = backup
+        .plan
+        .as_ref()
+        .map(|plan| plan.options.clone())
+        .unwrap_or_default();
     Rollback {
         cluster,
         releases,

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use cluster::{
-    Cluster,
-    archive::Contents,
-    store::Location,
+use cluster::{Cluster, archive::Contents, store::Location};
+use engine::{
+    BackupEntry, Clock, Journal, JournalError, Lease, LeaseError, NewRun, Recorder, Report, RunKind,
+    SessionError,
 };
-use engine::{BackupEntry, Clock, Journal, JournalError, Lease, LeaseError, NewRun, Recorder, Report, RunKind, SessionError};
 use upgrade::Plan;
 
 use super::with_hint;
@@ -102,9 +101,7 @@ pub(super) fn new_run(kind: RunKind, plan: &Plan, backup: BackupEntry) -> NewRun
 /// Where a backup is, so that it is found from elsewhere and known again.
 pub(super) fn backup_entry(location: &Location, contents: &Contents) -> BackupEntry {
     let location = match location {
-        Location::File(path) => {
-            Location::File(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
-        }
+        Location::File(path) => Location::File(std::path::absolute(path).unwrap_or_else(|_| path.clone())),
         other => other.clone(),
     };
     BackupEntry {
@@ -130,9 +127,10 @@ impl Claim {
     ) -> Result<Report, Stopped> {
         let (recorder, before) = Recorder::begin(cluster, &self.clock, run).await?;
         if let Some(before) = before {
-            let stage = before
-                .stopped_in()
-                .map_or_else(|| "before its first stage".to_owned(), |stage| format!("in stage {stage}"));
+            let stage = before.stopped_in().map_or_else(
+                || "before its first stage".to_owned(),
+                |stage| format!("in stage {stage}"),
+            );
             progress.note(&format!(
                 "continues the {} of {}, which stopped {stage}",
                 before.kind,

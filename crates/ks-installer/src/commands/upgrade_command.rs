@@ -12,7 +12,8 @@ use engine::{BackupEntry, Prepared, Report, RunKind, Session, SessionError};
 use serde_json::{Value, json};
 use upgrade::Backup;
 
-use super::{Verdict, Waits, backup, connect, drift, plan, read_error, read_plan, releases, rollback,
+use super::{
+    Verdict, Waits, backup, connect, drift, plan, read_error, read_plan, releases, rollback,
     run::{self, Stopped},
     session, with_hint,
 };

@@ -182,7 +182,12 @@ fn step(out: &mut String, step: &Step, details: bool) {
 }
 
 fn change(change: &Change) -> String {
-    format!("{}: {} → {}", change.path, side(change.from.as_ref()), side(change.to.as_ref()))
+    format!(
+        "{}: {} → {}",
+        change.path,
+        side(change.from.as_ref()),
+        side(change.to.as_ref())
+    )
 }
 
 /// `changed by hand: spec.replicas: released 1, now 5, the new release 1: stays`

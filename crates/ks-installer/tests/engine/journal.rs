@@ -10,8 +10,8 @@ use std::{
 
 use cluster::Cluster;
 use engine::{
-    BackupEntry, Clock, Journal, Lease, LeaseError, NewRun, Recorder, Report, RunKind, RunOutcome, SessionError,
-    journal_key,
+    BackupEntry, Clock, Journal, Lease, LeaseError, NewRun, Recorder, Report, RunKind, RunOutcome,
+    SessionError, journal_key,
 };
 use jiff::Timestamp;
 use upgrade::Options;
@@ -138,7 +138,11 @@ async fn a_run_that_was_cut_is_known_and_gone_on_with() {
     assert!(!journal.to_string().contains(support::JWT_SECRET));
     // It is not the upgrade's own work.
     support::check_nothing_to_do(&sandbox).await;
-    assert!(state.find(&system("coordination.k8s.io", "Lease", "ks-installer")).is_none());
+    assert!(
+        state
+            .find(&system("coordination.k8s.io", "Lease", "ks-installer"))
+            .is_none()
+    );
 }
 
 /// Intent comes before the act: whatever was written, the journal knew the stage.
@@ -159,7 +163,11 @@ async fn a_stage_is_noted_down_before_its_first_write() {
         let journal = Journal::of(Some(&journal));
         assert_eq!(journal.last().unwrap().id, "only", "after {write:?}");
         if write.path.contains("deployments") {
-            assert_eq!(journal.last().unwrap().stopped_in(), Some("workloads"), "after {write:?}");
+            assert_eq!(
+                journal.last().unwrap().stopped_in(),
+                Some("workloads"),
+                "after {write:?}"
+            );
         }
     }
     assert!(notes < 20, "one note per stage, not per step: {notes}");

@@ -127,6 +127,9 @@ impl Context {
             (Some(a), Some(b)) => a == b,
             (a, b) => is_absent(a) && is_absent(b),
         };
+        if before.is_none() && live.is_some() && set == live {
+            return None;
+        }
         if equal(set, before) || equal(live, before) {
             return live.cloned();
         }

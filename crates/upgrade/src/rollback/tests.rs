@@ -44,6 +44,15 @@ fn what_the_upgrade_set_goes_back_and_what_people_changed_stays() {
         json!({"a": 1, "b": 1}),
         &[],
     );
+    // What the upgrade brought without anything in it.
+    check(
+        "installer.kubesphere.io",
+        json!({"spec": {"a": {"list": []}}}),
+        json!({"spec": {}}),
+        json!({"spec": {"a": {"list": []}}}),
+        json!({"spec": {}}),
+        &[],
+    );
     // A time that only the run knew.
     check(
         "",
