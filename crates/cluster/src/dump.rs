@@ -10,7 +10,7 @@ use std::{
 use object::Object;
 use serde_json::Value;
 
-use crate::file::{self, Existing};
+use crate::file::{Existing, Pending};
 
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Of all that zstd offers, what costs little time.
@@ -260,8 +260,9 @@ fn is_blank(line: &[u8]) -> bool {
 /// The file cannot be written.
 pub fn write<'a>(path: &Path, objects: impl IntoIterator<Item = &'a Object>) -> Result<(), DumpError> {
     let compressed = path.extension().is_some_and(|extension| extension == "zst");
-    file::write(path, Existing::Replace, |file| {
-        let mut out = BufWriter::new(file);
+    let write = || -> io::Result<()> {
+        let mut file = Pending::begin(path)?;
+        let mut out = BufWriter::new(file.as_file_mut());
         if compressed {
             let mut encoder = zstd::Encoder::new(&mut out, LEVEL)?;
             encoder.include_checksum(true)?;
@@ -270,9 +271,11 @@ pub fn write<'a>(path: &Path, objects: impl IntoIterator<Item = &'a Object>) -> 
         } else {
             write_to(&mut out, objects)?;
         }
-        out.flush()
-    })
-    .map_err(|error: io::Error| DumpError {
+        out.flush()?;
+        drop(out);
+        file.end(path, Existing::Replace)
+    };
+    write().map_err(|error| DumpError {
         name: path.display().to_string(),
         line: None,
         problem: error.into(),

@@ -83,7 +83,7 @@ async fn secrets(cluster: &Cluster) -> Vec<Object> {
 #[tokio::test]
 async fn a_backup_is_cut_into_secrets_and_put_together_again() {
     let cluster = mk_cluster().await;
-    let objects = mk_objects(30);
+    let objects = mk_objects(40);
     save(&cluster, "a", &objects).await.unwrap();
     let secrets = secrets(&cluster).await;
     let names: Vec<_> = secrets.iter().map(Object::name).collect();
@@ -137,7 +137,7 @@ async fn a_backup_is_cut_into_secrets_and_put_together_again() {
 async fn what_was_altered_or_is_missing_is_refused() {
     let cluster = mk_cluster().await;
     let check = async |id: &str, chunk: &str, edit: Option<Value>, expect: &str| {
-        save(&cluster, id, &mk_objects(30)).await.unwrap();
+        save(&cluster, id, &mk_objects(40)).await.unwrap();
         let name = format!("ks-installer-backup-{id}-{chunk}");
         let key = ObjectKey::namespaced("", "Secret", NAMESPACE, &name);
         let there = cluster.get(&key).await.unwrap().unwrap();

@@ -26,7 +26,7 @@ pub use self::{
 };
 pub(crate) use self::{
     read::{read_file, verify_file},
-    write::write_file,
+    write::{Writer, begin_file, end_file},
 };
 
 /// The version of the form. A file of another one is refused.

@@ -44,7 +44,7 @@ fn mk_archive(folder: &Path) -> std::path::PathBuf {
     let path = folder.join("backup.tar.zst");
     write(
         &path,
-        &mk_objects(),
+        mk_objects(),
         &json!({"stages": []}),
         mk_meta(),
         &Encryption::None,
@@ -313,7 +313,7 @@ fn what_is_encrypted_does_not_change_unnoticed() {
     let (path, altered) = (folder.path().join("a"), folder.path().join("b"));
     let mine = age::x25519::Identity::generate();
     let encryption = Encryption::for_recipients([mine.to_public().to_string()]).unwrap();
-    let written = write(&path, &mk_objects(), &json!({}), mk_meta(), &encryption).unwrap();
+    let written = write(&path, mk_objects(), &json!({}), mk_meta(), &encryption).unwrap();
     let whole = std::fs::read(&path).unwrap();
     assert!(!whole.windows(6).any(|w| w == b"Secret"), "nothing is readable");
     let keys = Keys::default().with_identity(mine);
@@ -360,7 +360,7 @@ fn a_passphrase_opens_what_it_encrypted() {
     let path = folder.path().join("a");
     let passphrase = Passphrase::new("hunter2".to_owned()).unwrap();
     let encryption = Encryption::Passphrase(passphrase.clone());
-    let written = write(&path, &mk_objects(), &json!({}), mk_meta(), &encryption).unwrap();
+    let written = write(&path, mk_objects(), &json!({}), mk_meta(), &encryption).unwrap();
     assert_eq!(
         verify(&path, &Keys::default().with_passphrase(passphrase)).unwrap(),
         written

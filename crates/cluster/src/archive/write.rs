@@ -8,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use age::stream::StreamWriter;
 use jiff::Timestamp;
 use object::Object;
 use serde_json::Value;
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     encryption::{Encryption, Keys},
-    file::{self, Existing},
+    file::{self, Existing, Pending},
 };
 
 const LEVEL: i32 = 3;
@@ -39,96 +40,234 @@ pub fn write<O: Borrow<Object>>(
     encryption: &Encryption,
 ) -> Result<Contents, ArchiveError> {
     let name = path.display().to_string();
-    if path.exists() {
-        return Err(ArchiveError::Exists { name });
+    let mut file = begin_file(path)?;
+    let mut writer = Writer::new(&name, file.as_file_mut(), plan, meta, encryption)?;
+    for object in objects {
+        writer.push(object.borrow())?;
     }
-    let written = file::write(path, Existing::Refuse, |file| -> Result<_, Failed> {
-        Ok(write_file(&name, file, objects, plan, meta, encryption)?)
-    });
-    written.map_err(|failed| match failed {
-        Failed::Io(error) if error.kind() == io::ErrorKind::AlreadyExists => ArchiveError::Exists { name },
-        Failed::Io(source) => ArchiveError::Io {
-            verb: "write",
-            name,
-            source,
-        },
-        Failed::Archive(error) => error,
-    })
-}
-
-/// Writes a backup to a file that has no name yet, and reads it back.
-pub(crate) fn write_file<O: Borrow<Object>>(
-    name: &str,
-    file: &mut File,
-    objects: impl IntoIterator<Item = O>,
-    plan: &Value,
-    meta: Meta,
-    encryption: &Encryption,
-) -> Result<Contents, ArchiveError> {
-    let (contents, digest) =
-        encrypt(file, objects, plan, meta, encryption).map_err(|failed| match failed {
-            Failed::Io(source) => ArchiveError::Io {
-                verb: "write",
-                name: name.to_owned(),
-                source,
-            },
-            Failed::Archive(error) => error,
-        })?;
-    let io = |source| ArchiveError::Io {
-        verb: "read",
-        name: name.to_owned(),
-        source,
-    };
-    if file::digest(file).map_err(io)? != digest {
-        return Err(ArchiveError::Altered {
-            name: name.to_owned(),
-        });
-    }
-    if let Some(keys) = encryption.own_keys() {
-        let read = read_back(name, file, &keys)?;
-        if read != contents {
-            return Err(ArchiveError::Altered {
-                name: name.to_owned(),
-            });
-        }
-    }
+    let contents = writer.finish()?;
+    end_file(file, path)?;
     Ok(contents)
 }
 
-fn read_back(name: &str, file: &mut File, keys: &Keys) -> Result<Contents, ArchiveError> {
-    let again = file.try_clone().and_then(|mut again| {
-        again.rewind()?;
-        Ok(again)
-    });
-    let again = again.map_err(|source| ArchiveError::Io {
-        verb: "read",
-        name: name.to_owned(),
+/// A file that becomes `path` at its [end](end_file), when it is whole.
+pub(crate) fn begin_file(path: &Path) -> Result<Pending, ArchiveError> {
+    if path.exists() {
+        return Err(ArchiveError::Exists {
+            name: path.display().to_string(),
+        });
+    }
+    Pending::begin(path).map_err(|source| write_failed(path, source))
+}
+
+pub(crate) fn end_file(file: Pending, path: &Path) -> Result<(), ArchiveError> {
+    file.end(path, Existing::Refuse)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => ArchiveError::Exists {
+                name: path.display().to_string(),
+            },
+            _ => write_failed(path, source),
+        })
+}
+
+fn write_failed(path: &Path, source: io::Error) -> ArchiveError {
+    ArchiveError::Io {
+        verb: "write",
+        name: path.display().to_string(),
         source,
-    })?;
-    read_from(name, again, keys, |_| ())
-}
-
-/// What goes wrong while writing.
-enum Failed {
-    Io(io::Error),
-    Archive(ArchiveError),
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
     }
 }
 
-impl From<serde_json::Error> for Failed {
-    fn from(error: serde_json::Error) -> Self {
-        Self::Io(error.into())
+/// An archive that is being written. Of the objects only the index is kept in memory.
+pub(crate) struct Writer<'f> {
+    /// How the archive is called in errors.
+    name: String,
+    tar: tar::Builder<zstd::Encoder<'static, Digesting<Sink<'f>>>>,
+    own_keys: Option<Keys>,
+    /// Another handle of the same file, to read back.
+    again: File,
+    meta: Meta,
+    plan: Value,
+    plan_digest: String,
+    /// Digests of the paths, which are shorter than paths.
+    seen: BTreeSet<[u8; 32]>,
+    entries: Vec<Entry>,
+    buffer: Vec<u8>,
+}
+
+impl<'f> Writer<'f> {
+    /// Begins an archive in an empty file.
+    pub(crate) fn new(
+        name: &str,
+        file: &'f mut File,
+        plan: &Value,
+        meta: Meta,
+        encryption: &Encryption,
+    ) -> Result<Self, ArchiveError> {
+        Self::begin(name, file, plan, meta, encryption).map_err(|source| ArchiveError::Io {
+            verb: "write",
+            name: name.to_owned(),
+            source,
+        })
+    }
+
+    fn begin(
+        name: &str,
+        file: &'f mut File,
+        plan: &Value,
+        meta: Meta,
+        encryption: &Encryption,
+    ) -> io::Result<Self> {
+        let again = file.try_clone()?;
+        let out = Digesting::new(BufWriter::with_capacity(1 << 16, file));
+        let sink = match encryption.encryptor()? {
+            None => Sink::Plain(out),
+            Some(encryptor) => Sink::Encrypted(Box::new(encryptor.wrap_output(out)?)),
+        };
+        let mut encoder = zstd::Encoder::new(Digesting::new(sink), LEVEL)?;
+        encoder.include_checksum(true)?;
+        let mut tar = tar::Builder::new(encoder);
+        let head = Head {
+            format: FORMAT,
+            meta: meta.clone(),
+        };
+        append(&mut tar, META, &serde_json::to_vec_pretty(&head)?, meta.created)?;
+        // So that whoever reads the beginning of the file can tell what it is.
+        tar.get_mut().flush()?;
+        let plan_text = serde_json::to_vec_pretty(plan)?;
+        append(&mut tar, PLAN, &plan_text, meta.created)?;
+        Ok(Self {
+            name: name.to_owned(),
+            tar,
+            own_keys: encryption.own_keys(),
+            again,
+            meta,
+            plan: plan.clone(),
+            plan_digest: hex(&Sha256::digest(&plan_text)),
+            seen: BTreeSet::new(),
+            entries: Vec::new(),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Adds an object that must not be in it yet.
+    pub(crate) fn push(&mut self, object: &Object) -> Result<(), ArchiveError> {
+        if self.push_new(object)? {
+            return Ok(());
+        }
+        Err(ArchiveError::Twice(object.key()))
+    }
+
+    /// Adds an object, unless one of that key is in it already; tells whether it was added.
+    pub(crate) fn push_new(&mut self, object: &Object) -> Result<bool, ArchiveError> {
+        let path = member(&object.key());
+        if !self.seen.insert(Sha256::digest(&path).into()) {
+            return Ok(false);
+        }
+        self.buffer.clear();
+        serde_json::to_writer(&mut self.buffer, object.as_value())
+            .map_err(io::Error::from)
+            .and_then(|()| append(&mut self.tar, &path, &self.buffer, self.meta.created))
+            .map_err(|source| self.failed("write", source))?;
+        self.entries.push(Entry {
+            path,
+            sha256: hex(&Sha256::digest(&self.buffer)),
+        });
+        Ok(true)
+    }
+
+    fn failed(&self, verb: &'static str, source: io::Error) -> ArchiveError {
+        ArchiveError::Io {
+            verb,
+            name: self.name.clone(),
+            source,
+        }
+    }
+
+    /// Writes the index and the seal, and reads everything back.
+    pub(crate) fn finish(self) -> Result<Contents, ArchiveError> {
+        let Self {
+            name,
+            mut tar,
+            own_keys,
+            mut again,
+            meta,
+            plan,
+            plan_digest,
+            seen,
+            entries,
+            buffer,
+        } = self;
+        drop((seen, buffer));
+        let created = meta.created;
+        let index = Index {
+            format: FORMAT,
+            meta,
+            count: entries.len(),
+            not_included: NOT_INCLUDED.map(str::to_owned).to_vec(),
+            plan: plan_digest,
+            objects: entries,
+        };
+        let end = || -> io::Result<[u8; 32]> {
+            append(&mut tar, INDEX, &serde_json::to_vec(&index)?, created)?;
+            let Digesting { mut out, digest } = tar.into_inner()?.finish()?;
+            out.write_all(&SEAL)?;
+            out.write_all(&digest.finalize())?;
+            out.finish()
+        };
+        let io = |verb| {
+            let name = name.clone();
+            move |source| ArchiveError::Io { verb, name, source }
+        };
+        let digest = end().map_err(io("write"))?;
+        let contents = Contents { index, plan };
+        let altered = || ArchiveError::Altered { name: name.clone() };
+        if file::digest(&mut again).map_err(io("read"))? != digest {
+            return Err(altered());
+        }
+        if let Some(keys) = own_keys {
+            again.rewind().map_err(io("read"))?;
+            if read_from(&name, again, &keys, |_| ())? != contents {
+                return Err(altered());
+            }
+        }
+        Ok(contents)
     }
 }
 
-impl From<ArchiveError> for Failed {
-    fn from(error: ArchiveError) -> Self {
-        Self::Archive(error)
+/// Where the archive's bytes go; the digest is that of the file.
+enum Sink<'f> {
+    Plain(Out<'f>),
+    Encrypted(Box<StreamWriter<Out<'f>>>),
+}
+
+type Out<'f> = Digesting<BufWriter<&'f mut File>>;
+
+impl Sink<'_> {
+    /// The digest of all that was written.
+    fn finish(self) -> io::Result<[u8; 32]> {
+        let mut out = match self {
+            Self::Plain(out) => out,
+            Self::Encrypted(writer) => writer.finish()?,
+        };
+        out.flush()?;
+        Ok(out.digest.finalize().into())
+    }
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(out) => out.write(bytes),
+            Self::Encrypted(writer) => writer.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(out) => out.flush(),
+            Self::Encrypted(writer) => writer.flush(),
+        }
     }
 }
 
@@ -138,7 +277,7 @@ struct Digesting<W> {
     digest: Sha256,
 }
 
-impl<W: Write> Digesting<W> {
+impl<W> Digesting<W> {
     fn new(out: W) -> Self {
         Self {
             out,
@@ -157,99 +296,6 @@ impl<W: Write> Write for Digesting<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
-}
-
-/// Returns what was written, and the digest of the file.
-fn encrypt<O: Borrow<Object>>(
-    file: &mut File,
-    objects: impl IntoIterator<Item = O>,
-    plan: &Value,
-    meta: Meta,
-    encryption: &Encryption,
-) -> Result<(Contents, [u8; 32]), Failed> {
-    let mut out = Digesting::new(BufWriter::with_capacity(1 << 16, file));
-    let contents = match encryption.encryptor()? {
-        None => write_sealed(&mut out, objects, plan, meta)?,
-        Some(encryptor) => {
-            let mut encrypted = encryptor.wrap_output(&mut out)?;
-            let contents = write_sealed(&mut encrypted, objects, plan, meta)?;
-            encrypted.finish()?;
-            contents
-        }
-    };
-    out.flush()?;
-    Ok((contents, out.digest.finalize().into()))
-}
-
-fn write_sealed<O: Borrow<Object>>(
-    out: impl Write,
-    objects: impl IntoIterator<Item = O>,
-    plan: &Value,
-    meta: Meta,
-) -> Result<Contents, Failed> {
-    let mut sealing = Digesting::new(out);
-    let contents = write_members(&mut sealing, objects, plan, meta)?;
-    let Digesting { mut out, digest } = sealing;
-    out.write_all(&SEAL)?;
-    out.write_all(&digest.finalize())?;
-    out.flush()?;
-    Ok(contents)
-}
-
-fn write_members<O: Borrow<Object>>(
-    out: impl Write,
-    objects: impl IntoIterator<Item = O>,
-    plan: &Value,
-    meta: Meta,
-) -> Result<Contents, Failed> {
-    let created = meta.created;
-    let mut encoder = zstd::Encoder::new(out, LEVEL)?;
-    encoder.include_checksum(true)?;
-    let mut tar = tar::Builder::new(encoder);
-    let head = Head {
-        format: FORMAT,
-        meta: meta.clone(),
-    };
-    append(&mut tar, META, &serde_json::to_vec_pretty(&head)?, created)?;
-    // So that whoever reads the beginning of the file can tell what it is.
-    tar.get_mut().flush()?;
-    let plan_text = serde_json::to_vec_pretty(plan)?;
-    append(&mut tar, PLAN, &plan_text, created)?;
-
-    let mut seen = BTreeSet::new();
-    let mut buffer = Vec::new();
-    let mut entries = Vec::new();
-    for object in objects {
-        let object = object.borrow();
-        let key = object.key();
-        let path = member(&key);
-        // A digest is shorter than a path.
-        if !seen.insert(<[u8; 32]>::from(Sha256::digest(&path))) {
-            return Err(ArchiveError::Twice(key).into());
-        }
-        buffer.clear();
-        serde_json::to_writer(&mut buffer, object.as_value())?;
-        append(&mut tar, &path, &buffer, created)?;
-        entries.push(Entry {
-            path,
-            sha256: hex(&Sha256::digest(&buffer)),
-        });
-    }
-    drop(seen);
-    let index = Index {
-        format: FORMAT,
-        meta,
-        count: entries.len(),
-        not_included: NOT_INCLUDED.map(str::to_owned).to_vec(),
-        plan: hex(&Sha256::digest(&plan_text)),
-        objects: entries,
-    };
-    append(&mut tar, INDEX, &serde_json::to_vec(&index)?, created)?;
-    tar.into_inner()?.finish()?.flush()?;
-    Ok(Contents {
-        index,
-        plan: plan.clone(),
-    })
 }
 
 pub(super) fn append(

@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use jiff::Timestamp;
 use object::{Object, ObjectKey, diff};
 use serde_json::{Map, Value};
 
 use super::{Action, Left, Objects, Restore, Selection, Step, Write};
-use crate::store::is_part;
+use crate::{FIELD_MANAGER, store::is_part};
 
+const EXTENSIONS: &str = "apiextensions.k8s.io";
+const DEFINITION: &str = "CustomResourceDefinition";
 const RBAC: &str = "rbac.authorization.k8s.io";
 const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 const SERVICE_ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
@@ -20,11 +23,13 @@ const BUILT_IN: [&str; 4] = ["", "apps", "batch", "policy"];
 /// The stage in which CustomResourceDefinitions come; what follows waits for them.
 pub(super) const DEFINITIONS: u8 = 0;
 
-/// Compares objects of a backup with what is there.
-pub fn decide(backup: &Objects, live: &Objects, selection: &Selection) -> Restore {
+/// Compares objects of a backup that was made `at` some time with what is there.
+pub fn decide(backup: &Objects, live: &Objects, selection: &Selection, at: Timestamp) -> Restore {
     let mut restore = Restore::default();
     let mut wanted = Vec::new();
-    for (key, object) in backup.iter().filter(|(key, _)| selection.holds(key)) {
+    let needed = needed(backup, live, selection);
+    let is_asked_for = |key: &ObjectKey| selection.holds(key) || needed.contains(key);
+    for (key, object) in backup.iter().filter(|(key, _)| is_asked_for(key)) {
         match reason_to_leave(object, live.get(key).map(AsRef::as_ref), live) {
             Some(Reason::Silent) => {}
             Some(Reason::Said(reason)) => restore.left.push(Left {
@@ -41,7 +46,15 @@ pub fn decide(backup: &Objects, live: &Objects, selection: &Selection) -> Restor
         .collect();
     for (key, object) in wanted {
         match step(key, object, backup, live, &created) {
-            Some(step) => restore.steps.push(step),
+            Some(mut step) => {
+                if !selection.holds(key) {
+                    step.notes.push("what was asked for needs it".to_owned());
+                }
+                if let Some(there) = live.get(key) {
+                    step.conflicts = changed_since(there, at, has_plain_status(there, backup, live));
+                }
+                restore.steps.push(step);
+            }
             None => restore.unchanged += 1,
         }
     }
@@ -49,6 +62,65 @@ pub fn decide(backup: &Objects, live: &Objects, selection: &Selection) -> Restor
         .steps
         .sort_by(|a, b| (a.write.stage, &a.object).cmp(&(b.write.stage, &b.object)));
     restore
+}
+
+/// Namespaces and CustomResourceDefinitions that are gone, and without which what was selected cannot be created.
+fn needed(backup: &Objects, live: &Objects, selection: &Selection) -> BTreeSet<ObjectKey> {
+    let gone = backup
+        .iter()
+        .filter(|(key, _)| selection.holds(key) && !live.contains_key(*key));
+    let needs = gone.flat_map(|(key, object)| {
+        let namespace = key
+            .namespace
+            .as_deref()
+            .map(|name| ObjectKey::cluster("", "Namespace", name));
+        let definition = definition_of(object, backup).map(|definition| definition.key());
+        namespace.into_iter().chain(definition)
+    });
+    needs
+        .filter(|key| backup.contains_key(key) && !live.contains_key(key))
+        .collect()
+}
+
+/// Who wrote an object after a backup was made, but for us and for what controllers count; in words.
+fn changed_since(there: &Object, at: Timestamp, with_status: bool) -> Vec<String> {
+    let entries = there.get("/metadata/managedFields").and_then(Value::as_array);
+    entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let text = |name: &str| entry.get(name).and_then(Value::as_str);
+            let (manager, time) = (text("manager")?, text("time")?);
+            let is_later = time.parse::<Timestamp>().is_ok_and(|time| time > at);
+            let counts = is_later
+                && manager != FIELD_MANAGER
+                && entry
+                    .get("fieldsV1")
+                    .is_some_and(|fields| tells(fields, with_status));
+            counts.then(|| format!("{manager} changed it at {time}, after the backup was made"))
+        })
+        .collect()
+}
+
+/// Whether fields are among those that a restore compares.
+fn tells(fields: &Value, with_status: bool) -> bool {
+    let Some(map) = fields.as_object() else {
+        return false;
+    };
+    map.iter().any(|(name, below)| match name.as_str() {
+        "f:status" => with_status,
+        "f:metadata" => below.as_object().is_some_and(|metadata| {
+            metadata.iter().any(|(name, below)| match name.as_str() {
+                "f:annotations" => below.as_object().is_some_and(|annotations| {
+                    let mut names = annotations.keys().filter_map(|name| name.strip_prefix("f:"));
+                    names.any(|name| !VOLATILE.contains(&name))
+                }),
+                "." => false,
+                _ => true,
+            })
+        }),
+        _ => true,
+    })
 }
 
 enum Reason {
@@ -116,6 +188,9 @@ fn step(
     let is_plain = has_plain_status(object, backup, live);
     let mut notes = Vec::new();
     let mut body = comparable(object, is_plain);
+    if let Some(there) = there.filter(|_| key.is("", "ServiceAccount")) {
+        keep_tokens(&mut body, there);
+    }
     let mut owners = Vec::new();
     let mut shown = body.clone();
     resolve_owners(
@@ -138,6 +213,7 @@ fn step(
             object: key.clone(),
             action: Action::Create,
             changes: Vec::new(),
+            conflicts: Vec::new(),
             notes,
             write: Write {
                 stage: stage(key),
@@ -164,6 +240,7 @@ fn step(
         object: key.clone(),
         action: Action::Change,
         changes: changes.into_iter().map(|change| change.redacted(key)).collect(),
+        conflicts: Vec::new(),
         notes,
         write: Write {
             stage: stage(key),
@@ -204,19 +281,7 @@ pub(super) fn has_plain_status(object: &Object, backup: &Objects, live: &Objects
     if !is_custom(object) && object.group() != "app.k8s.io" {
         return false;
     }
-    let is_its = |definition: &&Arc<Object>| {
-        definition.get_str("/spec/group") == Some(object.group())
-            && definition.get_str("/spec/names/kind") == Some(object.kind())
-    };
-    let find = |objects: &Objects| {
-        let from = ObjectKey::cluster("apiextensions.k8s.io", "CustomResourceDefinition", "");
-        let definitions = objects
-            .range(from..)
-            .take_while(|(key, _)| key.is("apiextensions.k8s.io", "CustomResourceDefinition"));
-        let mut definitions = definitions.map(|(_, definition)| definition);
-        definitions.find(is_its).cloned()
-    };
-    let Some(definition) = find(live).or_else(|| find(backup)) else {
+    let Some(definition) = definition_of(object, live).or_else(|| definition_of(object, backup)) else {
         return false;
     };
     let versions = definition.get("/spec/versions").and_then(Value::as_array);
@@ -226,6 +291,19 @@ pub(super) fn has_plain_status(object: &Object, backup: &Objects, live: &Objects
         .find(|v| v.get("name").and_then(Value::as_str) == Some(object.version()));
     of_version.is_some_and(|v| v.pointer("/subresources/status").is_none())
         && definition.get("/spec/subresources/status").is_none()
+}
+
+/// The CustomResourceDefinition of an object's kind.
+fn definition_of<'a>(object: &Object, objects: &'a Objects) -> Option<&'a Arc<Object>> {
+    let from = ObjectKey::cluster(EXTENSIONS, DEFINITION, "");
+    let definitions = objects
+        .range(from..)
+        .take_while(|(key, _)| key.is(EXTENSIONS, DEFINITION))
+        .map(|(_, definition)| definition);
+    definitions.into_iter().find(|definition| {
+        definition.get_str("/spec/group") == Some(object.group())
+            && definition.get_str("/spec/names/kind") == Some(object.kind())
+    })
 }
 
 /// References to owners hold UIDs, which are others once an owner was created again.
@@ -279,6 +357,34 @@ pub(super) fn owner_keys(object: &Object, reference: &Value) -> Vec<ObjectKey> {
         .into_iter()
         .chain([ObjectKey::cluster(group, text("kind"), text("name"))])
         .collect()
+}
+
+/// A ServiceAccount's tokens are the cluster's to name: those that are there stay.
+fn keep_tokens(body: &mut Value, there: &Object) {
+    let prefix = format!("{}-token-", there.name());
+    let is_token = |secret: &&Value| {
+        let name = secret.get("name").and_then(Value::as_str).unwrap_or_default();
+        name.starts_with(&prefix)
+    };
+    let list = |value: Option<&Value>| -> Vec<Value> {
+        let secrets = value.and_then(Value::as_array);
+        secrets.cloned().unwrap_or_default()
+    };
+    let now = list(there.get("/secrets"));
+    let mut secrets: Vec<Value> = list(body.get("secrets"));
+    secrets.retain(|secret| !is_token(&secret));
+    if now.iter().filter(|secret| !is_token(secret)).eq(&secrets) {
+        secrets = now;
+    } else {
+        secrets.extend(now.iter().filter(is_token).cloned());
+    }
+    if let Some(map) = body.as_object_mut() {
+        if secrets.is_empty() {
+            map.remove("secrets");
+        } else {
+            map.insert("secrets".into(), secrets.into());
+        }
+    }
 }
 
 /// Takes out of a new object what only made sense for the old one.
@@ -367,7 +473,12 @@ mod tests {
         now["metadata"]["resourceVersion"] = "9".into();
         now["metadata"]["managedFields"] = json!([{"manager": "x"}]);
         now["metadata"]["generation"] = 3.into();
-        let restore = decide(&mk(&[before.clone()]), &mk(&[now.clone()]), &Selection::default());
+        let restore = decide(
+            &mk(std::slice::from_ref(&before)),
+            &mk(&[now.clone()]),
+            &Selection::default(),
+            Timestamp::UNIX_EPOCH,
+        );
         assert_eq!((restore.steps.len(), restore.unchanged), (0, 1));
         now["spec"]["a"] = 2.into();
         now["spec"]["password"] = "hunter2".into();
@@ -375,6 +486,7 @@ mod tests {
             &mk(&[before]),
             &mk(&[now, mk_object("A", "new", "2")]),
             &Selection::default(),
+            Timestamp::UNIX_EPOCH,
         );
         assert_eq!(lines(&restore), ["Change A n/a"]);
         let paths: Vec<_> = restore.steps[0].changes.iter().map(|c| c.path.as_str()).collect();
@@ -390,7 +502,12 @@ mod tests {
             json!([{"apiVersion": "example.org/v1", "kind": "A", "name": "a", "uid": "1"}]);
         let owner = mk_object("A", "a", "1");
         let references = |live: &[Value], backup: &[Value]| {
-            let restore = decide(&mk(backup), &mk(live), &Selection::default());
+            let restore = decide(
+                &mk(backup),
+                &mk(live),
+                &Selection::default(),
+                Timestamp::UNIX_EPOCH,
+            );
             let step = restore
                 .steps
                 .iter()
@@ -427,7 +544,12 @@ mod tests {
         };
         let check = |object: Value, live: &[Value], steps: usize, left: usize| {
             let kind = object["kind"].clone();
-            let restore = decide(&mk(&[object]), &mk(live), &Selection::default());
+            let restore = decide(
+                &mk(&[object]),
+                &mk(live),
+                &Selection::default(),
+                Timestamp::UNIX_EPOCH,
+            );
             assert_eq!((restore.steps.len(), restore.left.len()), (steps, left), "{kind}");
         };
         check(core("Pod", json!({})), &[], 0, 0);
@@ -438,6 +560,121 @@ mod tests {
         check(token.clone(), &[], 0, 1);
         check(token.clone(), &[account("2")], 0, 1);
         check(token, &[account("1")], 1, 0);
+    }
+
+    #[test]
+    fn tokens_that_are_there_stay() {
+        let account = |secrets: &[&str]| {
+            let secrets: Vec<_> = secrets.iter().map(|name| json!({ "name": name })).collect();
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a", "namespace": "n"}, "secrets": secrets})
+        };
+        let check = |saved: &[&str], there: &[&str], expect: Option<&[&str]>| {
+            let restore = decide(
+                &mk(&[account(saved)]),
+                &mk(&[account(there)]),
+                &Selection::default(),
+                Timestamp::UNIX_EPOCH,
+            );
+            let written = restore
+                .steps
+                .first()
+                .map(|step| step.write.body["secrets"].clone());
+            assert_eq!(written, expect.map(|secrets| account(secrets)["secrets"].clone()));
+        };
+        check(&["a-token-old"], &["a-token-new"], None);
+        check(&["a-token-old", "mine"], &["mine", "a-token-new"], None);
+        check(
+            &["a-token-old", "mine"],
+            &["a-token-new"],
+            Some(&["mine", "a-token-new"]),
+        );
+        check(
+            &["a-token-old"],
+            &["a-token-new", "other"],
+            Some(&["a-token-new"]),
+        );
+    }
+
+    /// What others wrote since is only undone where that is said.
+    #[test]
+    fn changes_of_others_since_the_backup_are_conflicts() {
+        let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let before = mk_object("A", "a", "1");
+        let check = |manager: &str, time: &str, fields: Value, expect: usize| {
+            let mut now = before.clone();
+            now["spec"]["a"] = 2.into();
+            now["metadata"]["managedFields"] =
+                json!([{"manager": manager, "time": time, "fieldsV1": fields}]);
+            let restore = decide(
+                &mk(std::slice::from_ref(&before)),
+                &mk(&[now]),
+                &Selection::default(),
+                at,
+            );
+            assert_eq!(
+                restore.steps[0].conflicts.len(),
+                expect,
+                "{:?}",
+                restore.steps[0].conflicts
+            );
+        };
+        let (earlier, later) = ("2025-12-31T23:59:59Z", "2026-01-01T00:00:01Z");
+        let spec = json!({"f:spec": {"f:a": {}}});
+        check("kubectl-edit", later, spec.clone(), 1);
+        check("kubectl-edit", earlier, spec.clone(), 0);
+        check(FIELD_MANAGER, later, spec, 0);
+        let counted = json!({"f:status": {}, "f:metadata": {"f:annotations": {"f:deployment.kubernetes.io/revision": {}}}});
+        check("kube-controller-manager", later, counted, 0);
+    }
+
+    #[test]
+    fn what_the_selected_need_comes_along() {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}});
+        let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "as.example.org"}, "spec": {"group": "example.org", "names": {"kind": "A"}}});
+        let backup = mk(&[
+            namespace.clone(),
+            definition.clone(),
+            mk_object("A", "a", "1"),
+            mk_object("B", "b", "2"),
+        ]);
+        let selection = Selection {
+            kinds: vec!["A".to_owned()],
+            ..Selection::default()
+        };
+        let check = |live: &[Value], expect: &[&str]| {
+            let restore = decide(&backup, &mk(live), &selection, Timestamp::UNIX_EPOCH);
+            assert_eq!(lines(&restore), expect);
+        };
+        check(
+            &[],
+            &[
+                "Create Namespace n",
+                "Create CustomResourceDefinition as.example.org",
+                "Create A n/a",
+            ],
+        );
+        check(&[namespace.clone(), definition.clone()], &["Create A n/a"]);
+        check(&[mk_object("A", "a", "1")], &[]);
+    }
+
+    /// Whatever others rely on is there first.
+    #[test]
+    fn what_others_rely_on_comes_first() {
+        let order = [
+            ("apiextensions.k8s.io", "CustomResourceDefinition"),
+            ("", "ServiceAccount"),
+            ("", "Secret"),
+            (RBAC, "ClusterRole"),
+            (RBAC, "RoleBinding"),
+            ("iam.kubesphere.io", "User"),
+            ("apps", "Deployment"),
+            ("apiregistration.k8s.io", "APIService"),
+            ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"),
+        ];
+        let stages = order.map(|(group, kind)| stage(&ObjectKey::cluster(group, kind, "a")));
+        assert!(stages.is_sorted_by(|a, b| a < b), "{stages:?}");
+        assert_eq!(stage(&ObjectKey::cluster("", "Namespace", "a")), stages[0]);
     }
 
     #[test]

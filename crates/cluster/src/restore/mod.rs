@@ -68,6 +68,8 @@ pub struct Step {
     pub action: Action,
     /// What becomes different, with secrets left out; empty for what is created.
     pub changes: Vec<Change>,
+    /// What others did to it since the backup was made, which is undone.
+    pub conflicts: Vec<String>,
     /// What is not as it was.
     pub notes: Vec<String>,
     #[serde(skip)]
@@ -188,7 +190,12 @@ pub async fn plan(
             .flatten()
             .map(|object| (object.key(), Arc::new(object))),
     );
-    Ok(decide(&objects, &live, selection))
+    Ok(decide(
+        &objects,
+        &live,
+        selection,
+        backup.contents.index.meta.created,
+    ))
 }
 
 /// An object as a backup compares it: what was declared, and the status where it is a plain field.

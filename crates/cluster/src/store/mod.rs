@@ -18,14 +18,15 @@ use jiff::Timestamp;
 use object::{Object, ObjectKey};
 use serde::Serialize;
 use serde_json::Value;
+use upgrade::Unreadable;
 
 pub use self::{
     location::{Location, LocationError, NAMESPACE},
     secrets::{CHUNK, LABEL},
 };
 use crate::{
-    Cluster, ReadError, WriteError,
-    archive::{self, ArchiveError, Contents, Meta},
+    Cluster, ReadError, Scope, WriteError,
+    archive::{self, ArchiveError, Contents, Meta, Writer},
     encryption::{Encryption, Keys},
 };
 
@@ -210,14 +211,66 @@ pub async fn save<O: Borrow<Object>>(
     meta: Meta,
     encryption: &Encryption,
 ) -> Result<Contents, StoreError> {
+    let fill = async |writer: &mut Writer<'_>| {
+        for object in objects {
+            let object = object.borrow();
+            if !is_part(object) {
+                writer.push(object)?;
+            }
+        }
+        Ok(())
+    };
+    let (contents, ()) = save_filled(cluster, location, plan, meta, encryption, fill).await?;
+    Ok(contents)
+}
+
+/// Writes a backup of what is in scope, straight from the cluster: of a hundred thousand objects some pages are in memory
+/// at a time. Every page is of one moment, the pages are not. Returns also what could not be read.
+///
+/// # Errors
+/// As those of [`save`]; or the cluster cannot be read at all.
+pub async fn save_scope(
+    cluster: &Cluster,
+    location: &Location,
+    scope: &Scope,
+    meta: Meta,
+    encryption: &Encryption,
+) -> Result<(Contents, Vec<Unreadable>), StoreError> {
+    let fill = async |writer: &mut Writer<'_>| {
+        let take = |object: Object| {
+            // What comes again, since a list was begun anew, is there already.
+            if !is_part(&object) {
+                writer.push_new(&object)?;
+            }
+            Ok(())
+        };
+        cluster.visit::<StoreError>(scope, take).await
+    };
+    save_filled(Some(cluster), location, &Value::Null, meta, encryption, fill).await
+}
+
+async fn save_filled<T>(
+    cluster: Option<&Cluster>,
+    location: &Location,
+    plan: &Value,
+    meta: Meta,
+    encryption: &Encryption,
+    fill: impl AsyncFnOnce(&mut Writer<'_>) -> Result<T, StoreError>,
+) -> Result<(Contents, T), StoreError> {
     refuse_place(location)?;
-    let objects = objects.into_iter().filter(|object| !is_part(object.borrow()));
-    if let Location::File(path) = location {
-        return Ok(archive::write(path, objects, plan, meta, encryption)?);
-    }
     let name = location.to_string();
+    if let Location::File(path) = location {
+        let mut file = archive::begin_file(path)?;
+        let mut writer = Writer::new(&name, file.as_file_mut(), plan, meta, encryption)?;
+        let filled = fill(&mut writer).await?;
+        let contents = writer.finish()?;
+        archive::end_file(file, path)?;
+        return Ok((contents, filled));
+    }
     let mut file = nameless(location)?;
-    let contents = archive::write_file(&name, &mut file, objects, plan, meta, encryption)?;
+    let mut writer = Writer::new(&name, &mut file, plan, meta, encryption)?;
+    let filled = fill(&mut writer).await?;
+    let contents = writer.finish()?;
     match location {
         Location::File(_) => {}
         Location::Secret { namespace, id } => {
@@ -226,7 +279,7 @@ pub async fn save<O: Borrow<Object>>(
         }
         Location::Object(url) => objects::put(url, location, &mut file).await?,
     }
-    Ok(contents)
+    Ok((contents, filled))
 }
 
 /// Fetches a backup and verifies it.

@@ -223,13 +223,12 @@ mod tests {
     #[tokio::test]
     async fn only_backups_are_listed() {
         let store = InMemory::new();
-        for name in ["a.tar.zst", "b.tar.zst.age", "notes.txt"] {
+        for (name, text) in [
+            ("a.tar.zst", "x"),
+            ("b.tar.zst.age", "age-encryption.org/v1\n"),
+            ("notes.txt", "x"),
+        ] {
             let (path, location) = at(name);
-            let text = if name.ends_with(".age") {
-                "age-encryption.org/v1\n"
-            } else {
-                "x"
-            };
             put_to(&store, &path, &location, &mut mk_file(text.as_bytes()))
                 .await
                 .unwrap();

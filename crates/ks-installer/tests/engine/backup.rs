@@ -21,7 +21,10 @@ use crate::support::{
 async fn mk_backup(sandbox: &Sandbox) -> Backup {
     let folder = tempfile::tempdir().unwrap();
     let location = Location::File(folder.path().join("b.tar.zst"));
-    let snapshot = support::client(sandbox).snapshot(&Scope::upgrade()).await.unwrap();
+    let snapshot = support::client(sandbox)
+        .snapshot(&Scope::upgrade())
+        .await
+        .unwrap();
     let meta = Meta {
         tool: "test".to_owned(),
         created: jiff::Timestamp::UNIX_EPOCH,
@@ -63,7 +66,14 @@ async fn whatever_an_upgrade_touches_is_in_the_backup() {
             seen.insert(key.kind.as_str());
         }
     }
-    for kind in ["ClusterConfiguration", "GlobalRole", "RoleBinding", "Secret", "User", "Workspace"] {
+    for kind in [
+        "ClusterConfiguration",
+        "GlobalRole",
+        "RoleBinding",
+        "Secret",
+        "User",
+        "Workspace",
+    ] {
         assert!(seen.contains(kind), "{kind}");
     }
 }
@@ -121,7 +131,9 @@ fn restorable(saved: &Backup) -> BTreeSet<ObjectKey> {
     let is_left = |object: &Object| {
         matches!(object.kind(), "Node" | "Pod" | "Endpoints" | "Job" | "APIService")
             || object.get_str("/type") == Some("kubernetes.io/service-account-token")
-            || object.annotation("control-plane.alpha.kubernetes.io/leader").is_some()
+            || object
+                .annotation("control-plane.alpha.kubernetes.io/leader")
+                .is_some()
     };
     objects
         .iter()
@@ -151,15 +163,26 @@ async fn what_was_wiped_comes_back() {
     let wiped = support::mk_cluster(remaining.map(|(_, value)| Value::clone(value)).collect());
     let cluster = support::client(&wiped);
 
-    let plan = restore::plan(&cluster, &backup, &Selection::default(), false).await.unwrap();
+    let plan = restore::plan(&cluster, &backup, &Selection::default(), false)
+        .await
+        .unwrap();
     assert_eq!(wiped.requests().writes(), 0, "deciding only reads");
     assert!(plan.steps.iter().all(|step| step.action == Action::Create));
     let summary = restore::run(&cluster, &plan, &|_| {}).await.unwrap();
     assert_eq!(summary.failed, []);
     assert!(summary.created > 300, "{}", summary.created);
     compare(&before, &State::of(&wiped), &restorable(&backup));
-    let again = restore::plan(&cluster, &backup, &Selection::default(), false).await.unwrap();
-    assert_eq!(again.steps.iter().map(|s| (&s.object, &s.changes)).collect::<Vec<_>>(), []);
+    let again = restore::plan(&cluster, &backup, &Selection::default(), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        again
+            .steps
+            .iter()
+            .map(|s| (&s.object, &s.changes))
+            .collect::<Vec<_>>(),
+        []
+    );
 }
 
 #[tokio::test]
@@ -169,7 +192,9 @@ async fn what_an_upgrade_changed_is_brought_back_in_place() {
     let backup = mk_backup(&sandbox).await;
     let upgraded = support::upgraded();
     let cluster = support::client(&upgraded);
-    let plan = restore::plan(&cluster, &backup, &Selection::default(), false).await.unwrap();
+    let plan = restore::plan(&cluster, &backup, &Selection::default(), false)
+        .await
+        .unwrap();
     let shown = serde_json::to_string(&plan).unwrap();
     assert!(!shown.contains(support::JWT_SECRET), "secrets are not shown");
     let summary = restore::run(&cluster, &plan, &|_| {}).await.unwrap();
@@ -204,7 +229,10 @@ async fn a_part_can_be_restored() {
     };
     let plan = restore::plan(&cluster, &backup, &selection, false).await.unwrap();
     let summary = restore::run(&cluster, &plan, &|_| {}).await.unwrap();
-    assert_eq!((summary.created, summary.changed, summary.failed.len()), (1, 0, 0));
+    assert_eq!(
+        (summary.created, summary.changed, summary.failed.len()),
+        (1, 0, 0)
+    );
     let there = cluster.get(&other).await.unwrap().unwrap();
     assert_eq!(there.label("a"), Some("b"), "what was not asked for stays");
 }
@@ -217,9 +245,13 @@ async fn a_backup_of_another_cluster_is_refused_before_any_write() {
         objects.retain(|object| object["metadata"]["name"] != "platform-regular");
     });
     let cluster = support::client(&other);
-    let error = restore::plan(&cluster, &backup, &Selection::default(), false).await.unwrap_err();
+    let error = restore::plan(&cluster, &backup, &Selection::default(), false)
+        .await
+        .unwrap_err();
     assert!(matches!(error, RestoreError::OtherCluster { .. }), "{error}");
-    let plan = restore::plan(&cluster, &backup, &Selection::default(), true).await.unwrap();
+    let plan = restore::plan(&cluster, &backup, &Selection::default(), true)
+        .await
+        .unwrap();
     assert!(!plan.steps.is_empty());
     assert_eq!(other.requests().writes(), 0);
 }
@@ -233,7 +265,9 @@ async fn a_change_meanwhile_is_kept() {
     let key = iam("GlobalRole", "platform-regular");
     let label = |value: &str| json!({"metadata": {"labels": {"a": value}}});
     cluster.merge_patch(&key, &label("1")).await.unwrap();
-    let plan = restore::plan(&cluster, &backup, &Selection::default(), false).await.unwrap();
+    let plan = restore::plan(&cluster, &backup, &Selection::default(), false)
+        .await
+        .unwrap();
     cluster.merge_patch(&key, &label("2")).await.unwrap();
     let summary = restore::run(&cluster, &plan, &|_| {}).await.unwrap();
     let failed: Vec<_> = summary.failed.iter().map(|failed| &failed.object).collect();

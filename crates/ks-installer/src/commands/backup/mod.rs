@@ -11,11 +11,12 @@ use std::{
 
 use anyhow::{anyhow, bail};
 use cluster::{
-    Cluster, Scope,
+    Cluster, ErrorClass, ReadError, Scope,
     archive::{ArchiveError, Contents, Meta},
     encryption::{Encryption, KeyError, Keys, Passphrase},
     store::{self, Backup, Listed, Location, StoreError},
 };
+use object::ObjectKey;
 use serde_json::{Value, json};
 use upgrade::{Plan, Snapshot};
 
@@ -62,13 +63,21 @@ pub(super) async fn backup(global: &Global, args: BackupArgs) -> anyhow::Result<
 async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Verdict> {
     let target = Target::new(args.to, Path::new("."), encryption(&args.encrypt)?);
     let cluster = connect(global).await?;
-    let snapshot = cluster.snapshot(&Scope::upgrade()).await.map_err(read_error)?;
-    let contents = write(&cluster, &snapshot, None, &target).await?;
+    let about = about(&cluster).await.map_err(read_error)?;
+    let meta = meta(&about, None);
+    let (contents, unreadable) = store::save_scope(
+        &cluster,
+        &target.location,
+        &Scope::upgrade(),
+        meta,
+        &target.encryption,
+    )
+    .await
+    .map_err(store_error)?;
     let (count, location) = (contents.index.count, target.location.to_string());
     let is_encrypted = !target.encryption.is_none();
     // A group that does not answer (GROUP/VERSION: an aggregated API that is down) has nothing that an upgrade touches.
-    let missing: Vec<_> = snapshot
-        .unreadable
+    let missing: Vec<_> = unreadable
         .iter()
         .filter(|unreadable| !unreadable.resource.contains('/'))
         .collect();
@@ -108,15 +117,29 @@ async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Verdict> {
     Ok(verdict)
 }
 
-/// Writes the archive, and reads it back.
-pub(super) async fn write(
-    cluster: &Cluster,
-    snapshot: &Snapshot,
-    plan: Option<&Plan>,
-    target: &Target,
-) -> anyhow::Result<Contents> {
+/// The few objects that tell what a backup is of.
+async fn about(cluster: &Cluster) -> Result<Snapshot, ReadError> {
+    let keys = [
+        ObjectKey::cluster("", "Namespace", "kube-system"),
+        upgrade::cluster_configuration_key(),
+        ObjectKey::namespaced("apps", "Deployment", "kubesphere-system", "ks-apiserver"),
+    ];
+    let kubernetes = cluster.version().await?;
+    let mut objects = Vec::new();
+    for key in &keys {
+        match cluster.get(key).await {
+            Ok(object) => objects.extend(object),
+            // Said of its whole kind, as of all others that cannot be read.
+            Err(error) if *error.class() == ErrorClass::Forbidden => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Snapshot::from_objects(&kubernetes, objects))
+}
+
+fn meta(snapshot: &Snapshot, plan: Option<&Plan>) -> Meta {
     let installed = upgrade::preflight::installed(snapshot);
-    let meta = Meta {
+    Meta {
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         created: jiff::Timestamp::now(),
         cluster: snapshot.cluster_id().unwrap_or_default().to_owned(),
@@ -126,7 +149,17 @@ pub(super) async fn write(
             |plan| plan.from.clone(),
         ),
         to: plan.map(|p| p.to.clone()).unwrap_or_default(),
-    };
+    }
+}
+
+/// Writes the archive, and reads it back.
+pub(super) async fn write(
+    cluster: &Cluster,
+    snapshot: &Snapshot,
+    plan: Option<&Plan>,
+    target: &Target,
+) -> anyhow::Result<Contents> {
+    let meta = meta(snapshot, plan);
     let plan = serde_json::to_value(plan)?;
     let objects = snapshot.objects.values().map(AsRef::<object::Object>::as_ref);
     store::save(
@@ -301,7 +334,10 @@ async fn connect_for(global: &Global, location: &Location) -> anyhow::Result<Opt
 
 /// Opens a backup; asks for its passphrase where that is needed and possible. What is wrong with the backup itself is
 /// the inner error.
-pub(super) async fn open(cluster: Option<&Cluster>, args: &OpenArgs) -> anyhow::Result<Result<Backup, StoreError>> {
+pub(super) async fn open(
+    cluster: Option<&Cluster>,
+    args: &OpenArgs,
+) -> anyhow::Result<Result<Backup, StoreError>> {
     let mut keys = keys(&args.keys)?;
     let mut opened = store::open(cluster, &args.location, &keys).await;
     if let Err(StoreError::Archive(ArchiveError::Locked { passphrase: true, .. })) = opened

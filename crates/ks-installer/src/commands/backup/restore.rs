@@ -47,11 +47,15 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> anyhow::Resul
         if json {
             output::json(&json!({"restored": false, "dryRun": args.dry_run, "plan": plan}))?;
         } else {
-            output::print(if plan.steps.is_empty() {
-                "There is nothing to restore.\n"
-            } else {
-                "Nothing was written.\n"
-            });
+            output::print(
+                if plan.steps.is_empty() && plan.unchanged == 0 && plan.left.is_empty() {
+                    "No object of the backup is one of these.\n"
+                } else if plan.steps.is_empty() {
+                    "There is nothing to restore.\n"
+                } else {
+                    "Nothing was written.\n"
+                },
+            );
         }
         return Ok(Verdict::Done);
     }
@@ -94,6 +98,9 @@ fn describe(plan: &Restore) -> String {
         for change in &step.changes {
             let _ = writeln!(out, "    {}", line(change));
         }
+        for conflict in &step.conflicts {
+            let _ = writeln!(out, "    conflict: {conflict}; this undoes it");
+        }
         for note in &step.notes {
             let _ = writeln!(out, "    note: {note}");
         }
@@ -108,6 +115,14 @@ fn describe(plan: &Restore) -> String {
         plan.unchanged,
         plan.left.len()
     );
+    let conflicts = plan.steps.iter().filter(|step| !step.conflicts.is_empty());
+    let conflicts = conflicts.count();
+    if conflicts > 0 {
+        let _ = writeln!(
+            out,
+            "Of these, {conflicts} changed by others since the backup was made: look for \"conflict\" above."
+        );
+    }
     out
 }
 
