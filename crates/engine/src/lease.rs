@@ -6,14 +6,23 @@ use cluster::{Cluster, ErrorClass, FIELD_MANAGER, ReadError, WriteError, retry};
 use jiff::{SignedDuration, Timestamp};
 use object::{Object, ObjectKey};
 use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::process;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// How long a claim counts after it was last renewed.
-const DURATION: Duration = Duration::from_secs(30);
+const DURATION: Duration = Duration::from_secs(15);
 /// How often it is renewed.
-const RENEWAL: Duration = Duration::from_secs(10);
+const RENEWAL: Duration = Duration::from_secs(5);
+/// How often a claim of another run is looked at.
+const WATCH: Duration = Duration::from_millis(500);
+/// No two machines' clocks differ by so much that a claim this old is one of a run that lives.
+const LONG_AGO: Duration = Duration::from_mins(10);
+/// Annotation: the process that has the claim.
+const PROCESS: &str = "installer.kubesphere.io/process";
 
 /// Why a run may not write.
 #[derive(Debug, thiserror::Error)]
@@ -35,11 +44,8 @@ pub enum LeaseError {
 impl LeaseError {
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Held { silent, .. } => {
-                let left = DURATION.saturating_sub(*silent).as_secs() + 1;
-                Some(format!(
-                    "wait for it to end; if it is dead, its claim ends in {left} s: then run this again"
-                ))
+            Self::Held { .. } => {
+                Some("follow it with: ks-installer status; run this again when it has ended".into())
             }
             Self::Lost { .. } => {
                 Some("this run was silent for too long; run it again when the other has ended".into())
@@ -69,37 +75,51 @@ fn key() -> ObjectKey {
 impl Lease {
     /// Takes the claim. `holder` names this run for people and must be its alone: host, process, a random part.
     ///
+    /// Where another run has it, this one is told, and watches for a sign of life as long as a claim counts: clocks of two
+    /// machines are not compared. A run that is known to be dead is not waited for.
+    ///
     /// # Errors
-    /// [`LeaseError::Held`] while another run is alive.
-    pub async fn acquire(cluster: &Cluster, clock: &Clock, holder: &str) -> Result<Self, LeaseError> {
+    /// [`LeaseError::Held`] when another run is alive.
+    pub async fn acquire(
+        cluster: &Cluster,
+        clock: &Clock,
+        holder: &str,
+        waits: impl Fn(&LeaseError),
+    ) -> Result<Self, LeaseError> {
         let lease = Self {
             cluster: cluster.clone(),
             clock: Arc::clone(clock),
             holder: holder.to_owned(),
         };
-        // Who loses a race for it sees then who won.
-        for _ in 0..3 {
+        let mut watched: Option<(Option<String>, Instant)> = None;
+        loop {
             let found = cluster.get(&key()).await?;
-            let now = clock();
-            if let Some(found) = &found
-                && let Some(other) = lease.held_by_other(found, now)
-            {
-                return Err(other);
+            if let Some(held) = found.as_ref().and_then(|found| lease.held_by_other(found)) {
+                let sign = found.as_ref().and_then(|found| found.resource_version());
+                let sign = sign.map(str::to_owned);
+                match &watched {
+                    None => {
+                        waits(&held);
+                        watched = Some((sign, Instant::now()));
+                    }
+                    Some((last, _)) if *last != sign => return Err(held),
+                    Some(_) => {}
+                }
+                if watched
+                    .as_ref()
+                    .is_some_and(|(_, since)| since.elapsed() < DURATION)
+                {
+                    tokio::time::sleep(WATCH).await;
+                    continue;
+                }
             }
-            let written = lease.take(found.as_ref(), now).await;
-            match written {
+            match lease.take(found.as_ref(), (lease.clock)()).await {
+                // Who loses a race for it sees then who won.
                 Err(error) if matches!(error.class(), ErrorClass::Conflict | ErrorClass::AlreadyExists) => {}
                 Err(error) => return Err(error.into()),
                 Ok(_) => return Ok(lease),
             }
         }
-        let found = cluster.get(&key()).await?;
-        let other = found
-            .as_ref()
-            .and_then(|found| lease.held_by_other(found, clock()));
-        Err(other.unwrap_or_else(|| LeaseError::Lost {
-            holder: "somebody who keeps taking it".into(),
-        }))
     }
 
     /// Does the work and renews the claim meanwhile. The work is dropped when the claim is lost.
@@ -108,14 +128,14 @@ impl Lease {
     /// [`LeaseError::Lost`]: another run has the claim, or this one could not renew it in time.
     pub async fn hold<T>(&self, work: impl Future<Output = T>) -> Result<T, LeaseError> {
         let renewals = async {
-            let mut last = (self.clock)();
+            let mut last = Instant::now();
             loop {
                 tokio::time::sleep(RENEWAL).await;
                 match self.renew().await {
-                    Ok(()) => last = (self.clock)(),
+                    Ok(()) => last = Instant::now(),
                     Err(lost @ LeaseError::Lost { .. }) => return lost,
                     // The API server may be away for a moment; the claim still counts for a while.
-                    Err(error) if elapsed(last, (self.clock)()) >= DURATION => return error,
+                    Err(error) if last.elapsed() >= DURATION => return error,
                     Err(error) => tracing::warn!(%error, "the claim was not renewed"),
                 }
             }
@@ -171,18 +191,17 @@ impl Lease {
         Ok(())
     }
 
-    fn held_by_other(&self, found: &Object, now: Timestamp) -> Option<LeaseError> {
+    /// Who else has the claim and may be alive.
+    fn held_by_other(&self, found: &Object) -> Option<LeaseError> {
         let holder = found
             .get_str("/spec/holderIdentity")
             .filter(|holder| !holder.is_empty() && *holder != self.holder)?;
+        let now = (self.clock)();
         let time = |name: &str| found.get_str(name)?.parse::<Timestamp>().ok();
         let renewed = time("/spec/renewTime")?;
-        let counts = found
-            .get("/spec/leaseDurationSeconds")
-            .and_then(Value::as_u64)
-            .map_or(DURATION, Duration::from_secs);
         let silent = elapsed(renewed, now);
-        (silent < counts).then(|| LeaseError::Held {
+        let is_dead = silent >= LONG_AGO || found.annotation(PROCESS).is_some_and(process::is_gone);
+        (!is_dead).then(|| LeaseError::Held {
             holder: holder.to_owned(),
             age: elapsed(time("/spec/acquireTime").unwrap_or(renewed), now),
             silent,
@@ -200,10 +219,11 @@ impl Lease {
             "renewTime": micro_time(now),
             "leaseTransitions": transitions,
         });
+        let process = process::identity();
         let write = || async {
             if let Some(found) = found {
                 let patch = json!({
-                    "metadata": {"resourceVersion": found.resource_version()},
+                    "metadata": {"resourceVersion": found.resource_version(), "annotations": {PROCESS: process}},
                     "spec": spec,
                 });
                 self.cluster.merge_patch(&key(), &patch).await
@@ -215,6 +235,7 @@ impl Lease {
                         "metadata": {
                             "name": key.name, "namespace": key.namespace,
                             "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
+                            "annotations": process.as_ref().map(|process| json!({PROCESS: process})),
                         },
                         "spec": spec,
                     }))

@@ -17,6 +17,7 @@ mod event;
 mod generate;
 mod journal;
 mod lease;
+mod process;
 mod reason;
 mod record;
 mod rollback;

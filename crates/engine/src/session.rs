@@ -6,7 +6,7 @@ use cluster::{Cluster, ReadError, Scope};
 use object::ObjectKey;
 use release::Releases;
 use tokio::time::Instant;
-use upgrade::{Decision, Finding, Options, Severity, Snapshot, preflight, reasons};
+use upgrade::{Decision, Finding, Options, Permission, Severity, Snapshot, preflight, reasons};
 
 use crate::{Event, Listener, Recorder, RunError, RunOptions, run::run_recorded};
 
@@ -87,7 +87,12 @@ pub(crate) async fn review(
     mut decision: Decision,
 ) -> Result<Prepared, ReadError> {
     if let Some(plan) = &decision.plan {
-        let required = plan.permissions(&snapshot);
+        let mut required = plan.permissions(&snapshot);
+        if plan.writes() > 0 {
+            required.extend(bookkeeping());
+            required.sort();
+            required.dedup();
+        }
         if !required.is_empty() {
             let allowed = cluster.review(&required).await?;
             decision
@@ -97,6 +102,19 @@ pub(crate) async fn review(
         }
     }
     Ok(Prepared { snapshot, decision })
+}
+
+/// What a run writes besides its plan: its claim, and the journal.
+fn bookkeeping() -> impl Iterator<Item = Permission> {
+    let kinds = [("coordination.k8s.io", "leases"), ("", "configmaps")];
+    kinds.into_iter().flat_map(|(group, resource)| {
+        ["get", "create", "patch"].map(|verb| Permission {
+            verb: verb.to_owned(),
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            namespace: Some("kubesphere-system".to_owned()),
+        })
+    })
 }
 
 /// Carries a plan out, and plans `again` as long as objects change under the run. Returns how much was written, and how

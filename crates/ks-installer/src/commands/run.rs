@@ -10,7 +10,7 @@ use engine::{
 use upgrade::Plan;
 
 use super::with_hint;
-use crate::output::progress::Progress;
+use crate::output::{self, progress::Progress};
 
 /// Why a run did not come to its end.
 pub(super) enum Stopped {
@@ -66,7 +66,10 @@ pub(super) struct Claim {
 /// Takes the right to write, before anything is prepared for it.
 pub(super) async fn claim(cluster: &Cluster) -> Result<Claim, Stopped> {
     let clock: Clock = Arc::new(jiff::Timestamp::now);
-    let lease = Lease::acquire(cluster, &clock, &holder()).await?;
+    let waits = |held: &LeaseError| {
+        output::note(&format!("{held}; waiting for a sign that it is alive"));
+    };
+    let lease = Lease::acquire(cluster, &clock, &holder(), waits).await?;
     Ok(Claim { lease, clock })
 }
 
