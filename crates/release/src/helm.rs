@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 
 mod revision;
 
-pub use revision::{MAX_RECORD, carried, current, describes, overtaken, successor, unmarked};
+pub use revision::{
+    MAX_RECORD, carried, current, describes, overtaken, successor, unmarked, with_recorded_secrets,
+};
 
 /// The type of the Secrets that hold records.
 pub const SECRET_TYPE: &str = "helm.sh/release.v1";

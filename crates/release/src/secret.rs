@@ -101,6 +101,11 @@ fn find(text: &str) -> Vec<(usize, usize, Reference)> {
     found
 }
 
+/// Whether a text is a reference to a key of a Secret, and nothing else.
+pub fn is_secret(text: &str) -> bool {
+    matches!(find(text).as_slice(), [(0, end, Reference::Secret { .. })] if *end == text.len())
+}
+
 /// All references in a value, in order, each once.
 pub fn references(value: &Value) -> Vec<Reference> {
     fn walk(value: &Value, found: &mut Vec<Reference>) {

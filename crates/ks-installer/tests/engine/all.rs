@@ -96,7 +96,12 @@ fn all_sections_of_the_configuration_are_kept_and_other_components_left_alone() 
         ];
         let is_label = ["kubeedge", "weave"].contains(&key.name.as_str()) && key.kind == "Namespace";
         let is_new = key.name == "storageclass-accessor.storage.kubesphere.io";
-        GROUPS.contains(&key.group.as_str()) || CORE.contains(&key.name.as_str()) || is_label || is_new
+        let is_record = key.is_secret() && key.name.starts_with("sh.helm.release.v1.ks-core.v");
+        GROUPS.contains(&key.group.as_str())
+            || CORE.contains(&key.name.as_str())
+            || is_label
+            || is_new
+            || is_record
     };
     let (before, after) = (before.comparable(), after.comparable());
     let changed = before.changed(&after);

@@ -11,6 +11,9 @@ use crate::support::{
     state::{State, system},
 };
 
+/// A definition that only the old release has.
+const DEFINITION: &str = "things.old.example.org";
+
 fn records(sandbox: &Sandbox) -> Vec<Record> {
     let secrets: Vec<Object> = State::of(sandbox)
         .of_kind("Secret")
@@ -35,18 +38,29 @@ fn secret(record: &Record, written: i64) -> Value {
     secret
 }
 
-/// What a killed helm leaves: a further revision that is pending.
-fn interrupted(objects: &mut Vec<Value>, written: i64) {
-    let all: Vec<Object> = objects
-        .iter()
-        .filter(|o| o["kind"] == "Secret")
-        .map(|o| Object::try_from(o.clone()).unwrap())
-        .collect();
-    let history = helm::history(&all, "ks-core", "kubesphere-system").unwrap();
-    let mut raw = history.last().unwrap().as_value().clone();
+/// The release's only revision, changed.
+fn rewrite(objects: &mut [Value], change: impl FnOnce(&mut Value)) {
+    let found = support::find_mut(objects, "Secret", "sh.helm.release.v1.ks-core.v1");
+    let record = Record::decode(&Object::try_from(found.clone()).unwrap()).unwrap();
+    let mut raw = record.as_value().clone();
+    change(&mut raw);
+    let written = secret(&Record::from_value(raw).unwrap(), 1_000);
+    found["metadata"]["labels"] = written["metadata"]["labels"].clone();
+    found["data"] = written["data"].clone();
+}
+
+/// What a killed helm leaves: a further revision that is pending; or the first, where it was killed at its first or its
+/// last act.
+fn interrupted(objects: &mut Vec<Value>, status: &str) {
+    if ["pending-install", "uninstalling"].contains(&status) {
+        return rewrite(objects, |raw| raw["info"]["status"] = status.into());
+    }
+    let found = support::find_mut(objects, "Secret", "sh.helm.release.v1.ks-core.v1");
+    let record = Record::decode(&Object::try_from(found.clone()).unwrap()).unwrap();
+    let mut raw = record.as_value().clone();
     raw["version"] = 2.into();
-    raw["info"]["status"] = "pending-upgrade".into();
-    objects.push(secret(&Record::from_value(raw).unwrap(), written));
+    raw["info"]["status"] = status.into();
+    objects.push(secret(&Record::from_value(raw).unwrap(), 1_000));
 }
 
 #[test]
@@ -158,26 +172,76 @@ async fn a_run_cut_between_two_revisions_is_repaired() {
 }
 
 #[tokio::test]
-async fn an_operation_that_helm_left_pending_is_resolved() {
-    let sandbox = support::tenants_but(|objects| interrupted(objects, 1_000));
-    let prepared = support::prepare(&sandbox).await;
-    assert!(
-        prepared
-            .findings()
-            .iter()
-            .any(|f| f.reason == reasons::HELM_RELEASE_PENDING)
-    );
+async fn an_operation_that_helm_left_pending_is_explained_and_resolved() {
+    let check = async |status: &str, expect: &[(u64, &str)]| {
+        let sandbox = support::tenants_but(|objects| interrupted(objects, status));
+        let prepared = support::prepare(&sandbox).await;
+        let mut findings = prepared.findings().iter();
+        let found = findings.find(|f| f.reason == reasons::HELM_RELEASE_PENDING);
+        assert!(
+            found.is_some_and(|f| f.message.contains(status) && f.hint.is_some()),
+            "{status}: {found:?}"
+        );
+        support::upgrade(&sandbox).await;
+        assert_eq!(statuses(&sandbox), owned(expect), "{status}");
+        support::check_nothing_to_do(&sandbox).await;
+    };
+    let further = [(1, "superseded"), (2, "failed"), (3, "deployed")];
+    check("pending-upgrade", &further).await;
+    check("pending-rollback", &further).await;
+    check("pending-install", &[(1, "failed"), (2, "deployed")]).await;
+    check("uninstalling", &[(1, "failed"), (2, "deployed")]).await;
+}
+
+/// Helm keeps ten revisions unless told otherwise, and takes the oldest away when it writes the next one. Nothing is lost
+/// here: whoever set another limit in helm has it kept by helm.
+#[tokio::test]
+async fn a_long_history_stays_whole() {
+    let sandbox = support::tenants_but(|objects| {
+        let found = support::find_mut(objects, "Secret", "sh.helm.release.v1.ks-core.v1").clone();
+        let record = Record::decode(&Object::try_from(found).unwrap()).unwrap();
+        for revision in 2..=12_u64 {
+            let mut raw = record.as_value().clone();
+            raw["version"] = revision.into();
+            objects.push(secret(&Record::from_value(raw).unwrap(), 1_000));
+        }
+        // As after eleven upgrades.
+        let old: Vec<Value> = objects
+            .extract_if(.., |o| {
+                o["metadata"]["labels"]["name"] == "ks-core" && o["metadata"]["labels"]["version"] != "12"
+            })
+            .collect();
+        for object in old {
+            let read = Record::decode(&Object::try_from(object).unwrap()).unwrap();
+            objects.push(secret(&read.with_status("superseded", "Upgrade complete"), 1_000));
+        }
+    });
     support::upgrade(&sandbox).await;
-    assert_eq!(
-        statuses(&sandbox),
-        owned(&[(1, "superseded"), (2, "failed"), (3, "deployed")])
-    );
+    let expect: Vec<_> = (1..=12)
+        .map(|n| (n, "superseded"))
+        .chain([(13, "deployed")])
+        .collect();
+    assert_eq!(statuses(&sandbox), owned(&expect));
+}
+
+/// A generated Secret that was made anew since, as administrators do when a certificate runs out: it is the cluster's, so
+/// that nothing of the release changes.
+#[tokio::test]
+async fn a_secret_that_was_made_anew_needs_no_revision() {
+    let sandbox = support::upgraded();
+    let client = support::client(&sandbox);
+    let key = system("", "Secret", "ks-controller-manager-webhook-cert");
+    client
+        .merge_patch(&key, &json!({"data": {"tls.key": "bmV3"}}))
+        .await
+        .unwrap();
     support::check_nothing_to_do(&sandbox).await;
+    assert_eq!(support::upgrade(&sandbox).await.written, 0);
 }
 
 #[tokio::test]
 async fn nothing_is_written_while_helm_may_be_at_work() {
-    let sandbox = support::tenants_but(|objects| interrupted(objects, 1_000));
+    let sandbox = support::tenants_but(|objects| interrupted(objects, "pending-upgrade"));
     let client = support::client(&sandbox);
     let options = upgrade::Options {
         now: Some(1_060),
@@ -202,6 +266,7 @@ async fn a_release_without_records_gets_one() {
 
 /// What the old release owned and the new one does not have goes, but for what holds data and what is to be kept, by the
 /// word of the record or of the object itself.
+
 #[tokio::test]
 async fn what_only_the_old_release_owned_goes_unless_it_is_to_stay() {
     let map = |name: &str, annotations: Value| {
@@ -215,6 +280,10 @@ async fn what_only_the_old_release_owned_goes_unless_it_is_to_stay() {
         map("kept-by-annotation", json!({})),
         json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data", "namespace": "kubesphere-system"}}),
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "made", "namespace": "kubesphere-system"}}),
+        json!({"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "GlobalRole", "metadata": {"name": "made"}, "rules": []}),
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": DEFINITION},
+            "spec": {"group": "old.example.org", "scope": "Cluster", "names": {"kind": "Thing", "plural": "things"}, "versions": [
+                {"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}}),
     ];
     let sandbox = support::tenants_but(|objects| {
         for (index, mut object) in owned_before.iter().cloned().enumerate() {
@@ -229,12 +298,12 @@ async fn what_only_the_old_release_owned_goes_unless_it_is_to_stay() {
             }
             objects.push(object);
         }
-        let record = support::find_mut(objects, "Secret", "sh.helm.release.v1.ks-core.v1");
-        let read = Record::decode(&Object::try_from(record.clone()).unwrap()).unwrap();
-        let mut raw = read.as_value().clone();
-        let more = helm::manifest_of(&owned_before);
-        raw["manifest"] = format!("{}\n{more}", read.manifest()).into();
-        record["data"] = secret(&Record::from_value(raw).unwrap(), 0)["data"].clone();
+        let config = json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "kubesphere-config", "namespace": "kubesphere-system"}});
+        rewrite(objects, |raw| {
+            let more = helm::manifest_of(owned_before.iter().chain([&config]));
+            raw["manifest"] = format!("{}\n{more}", raw["manifest"].as_str().unwrap()).into();
+        });
     });
     support::upgrade(&sandbox).await;
     let state = State::of(&sandbox);
@@ -242,12 +311,27 @@ async fn what_only_the_old_release_owned_goes_unless_it_is_to_stay() {
     assert!(!there("ConfigMap", "goes"));
     assert!(there("ConfigMap", "kept-by-record") && there("ConfigMap", "kept-by-annotation"));
     assert!(there("PersistentVolumeClaim", "data") && there("Secret", "made"));
+    assert!(there("ConfigMap", "kubesphere-config"));
+    let role = ObjectKey::cluster("iam.kubesphere.io", "GlobalRole", "made");
+    let definition = ObjectKey::cluster("apiextensions.k8s.io", "CustomResourceDefinition", DEFINITION);
+    assert!(state.find(&role).is_some() && state.find(&definition).is_some());
     // What stays is still known to Helm, which else could not go back to a revision that has it, and is kept by it.
     let newest = records(&sandbox).pop().unwrap();
     let objects = newest.manifest_objects(&helm::is_namespaced).unwrap();
-    for name in ["kept-by-record", "kept-by-annotation", "data", "made"] {
-        let object = objects.iter().find(|object| object.name() == name);
-        assert!(object.is_some_and(helm::is_kept), "{name}");
+    let stays = [
+        "kept-by-record",
+        "kept-by-annotation",
+        "data",
+        "made",
+        DEFINITION,
+        "kubesphere-config",
+    ];
+    for name in stays {
+        let of_name: Vec<_> = objects.iter().filter(|object| object.name() == name).collect();
+        assert!(
+            !of_name.is_empty() && of_name.iter().all(|object| helm::is_kept(object)),
+            "{name}"
+        );
     }
     support::check_nothing_to_do(&sandbox).await;
 }
@@ -271,11 +355,10 @@ async fn a_record_that_is_too_large_is_left_out_and_told() {
         let mut small = large.clone();
         small.as_object_mut().unwrap().remove("stringData");
         objects.push(small);
-        let record = support::find_mut(objects, "Secret", "sh.helm.release.v1.ks-core.v1");
-        let read = Record::decode(&Object::try_from(record.clone()).unwrap()).unwrap();
-        let mut raw = read.as_value().clone();
-        raw["manifest"] = format!("{}\n{}", read.manifest(), helm::manifest_of([&large])).into();
-        record["data"] = secret(&Record::from_value(raw).unwrap(), 0)["data"].clone();
+        rewrite(objects, |raw| {
+            let more = helm::manifest_of([&large]);
+            raw["manifest"] = format!("{}\n{more}", raw["manifest"].as_str().unwrap()).into();
+        });
     });
     let report = support::upgrade(&sandbox).await;
     assert!(report.findings.iter().all(|f| f.severity != Severity::Blocker));

@@ -7,7 +7,7 @@ use object::{Object, ObjectKey};
 use serde_json::{Map, Value, json};
 
 use super::{HelmError, RESOURCE_POLICY, Record};
-use crate::HelmRelease;
+use crate::{HelmRelease, secret};
 
 /// What Helm itself puts on every object of a release, whether or not the chart says so.
 const MARKS: [(&str, &str); 3] = [
@@ -20,11 +20,12 @@ const MARKS: [(&str, &str); 3] = [
 pub const MAX_RECORD: usize = 1 << 20;
 
 /// The revision that a further one builds on, and that tells what is in the cluster: the latest that was deployed; where
-/// none is, the newest that failed or was superseded. Helm chooses the same.
+/// none is, the newest that failed or was superseded. Helm chooses the same. It would refuse to go on where it was killed
+/// while it uninstalled the release; what is left of that is what this revision tells, too.
 pub fn current(records: &[Record]) -> Option<&Record> {
     super::latest_deployed(records).or_else(|| {
         let newest = records.iter().max_by_key(|record| record.revision())?;
-        matches!(newest.status(), "failed" | "superseded").then_some(newest)
+        matches!(newest.status(), "failed" | "superseded" | "uninstalling").then_some(newest)
     })
 }
 
@@ -113,6 +114,50 @@ pub fn describes(record: &Record, objects: &[Object]) -> Result<bool, HelmError>
                 .get(&object.key())
                 .is_some_and(|there| says_no_more(there, &object) && says_no_more(&object, there))
         }))
+}
+
+/// The objects with what the record has of secrets: a text that is nothing but a reference to a Secret is put in as it
+/// was recorded, where it was. What is generated belongs to the cluster, not to the release; that it was made anew since
+/// says nothing about the release.
+///
+/// # Errors
+/// The record's manifest cannot be read.
+pub fn with_recorded_secrets(record: &Record, objects: &[Object]) -> Result<Vec<Object>, HelmError> {
+    fn fill(value: &mut Value, recorded: &Value) {
+        match value {
+            Value::String(text) if secret::is_secret(text) && recorded.is_string() => {
+                recorded.as_str().unwrap_or_default().clone_into(text);
+            }
+            Value::Object(map) => {
+                for (name, value) in map {
+                    if let Some(recorded) = recorded.get(name) {
+                        fill(value, recorded);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    if let Some(recorded) = recorded.get(index) {
+                        fill(item, recorded);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let recorded = record.manifest_objects(&super::is_namespaced)?;
+    let filled = objects.iter().map(|object| {
+        let mut filled = object.clone();
+        if let Some(there) = recorded.iter().find(|there| there.key() == object.key()) {
+            for (name, value) in filled.as_map_mut() {
+                if let Some(there) = there.as_value().get(name) {
+                    fill(value, there);
+                }
+            }
+        }
+        filled
+    });
+    Ok(filled.collect())
 }
 
 /// The revision after all of `records`, for a release of which `objects` are what it owns from now on. It lacks its
@@ -339,6 +384,7 @@ mod tests {
         check(&["superseded", "failed"], Some(2));
         check(&["pending-install"], None);
         check(&["uninstalled"], None);
+        check(&["superseded", "uninstalling"], Some(2));
         check(&["deployed", "deployed"], Some(2));
     }
 
@@ -350,6 +396,7 @@ mod tests {
         };
         check("deployed", Some("superseded"));
         check("pending-upgrade", Some("failed"));
+        check("uninstalling", Some("failed"));
         check("superseded", None);
         check("failed", None);
         check("uninstalled", None);
@@ -397,6 +444,30 @@ mod tests {
         );
         check("{ports: [{port: 80, targetPort: 8080, protocol: UDP}]}", false);
         check("{type: NodePort, ports: [{port: 80, targetPort: 8080}]}", false);
+    }
+
+    #[test]
+    fn a_secret_that_was_made_anew_says_nothing() {
+        let check = |recorded: &str, rendered: &str, expect: bool| {
+            let text = |data: &str| {
+                format!(
+                    "{{apiVersion: v1, kind: Secret, metadata: {{name: s, namespace: kubesphere-system}}, data: {data}}}"
+                )
+            };
+            let record = mk(1, "deployed", &text(recorded));
+            let filled = with_recorded_secrets(&record, &[object(&text(rendered))]).unwrap();
+            assert_eq!(
+                describes(&record, &filled).unwrap(),
+                expect,
+                "{recorded} {rendered}"
+            );
+        };
+        let reference = "'${secret:n/s/k|base64}'";
+        check("{k: old}", &format!("{{k: {reference}}}"), true);
+        check("{k: old, l: x}", &format!("{{k: {reference}, l: y}}"), false);
+        check("{l: x}", &format!("{{k: {reference}, l: x}}"), false);
+        check("{k: old}", "{k: 'the ${secret:n/s/k}'}", false);
+        check("{k: old}", "{k: '${setting:a.b}'}", false);
     }
 
     #[test]

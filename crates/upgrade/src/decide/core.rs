@@ -160,12 +160,7 @@ impl Decider<'_> {
                 applied
             });
             let released = old.get(&key).map(Object::as_value);
-            let planned = self.apply(
-                stage,
-                released.or(last_applied.as_ref()),
-                &new,
-                &manifest.object,
-            );
+            let planned = self.apply(stage, released.or(last_applied.as_ref()), &new, &manifest.object);
             workloads |= planned && matches!(manifest.phase, Phase::Workloads | Phase::ConfigMaps);
             if planned && manifest.phase == Phase::CustomResourceDefinitions {
                 self.wait(stage, key, Condition::Established);
@@ -197,7 +192,10 @@ impl Decider<'_> {
                 self.push("webhooks", step);
             }
         }
-        self.record(component, &history, manifests, spec, stays);
+        // What the release renders outside of Helm's release stays as well.
+        let remains =
+            |released: &Object| stays(released) || manifests.iter().any(|m| m.object.key() == released.key());
+        self.record(component, &history, manifests, spec, remains);
     }
 
     /// The object with all references to secrets put in place that can be; others stay for who writes it.

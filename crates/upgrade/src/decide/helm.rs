@@ -91,10 +91,13 @@ impl Decider<'_> {
             .collect();
         owned.extend(helm::carried(&history.objects, &owned, stays));
         let resolved: Vec<Object> = owned.iter().map(|object| self.resolve(object, spec)).collect();
+        let describes = |newest: &helm::Record| {
+            let objects = helm::with_recorded_secrets(newest, &owned).unwrap_or_default();
+            let objects: Vec<Object> = objects.iter().map(|object| self.resolve(object, spec)).collect();
+            helm::describes(newest, &objects).unwrap_or_default()
+        };
         let newest = records.last();
-        let described = newest.filter(|newest| {
-            newest.status() == "deployed" && helm::describes(newest, &resolved).unwrap_or_default()
-        });
+        let described = newest.filter(|newest| newest.status() == "deployed" && describes(newest));
         let deployed = described
             .map(helm::Record::revision)
             .or_else(|| self.further_revision(release, records, &owned, &resolved));
