@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use crate::Clock;
+use crate::{Clock, write::seed};
 
 /// How many runs are kept.
 const RUNS: usize = 20;
@@ -337,7 +337,7 @@ impl Recorder {
                     .await
             }
         };
-        let policy = retry::Policy::WRITE.with_seed(rand::random());
+        let policy = retry::Policy::WRITE.with_seed(seed(&entry.id));
         retry::with_backoff(&policy, write, |_, _| {}).await?;
         Ok(())
     }

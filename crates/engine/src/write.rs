@@ -165,7 +165,7 @@ impl Writer<'_> {
     {
         // Spread by the object, so that the steps which failed side by side do not come back side by side, and that a run
         // can be played again.
-        let policy = Policy::WRITE.with_seed(seed(key));
+        let policy = Policy::WRITE.with_seed(seed(&key.to_string()));
         let written = with_backoff(&policy, write, |error, after| {
             (self.listen)(Event::Retrying {
                 object: key.clone(),
@@ -177,10 +177,10 @@ impl Writer<'_> {
     }
 }
 
-/// A number that differs from object to object, and is the same for the same one.
-fn seed(key: &ObjectKey) -> u64 {
+/// A number that differs from name to name, and is the same for the same one.
+pub(crate) fn seed(name: &str) -> u64 {
     // FNV-1a
-    key.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }

@@ -9,12 +9,16 @@ use std::{
 };
 
 use cluster::Cluster;
-use engine::{Prepared, SessionError};
+use engine::{
+    BackupEntry, Clock, Journal, JournalError, Lease, LeaseError, NewRun, Prepared, Recorder, Report,
+    RunKind, SessionError, journal_key,
+};
 use jiff::Timestamp;
 use sandbox::{
-    Clock, Sandbox,
+    Sandbox,
     faults::{Faults, Faulty},
 };
+use serde_json::Value;
 use tower::Layer as _;
 use upgrade::{Action, Options};
 
@@ -33,10 +37,17 @@ pub(crate) struct Run {
     pub kept: Kept,
 }
 
+/// A clock that stands still.
+pub(crate) fn steady() -> Clock {
+    Arc::new(|| Timestamp::from_second(1_767_225_600).unwrap())
+}
+
+/// The id of the run that nothing disturbed.
+pub(crate) const FIRST: &str = "first";
+
 pub(crate) static RUN: LazyLock<Run> = LazyLock::new(|| {
     block_on(async {
-        let clock: Clock = Arc::new(|| Timestamp::from_second(1_767_225_600).unwrap());
-        let start = support::tenants().fork_with_clock(clock);
+        let start = support::tenants().fork_with_clock(steady());
         // The old installer runs: one more stage that can be cut.
         let replicas = serde_json::json!({"spec": {"replicas": 1}});
         support::client(&start)
@@ -46,7 +57,7 @@ pub(crate) static RUN: LazyLock<Run> = LazyLock::new(|| {
         let before = State::of(&start);
         let sandbox = start.fork();
         let (cluster, writes) = support::watched(&sandbox, None);
-        support::upgrade_with(&cluster, Options::default()).await;
+        try_upgrade(&cluster, &steady(), FIRST).await.unwrap();
         let after = State::of(&sandbox);
         Run {
             start,
@@ -83,9 +94,13 @@ impl Run {
             if self.before.find(key).is_none() {
                 metadata.remove("uid");
             }
-            // A run that is cut between handing fields over and applying them takes other ways to the same.
-            metadata.remove("generation");
+            // The API server sorts them by their times.
+            if let Some(fields) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
+                fields.sort_by_key(ToString::to_string);
+            }
         }
+        // Every run writes its own line there.
+        outcome.0.remove(&journal_key());
         outcome
     }
 }
@@ -106,38 +121,85 @@ pub(crate) fn faulty(sandbox: &Sandbox, faults: &Faults) -> Cluster {
     Cluster::new(kube::Client::new(service, "default"))
 }
 
-pub(crate) fn copy(prepared: &Prepared) -> Prepared {
-    Prepared {
-        snapshot: prepared.snapshot.clone(),
-        decision: prepared.decision.clone(),
-    }
-}
-
 /// Why an upgrade did not come to its end, in words.
 #[derive(Debug)]
 pub(crate) enum Unfinished {
     Prepare(cluster::ReadError),
     Blocked(Vec<upgrade::Finding>),
+    /// Another run is under way, or this one could not say that it is.
+    Claim(LeaseError),
+    Journal(JournalError),
     Execute(SessionError),
     Unverified(Vec<upgrade::Finding>),
 }
 
-/// Upgrades as the command does.
-pub(crate) async fn try_upgrade(cluster: &Cluster) -> Result<(), Unfinished> {
+/// Upgrades as the command does: as the only run, with every stage in the journal.
+pub(crate) async fn try_upgrade(cluster: &Cluster, clock: &Clock, id: &str) -> Result<(), Unfinished> {
     let session = support::session(cluster, Options::default());
     let prepared = engine::prepare(&session).await.map_err(Unfinished::Prepare)?;
     if prepared.blockers().next().is_some() {
         return Err(Unfinished::Blocked(prepared.blockers().cloned().collect()));
     }
-    let report = session
-        .execute(prepared, &|_| {})
+    if prepared
+        .decision
+        .plan
+        .as_ref()
+        .is_some_and(upgrade::Plan::is_empty)
+    {
+        return Ok(());
+    }
+    let lease = Lease::acquire(cluster, clock, id, |_| ())
         .await
-        .map_err(Unfinished::Execute)?;
+        .map_err(Unfinished::Claim)?;
+    let report = carry_out(&session, prepared, &lease, clock, id).await;
+    lease.release().await;
+    let report = report?;
     if report.is_verified() {
         Ok(())
     } else {
         Err(Unfinished::Unverified(report.findings))
     }
+}
+
+async fn carry_out(
+    session: &engine::Session<'_>,
+    prepared: Prepared,
+    lease: &Lease,
+    clock: &Clock,
+    id: &str,
+) -> Result<Report, Unfinished> {
+    let run = NewRun {
+        id: id.to_owned(),
+        kind: RunKind::Upgrade,
+        tool: "test".to_owned(),
+        from: prepared.decision.from.clone().unwrap_or_default(),
+        to: prepared.decision.to.clone(),
+        backup: Some(BackupEntry {
+            location: format!("/backups/{id}"),
+            sha256: None,
+        }),
+    };
+    let (recorder, _) = Recorder::begin(session.cluster, clock, run)
+        .await
+        .map_err(Unfinished::Journal)?;
+    let result = lease
+        .hold(session.execute_recorded(prepared, Some(&recorder), &|_| {}))
+        .await
+        .map_err(Unfinished::Claim)?;
+    let noted = result.as_ref().map(|_| ()).map_err(ToString::to_string);
+    // That the end is not noted down changes nothing.
+    let _ = recorder.finish(noted).await;
+    result.map_err(Unfinished::Execute)
+}
+
+pub(crate) fn journal(sandbox: &Sandbox) -> Journal {
+    let state = State::of(sandbox);
+    let found = state.find(&journal_key()).cloned();
+    Journal::of(
+        found
+            .and_then(|value| object::Object::try_from(value).ok())
+            .as_ref(),
+    )
 }
 
 /// A plan made now holds no write.

@@ -9,10 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use engine::Clock;
 use jiff::Timestamp;
 use sandbox::{
-    Clock, Sandbox,
-    faults::{Faults, Mix},
+    Sandbox,
+    faults::{Faults, Fired, Mix},
 };
 
 use crate::{
@@ -56,9 +57,9 @@ fn jumping(seed: u64) -> Clock {
 }
 
 /// How a seed came to its end.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Course {
-    faults: usize,
+    faults: Vec<Fired>,
     /// Why runs did not come to their end.
     stops: Vec<String>,
 }
@@ -67,6 +68,8 @@ struct Course {
 fn reason(unfinished: &Unfinished) -> String {
     let reason = match unfinished {
         Unfinished::Prepare(error) => error.to_string(),
+        Unfinished::Claim(error) => error.to_string(),
+        Unfinished::Journal(error) => error.to_string(),
         Unfinished::Execute(error) => error.to_string(),
         Unfinished::Blocked(findings) => format!("blocked: {}: {}", findings[0].reason, findings[0].message),
         Unfinished::Unverified(findings) => {
@@ -77,12 +80,14 @@ fn reason(unfinished: &Unfinished) -> String {
     reason
 }
 
-async fn run(seed: u64, sandbox: &Sandbox) -> Course {
+/// One seed: a cluster, and runs on it until one comes to its end.
+async fn run(seed: u64, sandbox: &Sandbox, clock: &Clock) -> Course {
     let mut course = Course::default();
     for attempt in 0..PATIENCE {
         let faults = Faults::seeded(seed.wrapping_mul(1000).wrapping_add(attempt), MIX.clone());
-        let ended = try_upgrade(&faulty(sandbox, &faults)).await;
-        course.faults += faults.tally().fired.len();
+        let id = format!("run-{attempt}");
+        let ended = try_upgrade(&faulty(sandbox, &faults), clock, &id).await;
+        course.faults.extend(faults.tally().fired);
         RUN.kept
             .check(&State::of(sandbox), &format!("after attempt {attempt}"));
         match ended {
@@ -91,10 +96,30 @@ async fn run(seed: u64, sandbox: &Sandbox) -> Course {
         }
     }
     // Every one of them stopped with a reason. It goes on from there when nothing goes wrong any more.
-    if let Err(unfinished) = try_upgrade(&support::client(sandbox)).await {
+    if let Err(unfinished) = try_upgrade(&support::client(sandbox), clock, "run-last").await {
         panic!("{unfinished:?}");
     }
     course
+}
+
+/// Plays a seed to its end and looks at what came of it.
+fn play(seed: u64) -> Course {
+    let clock = jumping(seed);
+    let sandbox = RUN.start.fork_with_clock(Arc::clone(&clock));
+    block_on(async {
+        let course = run(seed, &sandbox, &clock).await;
+        RUN.check_outcome(&sandbox, &format!("seed {seed}, stopped by {:?}", course.stops));
+        check_nothing_to_do(&sandbox, &format!("seed {seed}")).await;
+        course
+    })
+}
+
+/// A failure that does not come back cannot be mended.
+#[test]
+fn a_seed_is_played_the_same_again() {
+    for seed in [0, 29] {
+        assert_eq!(play(seed), play(seed), "seed {seed}");
+    }
 }
 
 /// Every run converges after at most a few more runs, to what the undisturbed run comes to.
@@ -108,22 +133,14 @@ fn whatever_goes_wrong_it_comes_to_the_same_in_the_end() {
     let courses = Mutex::new(Vec::new());
     let failed = Mutex::new(Vec::new());
     for_all(&seeds, |seed| {
-        let sandbox = RUN.start.fork_with_clock(jumping(seed as u64));
-        let run = AssertUnwindSafe(|| {
-            block_on(async {
-                let course = run(seed as u64, &sandbox).await;
-                RUN.check_outcome(&sandbox, &format!("seed {seed}: {course:?}"));
-                check_nothing_to_do(&sandbox, &format!("seed {seed}")).await;
-                course
-            })
-        });
+        let run = AssertUnwindSafe(|| play(seed as u64));
         match catch_unwind(run) {
             Ok(course) => courses.lock().unwrap().push(course),
             Err(_) => failed.lock().unwrap().push(seed),
         }
     });
     let (courses, failed) = (courses.into_inner().unwrap(), failed.into_inner().unwrap());
-    let faults: usize = courses.iter().map(|course| course.faults).sum();
+    let faults: usize = courses.iter().map(|course| course.faults.len()).sum();
     let stops: Vec<&String> = courses.iter().flat_map(|course| &course.stops).collect();
     eprintln!(
         "{} seeds, {faults} faults, {} runs stopped with a reason, in {:?}",

@@ -5,7 +5,7 @@ use sandbox::{Sandbox, faults::Trouble};
 use serde_json::Value;
 
 use crate::{
-    common::{RUN, Unfinished, WAIT, block_on, check_nothing_to_do, try_upgrade},
+    common::{RUN, Unfinished, WAIT, block_on, check_nothing_to_do, steady, try_upgrade},
     support::{
         self,
         state::{State, system},
@@ -41,7 +41,7 @@ fn version(sandbox: &Sandbox) -> Value {
 fn stop(sandbox: &Sandbox) -> (ObjectKey, String, String) {
     let ended = block_on(async {
         let started = tokio::time::Instant::now();
-        let ended = try_upgrade(&support::client(sandbox)).await;
+        let ended = try_upgrade(&support::client(sandbox), &steady(), "upgrade").await;
         assert!(started.elapsed() < WAIT * 3, "it waits no longer than told");
         ended
     });
@@ -87,7 +87,9 @@ fn an_image_that_cannot_be_pulled_stops_the_run_and_the_old_pods_go_on_serving()
     // The registry is repaired.
     sandbox.heal();
     block_on(async {
-        try_upgrade(&support::client(&sandbox)).await.unwrap();
+        try_upgrade(&support::client(&sandbox), &steady(), "upgrade")
+            .await
+            .unwrap();
         check_nothing_to_do(&sandbox, "after the repair").await;
     });
     assert_eq!(serving(&sandbox), (9, 9));
@@ -112,7 +114,11 @@ fn pods_that_crash_stop_the_run() {
     );
     assert_eq!(version(&sandbox), "v3.2.1");
     sandbox.heal();
-    block_on(async { try_upgrade(&support::client(&sandbox)).await.unwrap() });
+    block_on(async {
+        try_upgrade(&support::client(&sandbox), &steady(), "upgrade")
+            .await
+            .unwrap()
+    });
     RUN.check_outcome(&sandbox, "after the repair");
 }
 
@@ -124,7 +130,7 @@ fn a_dead_webhook_is_named_before_anything_is_written() {
         service: "kubesphere-system/ks-controller-manager".into(),
     });
     let writes = sandbox.requests().writes();
-    match block_on(async { try_upgrade(&support::client(&sandbox)).await }) {
+    match block_on(async { try_upgrade(&support::client(&sandbox), &steady(), "upgrade").await }) {
         Err(Unfinished::Blocked(findings)) => {
             assert!(
                 findings.iter().any(|f| f.message.contains("webhook")),

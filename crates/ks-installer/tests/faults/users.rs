@@ -8,7 +8,7 @@ use sandbox::faults::{Fault, Faults, Pick, Rule};
 use serde_json::{Value, json};
 
 use crate::{
-    common::{RUN, block_on, check_nothing_to_do, faulty, try_upgrade},
+    common::{RUN, block_on, check_nothing_to_do, faulty, steady, try_upgrade},
     support::{
         self,
         state::{State, iam, role},
@@ -141,7 +141,7 @@ fn nothing_that_people_write_meanwhile_is_lost() {
         let is_over = Cell::new(false);
         let upgrade = async {
             let mut runs = 1;
-            while let Err(unfinished) = try_upgrade(&slow).await {
+            while let Err(unfinished) = try_upgrade(&slow, &steady(), "upgrade").await {
                 runs += 1;
                 assert!(runs <= 5, "{unfinished:?}");
             }
