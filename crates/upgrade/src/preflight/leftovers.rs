@@ -115,6 +115,10 @@ fn check_pending_releases(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Fin
             *namespace == SYSTEM_NAMESPACE || context.rendered.iter().any(|o| o.namespace() == Some(namespace))
         })
         .filter_map(|((namespace, name), (version, secret))| {
+            let is_upgraded = context.rendered.iter().any(|object| {
+                object.annotation("meta.helm.sh/release-name") == Some(name)
+                    && object.annotation("meta.helm.sh/release-namespace") == Some(namespace)
+            });
             let status = secret.label("status").filter(|s| s.starts_with("pending-") || *s == "uninstalling")?;
             let written = ["modifiedAt", "createdAt"]
                 .iter()
@@ -137,17 +141,27 @@ fn check_pending_releases(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Fin
                     )),
                 );
             }
+            let (consequence, hint) = if is_upgraded {
+                (
+                    "the upgrade does not need helm, and resolves it by a further revision in Helm's records",
+                    format!("make sure that no helm is at work still: helm history {name} -n {namespace}"),
+                )
+            } else {
+                (
+                    "the upgrade leaves this release alone",
+                    format!("resolve it with helm rollback {name} -n {namespace}, or helm uninstall where it is not needed"),
+                )
+            };
             Some(
                 Finding::warning(
                     reasons::HELM_RELEASE_PENDING,
                     format!(
                         "Helm release {name} is {status} since revision {version}: helm was killed in the middle, and \
-                         refuses every further upgrade of it; the upgrade does not need helm, and a further revision \
-                         in Helm's records resolves it"
+                         refuses every further upgrade of it; {consequence}"
                     ),
                 )
                 .on(secret.key())
-                .hint(format!("make sure that no helm is at work still: helm history {name} -n {namespace}")),
+                .hint(hint),
             )
         })
         .collect()
@@ -224,6 +238,26 @@ mod tests {
             &[],
         );
         check("elsewhere", &[("1", "pending-install")], &[]);
+    }
+
+    #[test]
+    fn only_what_is_upgraded_is_resolved() {
+        let check = |release: &str, expect: &str| {
+            let mut snapshot = mk_sound();
+            let labels =
+                json!({"owner": "helm", "name": "ks-core", "version": "2", "status": "pending-upgrade"});
+            let name = format!("{SYSTEM_NAMESPACE}/sh.helm.release.v1.ks-core.v2");
+            let labels = json!({"metadata": {"labels": labels}});
+            mk_add(&mut snapshot, mk("v1", "Secret", &name, labels));
+            let marks = json!({"meta.helm.sh/release-name": release,
+                "meta.helm.sh/release-namespace": SYSTEM_NAMESPACE});
+            let marks = json!({"metadata": {"annotations": marks}});
+            let rendered = mk("v1", "ConfigMap", &format!("{SYSTEM_NAMESPACE}/a"), marks);
+            let found = mk_checked(&snapshot, |context| context.rendered = vec![rendered]);
+            assert!(found[0].message.contains(expect), "{release}: {found:?}");
+        };
+        check("ks-core", "resolves it by a further revision");
+        check("snapshot-controller", "leaves this release alone");
     }
 
     #[test]
