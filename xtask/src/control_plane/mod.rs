@@ -141,6 +141,7 @@ pub struct ControlPlane {
     server: String,
     kubeconfig: Value,
     controllers: bool,
+    api_server: (PathBuf, Vec<String>),
 }
 
 impl ControlPlane {
@@ -200,14 +201,7 @@ impl ControlPlane {
         }
         processes.start("kube-apiserver", &programs.kube_apiserver, &arguments)?;
         let client = client_of(client_config.clone())?;
-        poll("the API server to be ready", Duration::from_mins(2), async || {
-            processes.check()?;
-            let request = http::Request::get("/readyz")
-                .body(Vec::new())
-                .expect("the address is a constant");
-            Ok(client.request_text(request).await.is_ok_and(|text| text == "ok"))
-        })
-        .await?;
+        wait_until_ready(&client, &mut processes).await?;
 
         let mut nodes = None;
         if options.controllers {
@@ -241,7 +235,24 @@ impl ControlPlane {
             server,
             kubeconfig,
             controllers: options.controllers,
+            api_server: (programs.kube_apiserver, arguments),
         })
+    }
+
+    /// Kills the API server, and starts it again after a while. Everything else goes on meanwhile, as in a cluster whose
+    /// only API server is replaced.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub async fn restart_api_server(&mut self, away: Duration) -> Result<(), Error> {
+        const NAME: &str = "kube-apiserver";
+        self.processes.kill(NAME);
+        tokio::time::sleep(away).await;
+        let (program, arguments) = &self.api_server;
+        self.processes.start(NAME, program, arguments)?;
+        self.processes.publish(false, &self.server, &self.kubeconfig())?;
+        let client = self.client().await?;
+        wait_until_ready(&client, &mut self.processes).await
     }
 
     /// Starts a control plane for a test, or says on stderr why the test is skipped: tests with a real control
@@ -354,6 +365,17 @@ impl ControlPlane {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+async fn wait_until_ready(client: &Client, processes: &mut Processes) -> Result<(), Error> {
+    poll("the API server to be ready", Duration::from_mins(2), async || {
+        processes.check()?;
+        let request = http::Request::get("/readyz")
+            .body(Vec::new())
+            .expect("the address is a constant");
+        Ok(client.request_text(request).await.is_ok_and(|text| text == "ok"))
+    })
+    .await
 }
 
 /// Reads a dump: a file with one object a line, or a `List`, or a single object; also compressed with zstd (`.zst`).

@@ -67,10 +67,20 @@ impl Processes {
         }
     }
 
-    /// Starts a program with its output in `NAME.log` of the instance's folder.
+    /// Kills a program.
+    pub(crate) fn kill(&mut self, name: &str) {
+        if let Some(index) = self.children.iter().position(|(child, _)| child == name) {
+            let (_, mut child) = self.children.remove(index);
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts a program with its output at the end of `NAME.log` of the instance's folder.
     pub(crate) fn start(&mut self, name: &str, program: &Path, arguments: &[String]) -> Result<(), Error> {
         let path = self.log(name);
-        let log = File::create(&path).map_err(|source| Error::file(&path, source))?;
+        let log = File::options().create(true).append(true).open(&path);
+        let log = log.map_err(|source| Error::file(&path, source))?;
         let errors = log.try_clone().map_err(|source| Error::file(&path, source))?;
         // One process group for all, its own: Ctrl-C reaches the owner only, which ends them in order.
         let group = self

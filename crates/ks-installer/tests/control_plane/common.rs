@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -91,23 +94,44 @@ impl Caller {
         self.folder.path().join(name)
     }
 
-    /// Runs the program. The test's runtime goes on meanwhile: it may be what serves the API.
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Ran {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ks-installer"));
-        command
+    /// Starts the program. It does not outlive the test.
+    pub(crate) fn start(&self, arguments: &[&str]) -> tokio::process::Child {
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_ks-installer"))
             .args(arguments)
             .arg("--kubeconfig")
             .arg(self.path("kubeconfig"))
             .current_dir(self.folder.path())
             .env("NO_PROXY", "127.0.0.1")
             .env("no_proxy", "127.0.0.1")
-            .stdin(Stdio::null());
-        let output = command.output().await.unwrap();
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Runs the program. The test's runtime goes on meanwhile: it may be what serves the API.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Ran {
+        let output = self.start(arguments).wait_with_output().await.unwrap();
         Ran {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// Runs the program and kills it (SIGKILL) so many seconds later. Gives whether it was still running.
+    pub(crate) async fn run_and_kill(&self, arguments: &[&str], seconds: f64) -> bool {
+        let mut child = self.start(arguments);
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        let runs = child.try_wait().unwrap().is_none();
+        child.kill().await.unwrap();
+        runs
+    }
+
+    pub(crate) async fn upgrade_writes_nothing(&self) {
+        assert_eq!(self.upgrade().await["written"], 0);
     }
 
     /// Upgrades without asking; gives the JSON document of an upgrade that worked and was verified.
@@ -125,6 +149,15 @@ impl Caller {
 /// The kubeconfig of a control plane's administrator.
 pub(crate) fn kubeconfig_of(control_plane: &ControlPlane) -> Value {
     serde_json::from_slice(&std::fs::read(control_plane.kubeconfig()).unwrap()).unwrap()
+}
+
+/// The certificate authority (PEM) of a control plane.
+pub(crate) fn authority(control_plane: &ControlPlane) -> String {
+    let kubeconfig = kubeconfig_of(control_plane);
+    let data = kubeconfig["clusters"][0]["cluster"]["certificate-authority-data"]
+        .as_str()
+        .unwrap();
+    String::from_utf8(BASE64.decode(data).unwrap()).unwrap()
 }
 
 /// The writes of `user` by the audit log, each with its verb and object; dry runs and access reviews, which change

@@ -3,5 +3,6 @@
 
 mod common;
 mod compare;
+mod cut;
 mod refusals;
 mod upgrade;

@@ -3,15 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use kube::Client;
 use sandbox::{Config, Sandbox, ServeOptions};
 use serde_json::{Value, json};
 use xtask::control_plane::{ControlPlane, Options};
 
 use crate::common::{
-    CALLER, Caller, Key, dump, dump_by_upstream, is_write_of, kubeconfig_of, name_of_write, scale, state,
+    CALLER, Caller, Key, authority, dump, dump_by_upstream, is_write_of, name_of_write, scale, state,
     writes_of,
 };
 use crate::compare::differences;
@@ -93,14 +91,6 @@ fn key(group: &str, kind: &str, namespace: &str, name: &str) -> Key {
     (group.into(), kind.into(), namespace.into(), name.into())
 }
 
-fn authority(control_plane: &ControlPlane) -> String {
-    let kubeconfig = kubeconfig_of(control_plane);
-    let data = kubeconfig["clusters"][0]["cluster"]["certificate-authority-data"]
-        .as_str()
-        .unwrap();
-    String::from_utf8(BASE64.decode(data).unwrap()).unwrap()
-}
-
 fn pods_of_old_installer(state: &BTreeMap<Key, Value>) -> usize {
     let is_one = |(_, kind, namespace, name): &&Key| {
         kind == "Pod" && namespace == "kubesphere-system" && name.starts_with("ks-installer-")
@@ -119,10 +109,7 @@ async fn only_reads(real: &ControlPlane, caller: &Caller, version: &str) {
     );
     let status = caller.run(&["status", "-o", "json"]).await.expect(0).json();
     assert_eq!(status["version"], version);
-    caller
-        .run(&["backup", "--file", "backup.tar.zst"])
-        .await
-        .expect(0);
+    caller.run(&["backup", "--to", "backup.tar.zst"]).await.expect(0);
     let rehearsed = caller.run(&["rehearse", "-o", "json"]).await.expect(0).json();
     assert_eq!(rehearsed["verified"], true, "{rehearsed:#}");
     assert_eq!(writes_of(real, CALLER), [""; 0]);
