@@ -85,13 +85,15 @@ fn needed(backup: &Objects, live: &Objects, selection: &Selection) -> BTreeSet<O
 /// Who wrote an object after a backup was made, but for us and for what controllers count; in words.
 fn changed_since(there: &Object, at: Timestamp, with_status: bool) -> Vec<String> {
     let entries = there.get("/metadata/managedFields").and_then(Value::as_array);
+    // Its times are whole seconds.
+    let at = at.as_second();
     entries
         .into_iter()
         .flatten()
         .filter_map(|entry| {
             let text = |name: &str| entry.get(name).and_then(Value::as_str);
             let (manager, time) = (text("manager")?, text("time")?);
-            let is_later = time.parse::<Timestamp>().is_ok_and(|time| time > at);
+            let is_later = time.parse::<Timestamp>().is_ok_and(|time| time.as_second() >= at);
             let counts = is_later
                 && manager != FIELD_MANAGER
                 && entry

@@ -15,6 +15,8 @@ use tokio::runtime::Runtime;
 /// A folder to run the installer in, with nothing of this machine's in its environment.
 pub(crate) struct Installer {
     pub folder: TempDir,
+    /// Further variables of its environment.
+    pub environment: Vec<(String, String)>,
     secrets: BTreeSet<String>,
 }
 
@@ -40,6 +42,7 @@ impl Installer {
     pub(crate) fn new() -> Self {
         Self {
             folder: TempDir::new().unwrap(),
+            environment: Vec::new(),
             secrets: BTreeSet::new(),
         }
     }
@@ -63,6 +66,7 @@ impl Installer {
             .env("HOME", self.folder.path())
             .env("TMPDIR", self.folder.path())
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().cloned())
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -6,7 +6,10 @@ mod installer;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backup;
 mod bad_input;
 mod blockers;
 mod commands;
+mod drift;
 mod plans;
+mod s3;
