@@ -49,6 +49,18 @@ impl Real {
         state(&self.client).await
     }
 
+    /// What the cluster remembers of the last run, for people who look into a failed test.
+    async fn where_it_stopped(&self) -> String {
+        let status = self.caller.run(&["status", "-o", "json"]).await.json();
+        let run = &status["lastRun"];
+        let stage = run["stages"].as_array().and_then(|stages| stages.last());
+        format!(
+            "{} in stage {}",
+            run["kind"],
+            stage.map_or(&Value::Null, |stage| &stage["name"])
+        )
+    }
+
     async fn check_is_as_at_the_start(&mut self, at: &str) {
         let now = outcome(self.now().await);
         let differences = differences(outcome(self.start.clone()), now, "");
