@@ -9,6 +9,8 @@
 //!
 //! The real control plane is begun anew, from the dump, for every upgrade that is measured on it.
 
+mod backup;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,6 +31,8 @@ pub struct Options {
     pub dump: PathBuf,
     /// Leave out what needs a real control plane.
     pub skip_control_plane: bool,
+    /// Measure the backup of a large cluster, and nothing else.
+    pub only_backup: bool,
 }
 
 /// The dump that is measured with unless told otherwise, below the workspace's root.
@@ -79,7 +83,7 @@ impl Spread {
 /// A line of the results.
 #[derive(Debug, PartialEq)]
 struct Row {
-    what: &'static str,
+    what: String,
     /// In milliseconds.
     time: Spread,
     /// In MB; `None` where it is that of the line above.
@@ -92,7 +96,7 @@ struct Row {
 /// # Errors
 /// The program cannot be built, or a run of it fails.
 pub fn run(root: &Path, options: &Options, report: &dyn Fn(&str)) -> anyhow::Result<String> {
-    let program = build(root)?;
+    let program = build(root, &["-p", "ks-installer"])?.join("ks-installer");
     let folder = tempfile::tempdir().context("making a folder for what the runs write")?;
     let bench = Bench {
         program: &program,
@@ -101,9 +105,13 @@ pub fn run(root: &Path, options: &Options, report: &dyn Fn(&str)) -> anyhow::Res
         report,
     };
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let mut rows = vec![bench.demo()?, bench.rehearsal()?];
+    let mut rows = Vec::new();
+    if !options.only_backup {
+        rows.extend([bench.demo()?, bench.rehearsal()?]);
+    }
+    rows.push(backup::measure(&bench, root)?);
     let mut skipped = None;
-    if options.skip_control_plane {
+    if options.skip_control_plane || options.only_backup {
         skipped = Some("left out on request".to_owned());
     } else {
         match control_plane::ensure(report) {
@@ -121,10 +129,12 @@ pub fn run(root: &Path, options: &Options, report: &dyn Fn(&str)) -> anyhow::Res
     ))
 }
 
-fn build(root: &Path) -> anyhow::Result<PathBuf> {
+/// Builds in release, and gives the folder that programs are in.
+fn build(root: &Path, what: &[&str]) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--locked", "-p", "ks-installer"])
+        .args(["build", "--release", "--locked"])
+        .args(what)
         .current_dir(root)
         .status()
         .context("building the program")?;
@@ -132,7 +142,7 @@ fn build(root: &Path) -> anyhow::Result<PathBuf> {
         bail!("building the program: {status}");
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join("release/ks-installer"))
+    Ok(target.join("release"))
 }
 
 struct Bench<'a> {
@@ -167,14 +177,14 @@ impl Bench<'_> {
     fn demo(&self) -> anyhow::Result<Row> {
         const WHAT: &str = "`demo`: a sample cluster is made in the sandbox and upgraded";
         let samples = self.repeat(WHAT, &["demo", "-o", "json", "--directory", "demo"])?;
-        row(WHAT, &samples, "< 5 s")
+        row(WHAT.to_owned(), &samples, "< 5 s")
     }
 
     fn rehearsal(&self) -> anyhow::Result<Row> {
         const WHAT: &str = "`rehearse --from`: the tenants' cluster is upgraded in the sandbox";
         let dump = self.options.dump.to_string_lossy();
         let samples = self.repeat(WHAT, &["rehearse", "-o", "json", "--from", &dump])?;
-        row(WHAT, &samples, "< 150 MB")
+        row(WHAT.to_owned(), &samples, "< 150 MB")
     }
 
     /// The same cluster on a real API server: restored, upgraded, and then found to need nothing.
@@ -216,18 +226,19 @@ impl Bench<'_> {
             .collect::<anyhow::Result<_>>()?;
         Ok(vec![
             row(
-                "`upgrade` of the tenants' cluster on a real API server, with the waits for rollouts",
+                "`upgrade` of the tenants' cluster on a real API server, with the waits for rollouts"
+                    .to_owned(),
                 &upgrades,
                 "< 150 MB",
             )?,
             Row {
-                what: "… of which writes to the API, without the waits",
+                what: "… of which writes to the API, without the waits".to_owned(),
                 time: spread(writing.into_iter().map(|seconds| seconds * 1000.0))?,
                 peak: None,
                 wanted: "< 3 s",
             },
             row(
-                "`upgrade` again, where nothing is to be done",
+                "`upgrade` again, where nothing is to be done".to_owned(),
                 &repeats,
                 "< 300 ms",
             )?,
@@ -245,7 +256,7 @@ impl Bench<'_> {
     }
 }
 
-fn row(what: &'static str, samples: &[Sample], wanted: &'static str) -> anyhow::Result<Row> {
+fn row(what: String, samples: &[Sample], wanted: &'static str) -> anyhow::Result<Row> {
     #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^52 bytes")]
     let peaks = samples.iter().map(|sample| sample.peak as f64 / 1e6);
     Ok(Row {

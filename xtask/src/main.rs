@@ -60,6 +60,9 @@ struct BenchArguments {
     /// Leave out what needs a real control plane
     #[arg(long)]
     skip_control_plane: bool,
+    /// Measure the backup of a large cluster alone, and print the results instead of writing them
+    #[arg(long)]
+    only_backup: bool,
 }
 
 #[derive(Subcommand)]
@@ -154,8 +157,13 @@ fn run_bench(arguments: BenchArguments) -> anyhow::Result<()> {
         runs: arguments.runs.into(),
         dump: std::path::absolute(&dump).with_context(|| format!("cannot use {}", dump.display()))?,
         skip_control_plane: arguments.skip_control_plane,
+        only_backup: arguments.only_backup,
     };
     let results = bench::run(&root, &options, &report)?;
+    if arguments.only_backup {
+        print!("\n{results}");
+        return Ok(());
+    }
     let path = root.join(bench::RESULTS);
     std::fs::write(&path, &results).with_context(|| format!("cannot write {}", path.display()))?;
     print!("\n{results}");
