@@ -94,8 +94,8 @@ pub(crate) struct DecideArgs {
     /// Release to upgrade to; by default the newest that this installer has
     #[arg(long, value_name = "VERSION")]
     pub to: Option<String>,
-    /// What becomes of fields that were changed by hand and that the release does not change; by default images,
-    /// commands and arguments of containers are put back, and everything else stays (replicas and resources, too)
+    /// What becomes of fields that were changed by hand; by default images, commands and arguments of containers are
+    /// put back, and everything else stays. What the release changes it sets in any case, but for replicas and resources
     #[arg(long, value_enum)]
     pub drift: Option<DriftArg>,
     /// Go on on a Kubernetes version that the release does not support
@@ -132,8 +132,8 @@ pub(crate) struct PlanArgs {
 pub(crate) struct UpgradeArgs {
     #[command(flatten)]
     pub decide: DecideArgs,
-    /// Run this saved plan, and nothing else
-    #[arg(long, value_name = "FILE")]
+    /// Run this saved plan, with what was chosen when it was made, and nothing else
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["drift", "no_refresh_templates"])]
     pub plan: Option<PathBuf>,
     /// Do not ask
     #[arg(short, long)]

@@ -16,7 +16,7 @@ pub enum Verdict {
 }
 
 /// What becomes of fields that somebody changed since the old release set them, where the new release sets them to the
-/// same value as the old, or no longer sets them. What the new release itself changes always wins.
+/// same value as the old, or no longer sets them. What the new release itself changes wins, but for [sizes](is_size).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DriftPolicy {
@@ -66,9 +66,18 @@ const TABLE: &[(Place, Verdict)] = &[
     (Place::OfContainer("image"), Verdict::Overwrite),
     (Place::OfContainer("command"), Verdict::Overwrite),
     (Place::OfContainer("args"), Verdict::Overwrite),
-    (Place::Within("replicas"), Verdict::Keep),
-    (Place::Within("resources"), Verdict::Keep),
+    (REPLICAS, Verdict::Keep),
+    (RESOURCES, Verdict::Keep),
 ];
+
+const REPLICAS: Place = Place::Within("replicas");
+const RESOURCES: Place = Place::Within("resources");
+
+/// Whether a field says how much of something there is: an autoscaler or whose cluster it is knows better than the next
+/// release does.
+pub fn is_size(path: &str) -> bool {
+    path.starts_with("spec.") && (REPLICAS.has(path) || RESOURCES.has(path))
+}
 
 /// Where a field stands.
 #[derive(Clone, Copy)]
@@ -140,6 +149,16 @@ mod tests {
         check("spec.template.spec.nodeSelector", Verdict::Keep);
         check("data[kubesphere.yaml].terminal.image", Verdict::Keep);
         check("data.image", Verdict::Keep);
+    }
+
+    #[test]
+    fn sizes_are_replicas_and_resources() {
+        let check = |path: &str, expect: bool| assert_eq!(is_size(path), expect, "{path}");
+        check("spec.replicas", true);
+        check("spec.template.spec.containers[name=a].resources.limits.cpu", true);
+        check("spec.template.spec.containers[name=a].image", false);
+        check("data[kubesphere.yaml].resources", false);
+        check("rules[0].resources", false);
     }
 
     #[test]

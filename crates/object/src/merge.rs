@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 pub use crate::drift::{Drift, DriftPolicy};
 use crate::{
     Object, diff,
-    drift::{Rule, Verdict},
+    drift::{self, Rule, Verdict},
     quantity,
 };
 use diff::Change;
@@ -347,8 +347,9 @@ impl Context {
             return merged;
         }
         let drifted = live.is_none_or(|live| !same(path, old, live));
-        // What the release itself changes is the release's; so is what somebody took out, since nothing is there to keep.
-        let open = drifted && live.is_some() && same(path, old, new);
+        // What the release itself changes is the release's, but for sizes; so is what somebody took out, since nothing is
+        // there to keep.
+        let open = drifted && live.is_some() && (same(path, old, new) || drift::is_size(path));
         let kept = open && self.rule.verdict(path) == Verdict::Keep;
         if drifted {
             self.drift.push(Drift {
@@ -458,6 +459,23 @@ mod tests {
             applied["template"]["spec"]["containers"],
             json!([{"name":"a","image":"i:2"}])
         );
+    }
+
+    #[test]
+    fn sizes_stay_though_the_release_changes_them() {
+        let of = |replicas: u64, cpu: &str| json!({"replicas":replicas,"template":{"spec":{"containers":[{"name":"a","resources":{"limits":{"cpu":cpu}}}]}}});
+        let cpu = "spec.template.spec.containers[name=a].resources.limits.cpu";
+        let kept = [("spec.replicas", true), (cpu, true)];
+        let applied = check(Some(of(1, "1")), of(5, "4"), of(2, "2"), &[], &kept);
+        assert_eq!(applied, of(5, "4"));
+        let applied = check(
+            Some(of(1, "1")),
+            of(1, "1"),
+            of(2, "2"),
+            &["spec.replicas", cpu],
+            &[],
+        );
+        assert_eq!(applied, of(2, "2"));
     }
 
     #[test]

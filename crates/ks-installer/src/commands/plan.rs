@@ -87,7 +87,9 @@ pub(super) async fn plan(global: &Global, args: &PlanArgs) -> anyhow::Result<Ver
         ));
     }
     if global.output == Format::Json {
-        output::json(&json!({"plan": plan, "findings": prepared.findings()}))?;
+        output::json(
+            &json!({"plan": plan, "drift": prepared.decision.drift, "findings": prepared.findings()}),
+        )?;
         return Ok(verdict);
     }
     let mut out = text::plan(plan, args.details);

@@ -10,7 +10,7 @@ use anyhow::{Context as _, anyhow, bail};
 use cluster::store::Location;
 use engine::{BackupEntry, Prepared, Report, RunKind, Session, SessionError};
 use serde_json::{Value, json};
-use upgrade::Backup;
+use upgrade::{Backup, Plan};
 
 use super::{
     Verdict, Waits, backup, connect, drift, plan, read_error, read_plan, releases, rollback,
@@ -32,8 +32,8 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         );
     }
     let mut options = args.decide.options();
-    if let (Some(saved), None) = (&saved, &options.target) {
-        options.target = Some(saved.to.clone());
+    if let Some(saved) = &saved {
+        options = as_planned(options, saved);
     }
     let cluster = connect(global).await?;
     let releases = releases()?;
@@ -144,6 +144,17 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
     } else {
         Verdict::Refused
     })
+}
+
+/// The options of a saved plan, among them what was answered when it was made. What may be said anew goes before it.
+fn as_planned(options: upgrade::Options, saved: &Plan) -> upgrade::Options {
+    upgrade::Options {
+        target: options.target.or_else(|| Some(saved.to.clone())),
+        allow_unsupported_kubernetes: options.allow_unsupported_kubernetes
+            || saved.options.allow_unsupported_kubernetes,
+        now: options.now,
+        ..saved.options.clone()
+    }
 }
 
 fn confirm(writes: usize) -> anyhow::Result<bool> {

@@ -175,9 +175,10 @@ fn step(out: &mut String, step: &Step, details: bool) {
         for change in &step.changes {
             let _ = writeln!(out, "      {}", self::change(change));
         }
-        for drift in &step.drift {
-            let _ = writeln!(out, "      {}", self::drift(drift));
-        }
+    }
+    // What people did is never only counted.
+    for drift in &step.drift {
+        let _ = writeln!(out, "      {}", self::drift(drift));
     }
 }
 
@@ -192,11 +193,15 @@ fn change(change: &Change) -> String {
 
 /// `changed by hand: spec.replicas: released 1, now 5, the new release 1: stays`
 fn drift(drift: &Drift) -> String {
+    let outcome = match (drift.kept, drift.open) {
+        (true, _) => "stays",
+        (false, true) => "is put back",
+        (false, false) => "gets what the release sets",
+    };
     format!(
-        "changed by hand: {}: {}: {}",
+        "changed by hand: {}: {}: {outcome}",
         drift.path,
-        drift_sides(drift),
-        if drift.kept { "stays" } else { "is put back" }
+        drift_sides(drift)
     )
 }
 

@@ -177,6 +177,36 @@ impl Served {
             .unwrap()
     }
 
+    /// Runs a command on a terminal, at which this is typed; what the terminal shows. `None` where terminals cannot be
+    /// made.
+    pub(crate) fn run_on_terminal(&self, arguments: &[&str], typed: &str) -> Option<String> {
+        use std::io::Write as _;
+        let kubeconfig = self.installer.path("kubeconfig");
+        let command = self.installer.command(&on(&kubeconfig, arguments));
+        let line: Vec<_> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_str().unwrap())
+            .collect();
+        let mut terminal = Command::new("script");
+        terminal
+            .args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"])
+            .env("NO_COLOR", "1")
+            .env("HOME", self.installer.folder.path())
+            .current_dir(self.installer.folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut terminal = terminal.spawn().ok()?;
+        let mut keys = terminal.stdin.take().unwrap();
+        keys.write_all(typed.as_bytes()).unwrap();
+        let output = terminal.wait_with_output().unwrap();
+        drop(keys);
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {shown}");
+        self.installer
+            .check_no_secret(&format!("the terminal of {arguments:?}"), &shown);
+        Some(shown)
+    }
+
     pub(crate) fn writes(&self) -> u64 {
         self.sandbox.requests().writes()
     }

@@ -53,20 +53,22 @@ impl Decider<'_> {
                 .redacted(&key)
                 .to;
             let path = &drift.path;
+            let changed = format!(
+                "{path} was changed by hand from {} to {}",
+                side(drift.released.as_ref()),
+                side(drift.live.as_ref())
+            );
             let finding = match (drift.kept, drift.open) {
-                (true, _) => Finding::info(
-                    reasons::DRIFT_KEPT,
-                    format!("{path} was changed by hand and stays as it is"),
-                )
+                (true, _) => Finding::info(reasons::DRIFT_KEPT, format!("{changed} and stays as it is"))
                 .hint("upgrade with --drift overwrite to put the release's values back, or with --drift ask"),
                 (false, true) => Finding::warning(
                     reasons::DRIFT_OVERWRITTEN,
-                    format!("{path} was changed by hand and gets the release's value back"),
+                    format!("{changed} and gets the release's value back"),
                 )
                 .hint("upgrade with --drift keep to let such fields stay as they are, or with --drift ask"),
                 (false, false) => Finding::warning(
                     reasons::DRIFT_OVERWRITTEN,
-                    format!("{path} was changed by hand; the release sets it"),
+                    format!("{changed}; the release sets it to {}", side(drift.new.as_ref())),
                 ),
             };
             self.findings.push(finding.on(key.clone()));
@@ -147,6 +149,19 @@ impl Decider<'_> {
 
     pub(super) fn wait(&mut self, stage: &str, key: ObjectKey, condition: Condition) {
         self.push(stage, step(key, Action::Wait { condition }, None));
+    }
+}
+
+/// A value in a sentence; long ones are cut.
+fn side(value: Option<&Value>) -> String {
+    const LONGEST: usize = 60;
+    let Some(value) = value else {
+        return "nothing".to_owned();
+    };
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
