@@ -12,7 +12,12 @@ use std::{
     time::Duration,
 };
 
-use cluster::{Cluster, ErrorClass, FIELD_MANAGER, Scope};
+use cluster::{
+    Cluster, ErrorClass, FIELD_MANAGER, Scope,
+    archive::Meta,
+    encryption::{Encryption, Keys},
+    store::{self, Location},
+};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use kube::client::Body;
@@ -597,4 +602,48 @@ async fn no_error_repeats_a_secret() {
     check(Some((400, "BadRequest", words)), json!({"password": "hunter2"})).await;
     let words = "Secret \"s\" is invalid: data[hunter2]: Invalid value: \"hunter2\"";
     check(Some((422, "Invalid", words)), json!({"hunter2": "aGVsbG8="})).await;
+}
+
+/// A list whose continue token expires in the middle is begun anew; nothing is in the backup twice, and nothing is lost.
+#[tokio::test]
+async fn a_streamed_backup_survives_that_a_list_expires() {
+    let sandbox = mk_sandbox().await;
+    let cluster = mk_plain(&sandbox);
+    for number in 0..600 {
+        let body = mk_config_map("kubesphere-system", &format!("c{number}"), "x");
+        cluster.create(&body).await.unwrap();
+    }
+    let (cluster, asked) = mk_cluster(&sandbox, |_, uri, before| {
+        let is_second_page = uri.contains("/kubesphere-system/configmaps") && uri.contains("continue=");
+        (is_second_page && before == 0).then(|| (410, vec![], status(410, "Expired", "the token is too old")))
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::File(folder.path().join("b"));
+    let meta = Meta {
+        tool: "test".into(),
+        created: jiff::Timestamp::UNIX_EPOCH,
+        cluster: "c".into(),
+        kubernetes: "v1.20.2".into(),
+        from: String::new(),
+        to: String::new(),
+    };
+    let (contents, unreadable) =
+        store::save_scope(&cluster, &location, &Scope::upgrade(), meta, &Encryption::None)
+            .await
+            .unwrap();
+    assert_eq!(unreadable, []);
+    let maps = contents
+        .index
+        .objects
+        .iter()
+        .filter(|entry| entry.kind() == "ConfigMap");
+    assert_eq!(maps.filter(|entry| entry.path.contains("/kubesphere-system/c")).count(), 600);
+    let asked = asked.lock().unwrap();
+    let pages = asked
+        .iter()
+        .filter(|line| line.contains("/kubesphere-system/configmaps"));
+    assert!(pages.count() >= 4, "it was begun anew");
+    let snapshot = mk_plain(&sandbox).snapshot(&Scope::upgrade()).await.unwrap();
+    let backup = store::open(None, &location, &Keys::default()).await.unwrap();
+    assert_eq!(backup.objects().unwrap(), snapshot.objects);
 }

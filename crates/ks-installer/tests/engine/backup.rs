@@ -1,22 +1,34 @@
 //! Backups of the tenants' cluster: what is in them, and that it comes back.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use cluster::{
-    Scope,
+    Cluster, Scope,
     archive::Meta,
     encryption::{Encryption, Keys},
     restore::{self, Action, RestoreError, Selection},
-    store::{self, Backup, Location},
+    store::{self, Backup, Location, StoreError},
 };
 use object::{Object, ObjectKey};
 use sandbox::Sandbox;
 use serde_json::{Value, json};
+use upgrade::Snapshot;
 
 use crate::support::{
     self,
-    state::{State, iam},
+    state::{State, iam, system},
 };
+
+fn mk_meta(snapshot: &Snapshot) -> Meta {
+    Meta {
+        tool: "test".to_owned(),
+        created: jiff::Timestamp::UNIX_EPOCH,
+        cluster: snapshot.cluster_id().unwrap().to_owned(),
+        kubernetes: snapshot.kubernetes.clone(),
+        from: "v3.2.1".to_owned(),
+        to: String::new(),
+    }
+}
 
 async fn mk_backup(sandbox: &Sandbox) -> Backup {
     let folder = tempfile::tempdir().unwrap();
@@ -273,4 +285,197 @@ async fn a_change_meanwhile_is_kept() {
     let failed: Vec<_> = summary.failed.iter().map(|failed| &failed.object).collect();
     assert_eq!(failed, [&key]);
     assert_eq!(cluster.get(&key).await.unwrap().unwrap().label("a"), Some("2"));
+}
+
+const THINGS: &str = "example.kubesphere.io";
+
+fn thing(name: &str) -> ObjectKey {
+    ObjectKey::namespaced(THINGS, "Thing", "kubesphere-system", name)
+}
+
+/// A kind with objects that own each other, one of them with a finalizer.
+async fn mk_things(cluster: &Cluster) {
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("things.{THINGS}")},
+        "spec": {"group": THINGS, "scope": "Namespaced",
+            "names": {"kind": "Thing", "listKind": "ThingList", "plural": "things", "singular": "thing"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]},
+    });
+    cluster.create(&definition).await.unwrap();
+    let api_version = format!("{THINGS}/v1");
+    let namespace = "kubesphere-system";
+    let owner = json!({"apiVersion": api_version, "kind": "Thing", "spec": {"a": 1}, "status": {"phase": "Ready"},
+        "metadata": {"name": "owner", "namespace": namespace, "finalizers": ["example.org/keep"]}});
+    let owner = cluster.create(&owner).await.unwrap();
+    let references = json!([{"apiVersion": api_version, "kind": "Thing", "name": "owner", "uid": owner.uid(),
+        "controller": true, "blockOwnerDeletion": true}]);
+    for (api_version, kind) in [
+        (api_version.as_str(), "Thing"),
+        ("v1", "ConfigMap"),
+        ("v1", "Secret"),
+    ] {
+        let owned = json!({"apiVersion": api_version, "kind": kind,
+            "metadata": {"name": "owned", "namespace": namespace, "ownerReferences": references}});
+        cluster.create(&owned).await.unwrap();
+    }
+}
+
+async fn delete(cluster: &Cluster, key: &ObjectKey) {
+    let there = cluster.get(key).await.unwrap().unwrap();
+    cluster.delete(key, there.uid().unwrap()).await.unwrap();
+}
+
+/// What owned what does so again, though the UIDs are others; definitions come before their objects.
+#[tokio::test]
+async fn owners_definitions_and_finalizers_come_back() {
+    let sandbox = support::tenants();
+    let cluster = support::client(&sandbox);
+    mk_things(&cluster).await;
+    let before = State::of(&sandbox);
+    let backup = mk_backup(&sandbox).await;
+    let definition = ObjectKey::cluster(
+        "apiextensions.k8s.io",
+        "CustomResourceDefinition",
+        &format!("things.{THINGS}"),
+    );
+    let owned = [
+        thing("owned"),
+        system("", "ConfigMap", "owned"),
+        system("", "Secret", "owned"),
+    ];
+    let all: BTreeSet<_> = owned
+        .iter()
+        .cloned()
+        .chain([thing("owner"), definition.clone()])
+        .collect();
+
+    cluster
+        .merge_patch(&thing("owner"), &json!({"metadata": {"finalizers": null}}))
+        .await
+        .unwrap();
+    delete(&cluster, &thing("owner")).await;
+    delete(&cluster, &definition).await;
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while State::of(&sandbox).0.keys().any(|key| all.contains(key)) {
+        assert!(
+            std::time::Instant::now() < until,
+            "the cluster takes along what was owned"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    let (watched, writes) = support::watched(&sandbox, None);
+    // What is asked for brings its definition along.
+    let selection = Selection {
+        names: vec!["owner".to_owned(), "owned".to_owned()],
+        ..Selection::default()
+    };
+    let plan = restore::plan(&watched, &backup, &selection, false).await.unwrap();
+    assert_eq!(plan.left, []);
+    let summary = restore::run(&watched, &plan, &|_| {}).await.unwrap();
+    assert_eq!((summary.created, summary.failed), (5, vec![]));
+    let first = writes.all().first().map(|write| write.path.clone()).unwrap();
+    assert!(first.ends_with("/customresourcedefinitions"), "{first}");
+
+    let after = State::of(&sandbox);
+    compare(&before, &after, &all);
+    let uid = |state: &State| state.get(&thing("owner"))["metadata"]["uid"].clone();
+    assert_ne!(uid(&before), uid(&after));
+    for key in &owned {
+        let references = &after.get(key)["metadata"]["ownerReferences"];
+        assert_eq!(references[0]["uid"], uid(&after), "{key}");
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(
+        State::of(&sandbox)
+            .0
+            .keys()
+            .filter(|key| all.contains(*key))
+            .count(),
+        5,
+        "the cluster takes none of them for an orphan"
+    );
+}
+
+/// A save that is cut off anywhere leaves nothing that is taken for a backup, and what it leaves can be deleted.
+#[tokio::test]
+async fn a_save_that_is_cut_off_is_no_backup() {
+    let sandbox = support::tenants();
+    let snapshot = support::client(&sandbox)
+        .snapshot(&Scope::upgrade())
+        .await
+        .unwrap();
+    let objects: Vec<&Object> = snapshot.objects.values().map(AsRef::as_ref).collect();
+    let place: Location = "secret://kubesphere-system".parse().unwrap();
+    let location: Location = "secret://kubesphere-system/b".parse().unwrap();
+    let save = async |cluster: &Cluster| {
+        store::save(
+            Some(cluster),
+            &location,
+            objects.iter().copied(),
+            &json!(null),
+            mk_meta(&snapshot),
+            &Encryption::None,
+        )
+        .await
+    };
+    let (cluster, writes) = support::watched(&sandbox.fork(), None);
+    save(&cluster).await.unwrap();
+    let needed = writes.all().len();
+    assert!(needed >= 2, "{needed}");
+    for cut in 0..needed {
+        let sandbox = sandbox.fork();
+        let (cluster, writes) = support::watched(&sandbox, Some(cut));
+        let saving = async {
+            tokio::select! {
+                saved = save(&cluster) => panic!("it was not cut off: {saved:?}"),
+                () = async { while writes.all().len() < cut { tokio::task::yield_now().await } } => {}
+            }
+            // Whatever it still does on its own.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        saving.await;
+        let cluster = support::client(&sandbox);
+        let listed = store::list(Some(&cluster), &place).await.unwrap();
+        assert_eq!(listed.len(), usize::from(cut > 0), "{cut}");
+        assert!(listed.iter().all(|listed| listed.is_incomplete), "{listed:?}");
+        let error = store::open(Some(&cluster), &location, &Keys::default())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, StoreError::NotFound(_)), "{error}");
+        if cut > 0 {
+            let error = save(&cluster).await.unwrap_err();
+            assert!(error.to_string().contains("exists already"), "{error}");
+            store::delete(Some(&cluster), &location).await.unwrap();
+        }
+        save(&cluster).await.unwrap();
+        store::open(Some(&cluster), &location, &Keys::default())
+            .await
+            .unwrap();
+    }
+}
+
+/// What goes straight into an archive is what a snapshot holds.
+#[tokio::test]
+async fn a_streamed_backup_holds_what_a_snapshot_does() {
+    let sandbox = support::tenants();
+    let cluster = support::client(&sandbox);
+    let snapshot = cluster.snapshot(&Scope::upgrade()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::File(folder.path().join("b.tar.zst"));
+    let (_, unreadable) = store::save_scope(
+        &cluster,
+        &location,
+        &Scope::upgrade(),
+        mk_meta(&snapshot),
+        &Encryption::None,
+    )
+    .await
+    .unwrap();
+    assert_eq!(unreadable, snapshot.unreadable);
+    let backup = store::open(None, &location, &Keys::default()).await.unwrap();
+    assert_eq!(backup.objects().unwrap(), snapshot.objects);
 }
