@@ -46,6 +46,9 @@ impl Writer<'_> {
             Action::Generate { secret } => generate::make(self, &step.object, secret).await,
             Action::Record { body, .. } => self.record(step, read, body).await,
             Action::Delete { uid } => {
+                if self.has_objects(read).await? {
+                    return Ok(Outcome::Superseded);
+                }
                 match self
                     .retry(&step.object, || self.cluster.delete(&step.object, uid))
                     .await
@@ -58,6 +61,21 @@ impl Writer<'_> {
             }
             Action::Wait { .. } => Ok(Outcome::Held),
         }
+    }
+
+    /// Whether objects of a CustomResourceDefinition that is to go have been made since the plan was: they would go with it.
+    async fn has_objects(&self, read: Option<&Object>) -> Result<bool, RunError> {
+        let Some(definition) = read.filter(|object| object.kind() == "CustomResourceDefinition") else {
+            return Ok(false);
+        };
+        let (Some(group), Some(kind)) = (
+            definition.get_str("/spec/group"),
+            definition.get_str("/spec/names/kind"),
+        ) else {
+            return Ok(false);
+        };
+        let objects = self.cluster.list(group, kind, None, None).await?;
+        Ok(!objects.is_empty())
     }
 
     /// The object as it is now when it still is what the plan was decided on, `None` when it is something else.
@@ -88,6 +106,10 @@ impl Writer<'_> {
         let key = &step.object;
         let body = self.secrets.resolve(self.cluster, key, &body.0).await?;
         let mut live = read.cloned();
+        // No resource version can say that an object must not be there yet.
+        if live.is_none() && self.cluster.get(key).await?.is_some() {
+            return Ok(Outcome::Superseded);
+        }
         // A conflict that is nobody's edit (a status update) is tried again from the new state.
         for _ in 0..TRIES {
             let mut guarded = body.clone();

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -40,6 +40,12 @@ pub(crate) struct Run {
 /// A clock that stands still.
 pub(crate) fn steady() -> Clock {
     Arc::new(|| Timestamp::from_second(1_767_225_600).unwrap())
+}
+
+/// A clock that goes on by a second whenever it is looked at.
+pub(crate) fn ticking() -> Clock {
+    let now = AtomicI64::new(1_767_225_600);
+    Arc::new(move || Timestamp::from_second(now.fetch_add(1, Ordering::Relaxed)).unwrap())
 }
 
 /// The id of the run that nothing disturbed.

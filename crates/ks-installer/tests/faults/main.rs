@@ -11,4 +11,6 @@ mod cuts;
 mod kept;
 mod random;
 mod rollout;
+mod two;
 mod users;
+mod webhooks;

@@ -2,7 +2,7 @@
 
 use object::ObjectKey;
 use sandbox::{Sandbox, faults::Trouble};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     common::{RUN, Unfinished, WAIT, block_on, check_nothing_to_do, steady, try_upgrade},
@@ -122,25 +122,52 @@ fn pods_that_crash_stop_the_run() {
     RUN.check_outcome(&sandbox, "after the repair");
 }
 
+/// Somebody mounts a volume that is never provided into a part of the platform.
 #[test]
-fn a_dead_webhook_is_named_before_anything_is_written() {
+fn a_claim_that_is_never_bound_is_named() {
     let sandbox = RUN.start.fork();
-    let before = State::of(&sandbox);
-    sandbox.afflict(Trouble::DeadService {
-        service: "kubesphere-system/ks-controller-manager".into(),
+    sandbox.afflict(Trouble::UnboundClaim {
+        claim: "kubesphere-system/assets".into(),
     });
-    let writes = sandbox.requests().writes();
-    match block_on(async { try_upgrade(&support::client(&sandbox), &steady(), "upgrade").await }) {
-        Err(Unfinished::Blocked(findings)) => {
-            assert!(
-                findings.iter().any(|f| f.message.contains("webhook")),
-                "{findings:?}"
-            );
-            assert_eq!(sandbox.requests().writes(), writes);
-            RUN.kept.check(&before, "with a dead webhook");
-        }
-        // Nothing that is written needs it.
-        Ok(()) => {}
-        other => panic!("{other:?}"),
-    }
+    let console = system("apps", "Deployment", "ks-console");
+    let container =
+        State::of(&sandbox).get(&console)["spec"]["template"]["spec"]["containers"][0]["name"].clone();
+    block_on(async {
+        let cluster = support::client(&sandbox);
+        let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "assets", "namespace": "kubesphere-system"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+        cluster.create(&claim).await.unwrap();
+        let mount = json!([
+            {"op": "add", "path": "/spec/template/spec/volumes/-",
+             "value": {"name": "assets", "persistentVolumeClaim": {"claimName": "assets"}}},
+            {"op": "add", "path": "/spec/template/spec/containers/0/volumeMounts/-",
+             "value": {"name": "assets", "mountPath": "/assets"}},
+        ]);
+        cluster.json_patch(&console, &mount).await.unwrap();
+    });
+    let (object, message, _) = stop(&sandbox);
+    assert_eq!(object, console, "{message}");
+    assert!(
+        message.contains("unbound immediate PersistentVolumeClaims"),
+        "{message}"
+    );
+    assert_eq!(version(&sandbox), "v3.2.1");
+
+    sandbox.heal();
+    block_on(async {
+        try_upgrade(&support::client(&sandbox), &steady(), "upgrade")
+            .await
+            .unwrap();
+        check_nothing_to_do(&sandbox, "after the claim was bound").await;
+    });
+    let state = State::of(&sandbox);
+    let spec = &state.get(&console)["spec"]["template"]["spec"];
+    assert_eq!(spec["containers"][0]["name"], container);
+    let volumes = spec["volumes"].as_array().unwrap();
+    assert!(
+        volumes.iter().any(|volume| volume["name"] == "assets"),
+        "what somebody mounted stays: {volumes:?}"
+    );
+    assert_eq!(version(&sandbox), "v3.3.1");
 }

@@ -37,9 +37,19 @@ pub(super) fn check_unreadable(snapshot: &Snapshot, context: &Context<'_>) -> Ve
         .iter()
         .map(|unreadable| {
             let resource = &unreadable.resource;
-            let group = resource.split_once('.').map_or("", |(_, group)| group);
+            // Where not even the kinds of a group are known, everything in it looks as if it were not there.
+            let whole_group = resource.split_once('/').map(|(group, _)| group);
+            let group =
+                whole_group.unwrap_or_else(|| resource.split_once('.').map_or("", |(_, group)| group));
+            let is_of_release = match whole_group {
+                Some(group) => {
+                    context.rendered.iter().any(|o| o.group() == group)
+                        || context.writes.iter().any(|w| w.object.group == group)
+                }
+                None => rendered.contains(resource),
+            };
             let message = format!("{resource} cannot be read: {}", unreadable.message);
-            let finding = if DECISIVE_GROUPS.contains(&group) || rendered.contains(resource) {
+            let finding = if DECISIVE_GROUPS.contains(&group) || is_of_release {
                 Finding::blocker(
                     reasons::UNREADABLE_RESOURCE,
                     format!("{message}; the upgrade depends on them"),
@@ -50,9 +60,15 @@ pub(super) fn check_unreadable(snapshot: &Snapshot, context: &Context<'_>) -> Ve
                     format!("{message}; what concerns them is not checked"),
                 )
             };
-            finding.hint(format!(
-                "check the caller's permission: kubectl auth can-i list {resource} --all-namespaces"
-            ))
+            finding.hint(match whole_group {
+                Some("") => format!("look with: kubectl get --raw /api{resource}"),
+                Some(_) => format!("look with: kubectl get --raw /apis/{resource}"),
+                None => {
+                    format!(
+                        "check the caller's permission: kubectl auth can-i list {resource} --all-namespaces"
+                    )
+                }
+            })
         })
         .collect()
 }
@@ -183,5 +199,9 @@ mod tests {
         check("configmaps", Severity::Blocker);
         check("nodes", Severity::Warning);
         check("prometheuses.monitoring.coreos.com", Severity::Warning);
+        // Not even the kinds of a group are known.
+        check("iam.kubesphere.io/v1alpha2", Severity::Blocker);
+        check("/v1", Severity::Blocker);
+        check("metrics.k8s.io/v1beta1", Severity::Warning);
     }
 }
