@@ -71,7 +71,7 @@ impl StoreError {
             Self::ReadCluster(error) => return error.hint(),
             Self::WriteCluster(error) => return error.hint(),
             Self::Storage { .. } => {
-                "credentials and endpoint are taken from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, …"
+                "credentials and endpoint are taken from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT (without TLS: AWS_ALLOW_HTTP=true), …"
             }
             Self::NotFound(_) | Self::Place(_) => {
                 "see which there are with: ks-installer backup list --from LOCATION"

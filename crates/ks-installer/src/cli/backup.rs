@@ -26,7 +26,7 @@ pub(crate) enum BackupCommand {
     Show(OpenArgs),
     /// Check every byte of a backup
     Verify(OpenArgs),
-    /// Bring objects back as they were: shows what differs, asks, and never deletes anything
+    /// Bring objects back as they were: shows what differs and what others changed since, asks, and never deletes anything
     Restore(RestoreArgs),
     /// Delete a backup; asks first
     Delete(DeleteArgs),
@@ -91,7 +91,7 @@ pub(crate) struct RestoreArgs {
     /// Only objects of this kind (Role, or Role.rbac.authorization.k8s.io); can be given several times
     #[arg(long, value_name = "KIND")]
     pub kind: Vec<String>,
-    /// Only objects in this namespace; can be given several times
+    /// Only objects in this namespace (which comes along when it is gone); can be given several times
     #[arg(long, value_name = "NAMESPACE")]
     pub namespace: Vec<String>,
     /// Only objects of this name; can be given several times
