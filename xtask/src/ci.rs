@@ -66,6 +66,25 @@ fn steps(options: Options) -> Vec<Step> {
             "run: cargo xtask generate, and commit what changed",
             &["xtask", "generate", "--check"],
         ),
+        Step {
+            name: "random faults",
+            advice: "play the seed that it names again: KS_SEED=N cargo test -p ks-installer --test faults random",
+            action: Action::Run {
+                program: "cargo",
+                arguments: vec![
+                    "test",
+                    "--locked",
+                    "-p",
+                    "ks-installer",
+                    "--test",
+                    "faults",
+                    "--",
+                    "--nocapture",
+                    "whatever_goes_wrong",
+                ],
+                environment: vec![("KS_FAULT_RUNS", "1000")],
+            },
+        },
     ];
     if !options.skip_control_plane {
         steps.push(Step {
@@ -190,7 +209,7 @@ mod tests {
                 .collect()
         };
         let quick = names(true);
-        assert_eq!(quick, ["format", "lints", "tests", "generated files"]);
+        assert_eq!(quick, ["format", "lints", "tests", "generated files", "random faults"]);
         let full = names(false);
         assert_eq!(full[..quick.len()], quick);
         assert_eq!(
