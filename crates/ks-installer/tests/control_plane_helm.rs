@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -167,6 +168,35 @@ async fn image(client: &Client) -> String {
     image.as_str().unwrap().to_owned()
 }
 
+/// What is declared of the objects that a revision has, but for generated Secrets, which helm puts back to what they were.
+async fn declared(client: &Client, revision: &str) -> BTreeMap<String, Value> {
+    let cluster = cluster::Cluster::new(client.clone());
+    let name = format!("sh.helm.release.v1.ks-core.v{revision}");
+    let secret = object::ObjectKey::namespaced("", "Secret", NAMESPACE, &name);
+    let secret = cluster.get(&secret).await.unwrap().unwrap();
+    let objects = Record::decode(&secret)
+        .unwrap()
+        .manifest_objects(&is_namespaced)
+        .unwrap();
+    let mut all = BTreeMap::new();
+    for key in objects
+        .iter()
+        .map(object::Object::key)
+        .filter(|key| !key.is_secret())
+    {
+        let live = cluster.get(&key).await.unwrap();
+        let mut declared = live.unwrap_or_else(|| panic!("{key} is gone")).declared();
+        if let Some(annotations) = declared["metadata"]
+            .get_mut("annotations")
+            .and_then(Value::as_object_mut)
+        {
+            annotations.remove("deployment.kubernetes.io/revision");
+        }
+        all.insert(key.to_string(), declared);
+    }
+    all
+}
+
 async fn uids(client: &Client, resource: &ApiResource) -> Vec<String> {
     let api = Api::<DynamicObject>::all_with(client.clone(), resource);
     let all = api.list(&ListParams::default()).await.unwrap();
@@ -232,6 +262,8 @@ async fn control_plane_and_the_real_helm_accept_the_records() {
     fields_are_handed_over(&client).await;
     shown_by_helm(&caller).await;
     let lasts = lasting(&client).await;
+    let upgraded = declared(&client, "2").await;
+    assert!(upgraded.len() > 20, "{:?}", upgraded.keys());
 
     // Back with helm, and forth again with ours.
     caller.helm(&["rollback", "ks-core", "1", "-n", NAMESPACE]).await;
@@ -240,6 +272,7 @@ async fn control_plane_and_the_real_helm_accept_the_records() {
         ["1 superseded", "2 superseded", "3 deployed"]
     );
     assert_eq!(image(&client).await, "kubesphere/ks-apiserver:v3.2.1");
+    assert_ne!(declared(&client, "2").await, upgraded);
     assert_eq!(lasting(&client).await, lasts);
     assert!(caller.upgrade().await > 0);
     assert_eq!(image(&client).await, "kubesphere/ks-apiserver:v3.3.1");
@@ -249,6 +282,11 @@ async fn control_plane_and_the_real_helm_accept_the_records() {
     );
     assert_eq!(lasting(&client).await, lasts);
     fields_are_handed_over(&client).await;
+    assert_eq!(
+        declared(&client, "4").await,
+        upgraded,
+        "the same end state as before"
+    );
     assert_eq!(caller.upgrade().await, 0, "a second upgrade writes nothing");
 
     caller.helm(&["uninstall", "ks-core", "-n", NAMESPACE]).await;
