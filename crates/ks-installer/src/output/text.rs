@@ -264,14 +264,17 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
         .filter(|s| !s.lost.is_empty())
         .map(|s| (&s.kind, &s.name));
     let losing: std::collections::BTreeSet<_> = losing.collect();
-    if losing.is_empty() {
+    if losing.is_empty() && impact.everyone.iter().any(|e| !e.lost.is_empty()) {
+        let _ = writeln!(out, "\n{BOLD}Access{RESET}: everyone loses permissions");
+    } else if losing.is_empty() {
         let _ = writeln!(out, "\n{BOLD}Access{RESET}: nobody loses a permission");
     } else {
         let names: Vec<_> = losing.iter().map(|(_, name)| (*name).clone()).collect();
         let _ = writeln!(
             out,
-            "\n{BOLD}Access{RESET}: {} lose permissions: {}",
+            "\n{BOLD}Access{RESET}: {} {} permissions: {}",
             losing.len(),
+            if losing.len() == 1 { "loses" } else { "lose" },
             names.join(", ")
         );
     }
@@ -296,8 +299,12 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
         }
     }
     for everyone in &impact.everyone {
-        let words: Vec<_> = everyone.gained.iter().map(permission).collect();
-        let _ = writeln!(out, "  Everyone in {} gains {}", everyone.name, words.join("; "));
+        for (verb, changes) in [("loses", &everyone.lost), ("gains", &everyone.gained)] {
+            let words: Vec<_> = changes.iter().map(permission).collect();
+            if !words.is_empty() {
+                let _ = writeln!(out, "  Everyone in {} {verb} {}", everyone.name, words.join("; "));
+            }
+        }
     }
     out
 }

@@ -227,9 +227,7 @@ async fn what_people_changed_since_the_upgrade_stays_and_is_said() {
         .merge_patch(&iam("GlobalRole", "hr-desk"), &rules)
         .await
         .unwrap();
-    let accessor = json!({"apiVersion": "storage.kubesphere.io/v1alpha1", "kind": "Accessor",
-        "metadata": {"name": "mine"}, "spec": {}});
-    let has_accessor = cluster.create(&accessor).await.is_ok();
+    cluster.create(&mk_accessor()).await.unwrap();
 
     let report = roll_back(&cluster, backup).await;
 
@@ -261,10 +259,35 @@ async fn what_people_changed_since_the_upgrade_stays_and_is_said() {
     );
     let kept = said("RollbackKept");
     assert!(kept.contains(&"GlobalRole role-template-create-workspaces".to_owned()));
-    if has_accessor {
-        let definition = "CustomResourceDefinition accessors.storage.kubesphere.io".to_owned();
-        assert!(kept.contains(&definition), "{kept:?}");
-    }
+    let definition = "CustomResourceDefinition accessors.storage.kubesphere.io".to_owned();
+    assert!(kept.contains(&definition), "{kept:?}");
+}
+
+/// An object of a kind that only the new release has.
+fn mk_accessor() -> Value {
+    json!({"apiVersion": "storage.kubesphere.io/v1alpha1", "kind": "Accessor", "metadata": {"name": "mine"},
+        "spec": {"storageClassName": "local"}})
+}
+
+#[tokio::test]
+async fn an_object_made_after_the_plan_of_the_way_back_is_not_lost_with_its_definition() {
+    let Upgraded { backup, after, .. } = &*UPGRADED;
+    let sandbox = after.fork();
+    let cluster = support::client(&sandbox);
+    let rollback = mk_rollback(&cluster, backup);
+    let prepared = engine::prepare_rollback(&rollback).await.unwrap();
+    cluster.create(&mk_accessor()).await.unwrap();
+    let report = rollback.execute(prepared, None, &|_| {}).await.unwrap();
+    let definition = ObjectKey::cluster(
+        "apiextensions.k8s.io",
+        "CustomResourceDefinition",
+        "accessors.storage.kubesphere.io",
+    );
+    let kept = report.findings.iter().filter(|f| f.reason == "RollbackKept");
+    assert!(kept.filter_map(|f| f.object.as_ref()).any(|key| *key == definition));
+    let state = State::of(&sandbox);
+    state.get(&definition);
+    state.get(&ObjectKey::cluster("storage.kubesphere.io", "Accessor", "mine"));
 }
 
 /// Every write of the way back, with the cluster right after it.
