@@ -191,6 +191,7 @@ impl Bench<'_> {
     fn real(&self) -> anyhow::Result<Vec<Row>> {
         let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
         let (mut upgrades, mut repeats) = (Vec::new(), Vec::new());
+        let (mut rollbacks, mut overheads) = (Vec::new(), Vec::new());
         for number in 0..=self.options.runs {
             (self.report)(&format!(
                 "control plane {} of {}",
@@ -217,9 +218,20 @@ impl Bench<'_> {
                 bail!("the second upgrade wrote: {}", repeat.stdout);
             }
             repeats.push(repeat);
+
+            let back = ["rollback", "--yes", "-o", "json", "--kubeconfig", &kubeconfig];
+            rollbacks.push(measure(self.command(&back)).context("the rollback")?);
+            let whole = measure(self.command(&arguments)).context("the upgrade after the rollback")?;
+            measure(self.command(&back)).context("the second rollback")?;
+            let half = whole.wall / 2;
+            self.kill_after(half, &arguments)?;
+            let rest = measure(self.command(&arguments)).context("the rest of the upgrade")?;
+            overheads.push((half + rest.wall).as_secs_f64() - whole.wall.as_secs_f64());
         }
-        upgrades.remove(0);
-        repeats.remove(0);
+        for samples in [&mut upgrades, &mut repeats, &mut rollbacks] {
+            samples.remove(0);
+        }
+        overheads.remove(0);
         let writing: Vec<f64> = upgrades
             .iter()
             .map(|sample| number_at(sample, "writingSeconds"))
@@ -242,7 +254,36 @@ impl Bench<'_> {
                 &repeats,
                 "< 300 ms",
             )?,
+            row(
+                "`rollback` of it, with the waits for rollouts".to_owned(),
+                &rollbacks,
+                "",
+            )?,
+            Row {
+                what: "what SIGKILL half-way through and a second run cost more than one run".to_owned(),
+                time: spread(overheads.into_iter().map(|seconds| seconds * 1000.0))?,
+                peak: None,
+                wanted: "",
+            },
         ])
+    }
+
+    /// Starts a command and kills it so much later, in the middle of its work.
+    fn kill_after(&self, time: Duration, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the upgrade that is cut")?;
+        std::thread::sleep(time);
+        if let Some(status) = child.try_wait().context("waiting for the upgrade")? {
+            bail!("the upgrade that was to be cut ended before: {status}");
+        }
+        child.kill().context("killing the upgrade")?;
+        child.wait().context("waiting for the upgrade")?;
+        Ok(())
     }
 
     async fn restored(&self) -> anyhow::Result<ControlPlane> {
