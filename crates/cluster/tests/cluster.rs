@@ -637,7 +637,11 @@ async fn a_streamed_backup_survives_that_a_list_expires() {
         .objects
         .iter()
         .filter(|entry| entry.kind() == "ConfigMap");
-    assert_eq!(maps.filter(|entry| entry.path.contains("/kubesphere-system/c")).count(), 600);
+    assert_eq!(
+        maps.filter(|entry| entry.path.contains("/kubesphere-system/c"))
+            .count(),
+        600
+    );
     let asked = asked.lock().unwrap();
     let pages = asked
         .iter()

@@ -4,7 +4,7 @@ mod sample;
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use cluster::{Cluster, encryption::Encryption};
 use release::{Files, Release, Releases};
 use sandbox::{Config, Sandbox, ServeOptions};
@@ -17,6 +17,8 @@ use crate::{
 };
 
 const KUBERNETES: &str = "v1.20.2";
+/// How often the sample platform is planned.
+const ROUNDS: u32 = 5;
 
 pub(super) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<Verdict> {
     let started = Instant::now();
@@ -123,16 +125,29 @@ async fn install(cluster: &Cluster, releases: &Releases, old: &Release) -> anyho
         ..DecideArgs::default().options()
     };
     let session = session(cluster, releases, options, Waits::SANDBOX);
-    let prepared = engine::prepare(&session).await.map_err(read_error)?;
-    let plan = prepared.decision.plan.as_ref().ok_or_else(|| {
-        anyhow!(
-            "the sample platform cannot be installed:\n{}",
-            text::findings(prepared.findings())
-        )
-    })?;
-    engine::run(cluster, plan, &prepared.snapshot, &session.run, &|_| ())
-        .await
-        .context("cannot install the sample platform")?;
+    // What the cluster makes by itself while this runs is looked at before the rest is decided.
+    for round in 1.. {
+        let prepared = engine::prepare(&session).await.map_err(read_error)?;
+        let plan = prepared.decision.plan.as_ref().ok_or_else(|| {
+            anyhow!(
+                "the sample platform cannot be installed:\n{}",
+                text::findings(prepared.findings())
+            )
+        })?;
+        let done = engine::run(cluster, plan, &prepared.snapshot, &session.run, &|_| ())
+            .await
+            .context("cannot install the sample platform")?;
+        if done.superseded.is_empty() {
+            break;
+        }
+        if round == ROUNDS {
+            let names: Vec<_> = done.superseded.iter().map(ToString::to_string).collect();
+            bail!(
+                "cannot install the sample platform: {} keep changing",
+                names.join(", ")
+            );
+        }
+    }
     let (catalog, _) = release::load_catalog(&Files::embedded(), &old.version)?;
     let tenants = sample::tenants(&catalog)?;
     for object in &tenants {
