@@ -184,8 +184,10 @@ async fn declared(client: &Client, revision: &str) -> BTreeMap<String, Value> {
         .map(object::Object::key)
         .filter(|key| !key.is_secret())
     {
-        let live = cluster.get(&key).await.unwrap();
-        let mut declared = live.unwrap_or_else(|| panic!("{key} is gone")).declared();
+        let Some(live) = cluster.get(&key).await.unwrap() else {
+            continue;
+        };
+        let mut declared = live.declared();
         if let Some(annotations) = declared["metadata"]
             .get_mut("annotations")
             .and_then(Value::as_object_mut)
