@@ -642,11 +642,9 @@ async fn a_streamed_backup_survives_that_a_list_expires() {
             .count(),
         600
     );
-    let asked = asked.lock().unwrap();
-    let pages = asked
-        .iter()
-        .filter(|line| line.contains("/kubesphere-system/configmaps"));
-    assert!(pages.count() >= 4, "it was begun anew");
+    let is_page = |line: &&String| line.contains("/kubesphere-system/configmaps");
+    let pages = asked.lock().unwrap().iter().filter(is_page).count();
+    assert!(pages >= 4, "it was begun anew");
     let snapshot = mk_plain(&sandbox).snapshot(&Scope::upgrade()).await.unwrap();
     let backup = store::open(None, &location, &Keys::default()).await.unwrap();
     assert_eq!(backup.objects().unwrap(), snapshot.objects);

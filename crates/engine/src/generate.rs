@@ -40,23 +40,20 @@ pub(crate) async fn make(
         object: key.clone(),
         message,
     })?;
-    let written = match &live {
-        Some(object) => {
-            let version = object.resource_version();
-            let patch = json!({"metadata": {"resourceVersion": version}, "data": data});
-            writer.retry(key, || cluster.merge_patch(key, &patch)).await
-        }
-        None => {
-            let body = json!({
-                "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-                "metadata": {
-                    "name": secret.name, "namespace": secret.namespace,
-                    "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
-                },
-                "data": data,
-            });
-            writer.retry(key, || cluster.create(&body)).await
-        }
+    let written = if let Some(object) = &live {
+        let version = object.resource_version();
+        let patch = json!({"metadata": {"resourceVersion": version}, "data": data});
+        writer.retry(key, || cluster.merge_patch(key, &patch)).await
+    } else {
+        let body = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": {
+                "name": secret.name, "namespace": secret.namespace,
+                "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
+            },
+            "data": data,
+        });
+        writer.retry(key, || cluster.create(&body)).await
     };
     match written {
         Ok(_) => Ok(Outcome::Changed),
