@@ -74,7 +74,7 @@ pub(super) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<Verd
         return Ok(Verdict::Refused);
     }
     let backup = backup::Target::new(None, &folder, Encryption::None);
-    let outcome = upgrade_command::execute(&session, prepared, backup, !json).await?;
+    let outcome = Box::pin(upgrade_command::execute(&session, prepared, backup, !json)).await?;
     let verified = outcome.report.is_verified();
     if json {
         let mut report = outcome.to_json();
