@@ -129,6 +129,8 @@ reasons! {
         "Something that the upgrade created stays after a rollback, since it is in use or holds data";
     ROLLOUT_INCOMPLETE = "RolloutIncomplete" [Blocker]
         "Afterwards a workload of the release has not rolled out";
+    SERVICE_PAUSES = "ServicePauses" [Info]
+        "A part of the platform serves nobody while its new pod starts, since no further node can take that one meanwhile";
     SEVERAL_DEFAULT_STORAGE_CLASSES = "SeveralDefaultStorageClasses" [Warning]
         "More than one StorageClass is marked as the default one";
     STORAGE_CLASS_MISSING = "StorageClassMissing" [Blocker]

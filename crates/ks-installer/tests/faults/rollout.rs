@@ -3,6 +3,7 @@
 use object::ObjectKey;
 use sandbox::{Sandbox, faults::Trouble};
 use serde_json::{Value, json};
+use upgrade::reasons;
 
 use crate::{
     common::{RUN, Unfinished, WAIT, block_on, check_nothing_to_do, steady, try_upgrade},
@@ -56,44 +57,83 @@ fn stop(sandbox: &Sandbox) -> (ObjectKey, String, String) {
     (object, error.to_string(), error.hint().unwrap_or_default())
 }
 
-#[test]
-fn an_image_that_cannot_be_pulled_stops_the_run_and_the_old_pods_go_on_serving() {
-    let sandbox = RUN.start.fork();
-    // KubeSphere's replicas may not share a node, so its rollouts take an old pod away before there is a new one: where there is
-    // one replica, nobody serves meanwhile, whoever upgrades. Here there are three.
-    block_on(async {
-        let cluster = support::client(&sandbox);
-        for name in CORE {
-            let replicas = serde_json::json!({"spec": {"replicas": 3}});
-            let key = system("apps", "Deployment", name);
-            cluster.merge_patch(&key, &replicas).await.unwrap();
-        }
-    });
-    assert_eq!(serving(&sandbox), (9, 9));
+/// The images of the new release cannot be pulled, and then they can.
+fn check_without_images(sandbox: &Sandbox, pods: i64, left: i64) {
+    let serves = |pods: i64| (pods, usize::try_from(pods).unwrap());
+    assert_eq!(serving(sandbox), serves(pods));
     sandbox.afflict(Trouble::UnpullableImage {
         image: "*:v3.3.1".into(),
     });
-    let (object, message, hint) = stop(&sandbox);
+    let (object, message, hint) = stop(sandbox);
     assert_eq!(object.kind, "Deployment");
     assert!(message.contains(&object.to_string()), "{message}");
     assert!(message.contains(&format!("pod {}-", object.name)), "{message}");
     assert!(message.contains("cannot be pulled"), "{message}");
     assert!(hint.contains("kubectl describe"), "{hint}");
-    assert_eq!(serving(&sandbox), (6, 6), "of three one may be missing");
-    assert_eq!(version(&sandbox), "v3.2.1");
+    assert_eq!(serving(sandbox), serves(left));
+    assert_eq!(version(sandbox), "v3.2.1");
     RUN.kept
-        .check(&State::of(&sandbox), "with images that cannot be pulled");
+        .check(&State::of(sandbox), "with images that cannot be pulled");
 
     // The registry is repaired.
     sandbox.heal();
     block_on(async {
-        try_upgrade(&support::client(&sandbox), &steady(), "upgrade")
+        try_upgrade(&support::client(sandbox), &steady(), "upgrade")
             .await
             .unwrap();
-        check_nothing_to_do(&sandbox, "after the repair").await;
+        check_nothing_to_do(sandbox, "after the repair").await;
     });
-    assert_eq!(serving(&sandbox), (9, 9));
-    assert_eq!(version(&sandbox), "v3.3.1");
+    assert_eq!(serving(sandbox), serves(pods));
+    assert_eq!(version(sandbox), "v3.3.1");
+}
+
+/// Writes the same to all three of the release's own.
+fn patch_core(sandbox: &Sandbox, patch: &Value) {
+    block_on(async {
+        for name in CORE {
+            let key = system("apps", "Deployment", name);
+            support::client(sandbox).merge_patch(&key, patch).await.unwrap();
+        }
+    });
+}
+
+fn pauses(sandbox: &Sandbox) -> usize {
+    let prepared = block_on(support::prepare(sandbox));
+    let findings = prepared.findings().iter();
+    findings.filter(|f| f.reason == reasons::SERVICE_PAUSES).count()
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_stops_the_run_and_the_old_pods_go_on_serving() {
+    let sandbox = RUN.start.fork();
+    assert_eq!(pauses(&sandbox), 0);
+    check_without_images(&sandbox, 3, 3);
+    // The next rollout has less room, but there is none, so nothing is written.
+    block_on(cordon(&sandbox, &["worker1", "worker2"]));
+    assert_eq!(pauses(&sandbox), 0);
+    block_on(check_nothing_to_do(&sandbox, "with fewer nodes"));
+}
+
+/// KubeSphere's replicas may not share a node: where there is none to spare, an old pod goes before there is a new one.
+#[test]
+fn without_a_node_to_spare_one_pod_is_missing_meanwhile() {
+    let three = RUN.start.fork();
+    patch_core(&three, &json!({"spec": {"replicas": 3}}));
+    assert_eq!(pauses(&three), 0, "two of three go on");
+    check_without_images(&three, 9, 6);
+
+    let one = RUN.start.fork();
+    block_on(cordon(&one, &["worker1", "worker2"]));
+    assert_eq!(pauses(&one), 3);
+    check_without_images(&one, 3, 0);
+}
+
+async fn cordon(sandbox: &Sandbox, nodes: &[&str]) {
+    for node in nodes {
+        let key = ObjectKey::cluster("", "Node", *node);
+        let patch = json!({"spec": {"unschedulable": true}});
+        support::client(sandbox).merge_patch(&key, &patch).await.unwrap();
+    }
 }
 
 #[test]

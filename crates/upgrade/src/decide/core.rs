@@ -160,7 +160,8 @@ impl Decider<'_> {
                 applied
             });
             let released = old.get(&key).map(Object::as_value);
-            let planned = self.apply(stage, released.or(last_applied.as_ref()), &new, &manifest.object);
+            let rollout = self.rollout(released.or(last_applied.as_ref()), &new);
+            let planned = self.apply(stage, rollout.old.as_ref(), &rollout.new, &manifest.object);
             workloads |= planned && matches!(manifest.phase, Phase::Workloads | Phase::ConfigMaps);
             if planned && manifest.phase == Phase::CustomResourceDefinitions {
                 self.wait(stage, key, Condition::Established);

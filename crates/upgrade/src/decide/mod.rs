@@ -3,6 +3,7 @@
 mod access;
 mod core;
 mod helm;
+mod rollout;
 mod step;
 
 pub(crate) use step::{merge_patch, patch_changes, step};

@@ -106,7 +106,7 @@ impl Decider<'_> {
     }
 
     /// The policy for an object's drift, with what was answered about its fields.
-    fn drift_rule(&self, key: &ObjectKey) -> Rule {
+    pub(super) fn drift_rule(&self, key: &ObjectKey) -> Rule {
         let answers = self.options.drift_answers.iter();
         Rule {
             policy: self.options.drift,

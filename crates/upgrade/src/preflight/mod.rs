@@ -28,6 +28,7 @@ use release::{KubernetesSupport, UpgradeFrom, Version};
 use serde_json::Value;
 
 use self::selector::{labels_at, labels_of};
+pub(crate) use self::workloads::{keeps_apart, places};
 pub use self::{
     permissions::check_permissions,
     selector::Labels,

@@ -49,6 +49,14 @@ pub(super) fn check_health(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Fi
     findings
 }
 
+/// How many nodes can take a pod of this template: ready, schedulable, fit by selector, required affinity and taints.
+pub(crate) fn places(snapshot: &Snapshot, template: &Value) -> usize {
+    let nodes = snapshot.of_kind("", "Node");
+    nodes
+        .filter(|node| is_ready(node) && fits(template, node))
+        .count()
+}
+
 /// Replicas that must not share a node need as many nodes.
 pub(super) fn check_nodes(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
     let nodes: Vec<&Object> = snapshot.of_kind("", "Node").collect();
@@ -111,7 +119,7 @@ fn is_ready(node: &Object) -> bool {
 }
 
 /// Whether pods of this template refuse to share a node with each other.
-fn keeps_apart(template: &Value) -> bool {
+pub(crate) fn keeps_apart(template: &Value) -> bool {
     template
         .pointer("/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution")
         .and_then(Value::as_array)
