@@ -6,7 +6,7 @@ use release::{Component, Manifest, Phase, helm, secret::Reference};
 use serde_json::{Value, json};
 
 use super::{
-    Decider, installer_key,
+    Decider, installer_key, rollout,
     step::{self, step},
 };
 use crate::{
@@ -141,7 +141,8 @@ impl Decider<'_> {
         let history = self.history(component);
         let old = &history.objects;
         let mut workloads = false;
-        for manifest in manifests {
+        let mut recorded = manifests.to_vec();
+        for (manifest, recorded) in manifests.iter().zip(&mut recorded) {
             let new = self.resolve(&manifest.object, spec);
             let key = new.key();
             let stage = match manifest.phase {
@@ -161,6 +162,10 @@ impl Decider<'_> {
             });
             let released = old.get(&key).map(Object::as_value);
             let rollout = self.rollout(released.or(last_applied.as_ref()), &new);
+            if rollout.new.get(rollout::STRATEGY) != new.get(rollout::STRATEGY) {
+                // Helm takes back what its record has. What it has not would stay, and be no strategy with what it has.
+                recorded.object = rollout::with_ours(&recorded.object);
+            }
             let planned = self.apply(stage, rollout.old.as_ref(), &rollout.new, &manifest.object);
             workloads |= planned && matches!(manifest.phase, Phase::Workloads | Phase::ConfigMaps);
             if planned && manifest.phase == Phase::CustomResourceDefinitions {
@@ -196,7 +201,7 @@ impl Decider<'_> {
         // What the release renders outside of Helm's release stays as well.
         let remains =
             |released: &Object| stays(released) || manifests.iter().any(|m| m.object.key() == released.key());
-        self.record(component, &history, manifests, spec, remains);
+        self.record(component, &history, &recorded, spec, remains);
     }
 
     /// The object with all references to secrets put in place that can be; others stay for who writes it.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Decider;
 use crate::{Finding, health, preflight, reasons};
 
-const STRATEGY: &str = "/spec/strategy/rollingUpdate";
+pub(super) const STRATEGY: &str = "/spec/strategy/rollingUpdate";
 
 /// A Deployment to apply, and what counts as set by the old release.
 pub(super) struct Rollout {
@@ -35,12 +35,17 @@ fn is_ours(strategy: Option<&Value>) -> bool {
     number(strategy, "maxSurge") == Some(1) && number(strategy, "maxUnavailable") == Some(0)
 }
 
-/// The same with the strategy that leaves the old pods serving.
-fn with_ours(value: &Value) -> Value {
-    let mut value = value.clone();
+/// Has it the strategy that leaves the old pods serving.
+fn set_ours(value: &mut Value) {
     value["spec"]["strategy"] =
         json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
-    value
+}
+
+/// The same with the strategy that leaves the old pods serving.
+pub(super) fn with_ours(object: &Object) -> Object {
+    let mut value = object.as_value().clone();
+    set_ours(&mut value);
+    Object::try_from(value).unwrap_or_else(|_| object.clone())
 }
 
 impl Decider<'_> {
@@ -62,14 +67,11 @@ impl Decider<'_> {
         if !preflight::keeps_apart(template) || !(was_ours || is_the_releases(live.get(STRATEGY))) {
             return as_it_is(old);
         }
-        let Ok(surging) = Object::try_from(with_ours(new.as_value())) else {
-            return as_it_is(old);
-        };
-        let old = if was_ours {
-            old.map(with_ours)
-        } else {
-            old.cloned()
-        };
+        let surging = with_ours(new);
+        let mut old = old.cloned();
+        if was_ours && let Some(old) = &mut old {
+            set_ours(old);
+        }
         let merged = merge::three_way(old.as_ref(), live, &surging, self.drift_rule(&key));
         let rolls_out = merged.changes.iter().any(|c| c.path.starts_with("spec.template"));
         if !rolls_out {
