@@ -16,7 +16,10 @@ use release::{Certificate, GeneratedSecret, Recipe};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
-use crate::{Outcome, RunError, write::Writer};
+use crate::{
+    Outcome, RunError,
+    write::{Writer, get},
+};
 
 /// Makes what is missing of a Secret. Keys that are there stay, unless the ClusterConfiguration sets them otherwise.
 pub(crate) async fn make(
@@ -25,8 +28,8 @@ pub(crate) async fn make(
     secret: &GeneratedSecret,
 ) -> Result<Outcome, RunError> {
     let cluster = writer.cluster;
-    let live = cluster.get(key).await?;
-    let configuration = cluster.get(&upgrade::cluster_configuration_key()).await?;
+    let live = get(cluster, key).await?;
+    let configuration = get(cluster, &upgrade::cluster_configuration_key()).await?;
     let spec = configuration
         .as_ref()
         .and_then(|c| c.get("/spec"))

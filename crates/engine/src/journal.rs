@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use crate::{Clock, write::seed};
+use crate::{
+    Clock,
+    write::{get, seed},
+};
 
 /// How many runs are kept.
 const RUNS: usize = 20;
@@ -305,7 +308,7 @@ impl Recorder {
     }
 
     async fn write(&self, entry: &RunEntry) -> Result<(), JournalError> {
-        let found = self.cluster.get(&journal_key()).await?;
+        let found = get(&self.cluster, &journal_key()).await?;
         let mut journal = Journal::of(found.as_ref());
         match journal.runs.iter_mut().find(|run| run.id == entry.id) {
             Some(run) => run.clone_from(entry),
@@ -344,7 +347,7 @@ impl Recorder {
 
     /// The journal goes with the ClusterConfiguration.
     async fn owner(&self) -> Result<Value, JournalError> {
-        let owner = self.cluster.get(&upgrade::cluster_configuration_key()).await?;
+        let owner = get(&self.cluster, &upgrade::cluster_configuration_key()).await?;
         Ok(owner.map_or(json!([]), |owner| {
             json!([{
                 "apiVersion": owner.api_version(), "kind": owner.kind(),

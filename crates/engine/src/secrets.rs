@@ -11,7 +11,7 @@ use object::{Object, ObjectKey};
 use release::secret::{self, Reference};
 use serde_json::Value;
 
-use crate::RunError;
+use crate::{RunError, write::get};
 
 /// The objects that hold secrets, as read during a run. Never shown.
 #[derive(Default)]
@@ -51,7 +51,7 @@ impl Secrets {
             if self.known().contains_key(&holder) {
                 continue;
             }
-            if let Some(object) = cluster.get(&holder).await? {
+            if let Some(object) = get(cluster, &holder).await? {
                 self.known().insert(holder, object);
             }
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use cluster::{
-    Cluster, ErrorClass, FIELD_MANAGER, WriteError,
+    Cluster, ErrorClass, FIELD_MANAGER, ReadError, WriteError,
     retry::{Policy, with_backoff},
 };
 use object::{Object, ObjectKey, ownership};
@@ -80,7 +80,7 @@ impl Writer<'_> {
 
     /// The object as it is now when it still is what the plan was decided on, `None` when it is something else.
     async fn reread(&self, step: &Step) -> Result<Option<Option<Object>>, RunError> {
-        let now = self.cluster.get(&step.object).await?;
+        let now = get(self.cluster, &step.object).await?;
         let digest = now.as_ref().map(plan::digest);
         let ours = self.written().get(&step.object).map(plan::digest);
         let same = digest == step.before || (ours.is_some() && digest == ours);
@@ -107,7 +107,7 @@ impl Writer<'_> {
         let body = self.secrets.resolve(self.cluster, key, &body.0).await?;
         let mut live = read.cloned();
         // No resource version can say that an object must not be there yet.
-        if live.is_none() && self.cluster.get(key).await?.is_some() {
+        if live.is_none() && get(self.cluster, key).await?.is_some() {
             return Ok(Outcome::Superseded);
         }
         // A conflict that is nobody's edit (a status update) is tried again from the new state.
@@ -197,6 +197,13 @@ impl Writer<'_> {
         });
         Ok(written.await?)
     }
+}
+
+/// Reads one object in the middle of a run: as patiently as is written, since an API server that is away for a moment is no
+/// reason to stop.
+pub(crate) async fn get(cluster: &Cluster, key: &ObjectKey) -> Result<Option<Object>, ReadError> {
+    let policy = Policy::WRITE.with_seed(seed(&key.to_string()));
+    with_backoff(&policy, || cluster.get(key), |_, _| {}).await
 }
 
 /// A number that differs from name to name, and is the same for the same one.

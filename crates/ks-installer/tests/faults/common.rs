@@ -1,6 +1,7 @@
 //! What the tests of faults share: the cluster, a run of its upgrade with all states in between, and the comparison.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicI64, AtomicUsize, Ordering},
@@ -140,7 +141,15 @@ pub(crate) enum Unfinished {
 }
 
 /// Upgrades as the command does: as the only run, with every stage in the journal.
-pub(crate) async fn try_upgrade(cluster: &Cluster, clock: &Clock, id: &str) -> Result<(), Unfinished> {
+pub(crate) fn try_upgrade<'a>(
+    cluster: &'a Cluster,
+    clock: &'a Clock,
+    id: &'a str,
+) -> Pin<Box<dyn Future<Output = Result<(), Unfinished>> + 'a>> {
+    Box::pin(upgrade(cluster, clock, id))
+}
+
+async fn upgrade(cluster: &Cluster, clock: &Clock, id: &str) -> Result<(), Unfinished> {
     let session = support::session(cluster, Options::default());
     let prepared = engine::prepare(&session).await.map_err(Unfinished::Prepare)?;
     if prepared.blockers().next().is_some() {
@@ -157,7 +166,7 @@ pub(crate) async fn try_upgrade(cluster: &Cluster, clock: &Clock, id: &str) -> R
     let lease = Lease::acquire(cluster, clock, id, |_| ())
         .await
         .map_err(Unfinished::Claim)?;
-    let report = carry_out(&session, prepared, &lease, clock, id).await;
+    let report = Box::pin(carry_out(&session, prepared, &lease, clock, id)).await;
     lease.release().await;
     let report = report?;
     if report.is_verified() {
@@ -189,7 +198,11 @@ async fn carry_out(
         .await
         .map_err(Unfinished::Journal)?;
     let result = lease
-        .hold(session.execute_recorded(prepared, Some(&recorder), &|_| {}))
+        .hold(Box::pin(session.execute_recorded(
+            prepared,
+            Some(&recorder),
+            &|_| {},
+        )))
         .await
         .map_err(Unfinished::Claim)?;
     let noted = result.as_ref().map(|_| ()).map_err(ToString::to_string);

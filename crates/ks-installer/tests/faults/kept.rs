@@ -91,7 +91,7 @@ fn held(state: &State) -> Held {
 fn grants(rules: &BTreeSet<String>) -> Grants {
     let rules: Vec<Rule> = rules
         .iter()
-        .flat_map(|rules| serde_json::from_str::<Option<Vec<Rule>>>(rules).ok().flatten())
+        .filter_map(|rules| serde_json::from_str::<Option<Vec<Rule>>>(rules).ok().flatten())
         .flatten()
         .collect();
     Grants::of(&rules)
