@@ -209,7 +209,10 @@ mod tests {
                 .collect()
         };
         let quick = names(true);
-        assert_eq!(quick, ["format", "lints", "tests", "generated files", "random faults"]);
+        assert_eq!(
+            quick,
+            ["format", "lints", "tests", "generated files", "random faults"]
+        );
         let full = names(false);
         assert_eq!(full[..quick.len()], quick);
         assert_eq!(

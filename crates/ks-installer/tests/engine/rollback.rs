@@ -284,7 +284,10 @@ async fn an_object_made_after_the_plan_of_the_way_back_is_not_lost_with_its_defi
         "accessors.storage.kubesphere.io",
     );
     let kept = report.findings.iter().filter(|f| f.reason == "RollbackKept");
-    assert!(kept.filter_map(|f| f.object.as_ref()).any(|key| *key == definition));
+    assert!(
+        kept.filter_map(|f| f.object.as_ref())
+            .any(|key| *key == definition)
+    );
     let state = State::of(&sandbox);
     state.get(&definition);
     state.get(&ObjectKey::cluster("storage.kubesphere.io", "Accessor", "mine"));

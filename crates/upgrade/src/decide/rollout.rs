@@ -155,7 +155,7 @@ mod tests {
         let old = mk_deployment("web:1", &released);
         let rollout = decider.rollout(Some(old.as_value()), &new);
         let writes = decider.apply("workloads", rollout.old.as_ref(), &rollout.new, &rollout.new);
-        let found = decider.findings.iter().map(|f| f.reason.to_string()).collect();
+        let found = decider.findings.iter().map(|f| f.reason.clone()).collect();
         (rollout.new.get(STRATEGY).unwrap().clone(), writes, found)
     }
 
