@@ -2,6 +2,8 @@
 //!
 //! The journal tells; it decides nothing. Whether a step is done is read from the cluster. It holds no secrets.
 
+use std::sync::Arc;
+
 use cluster::{Cluster, ErrorClass, FIELD_MANAGER, ReadError, WriteError, retry};
 use jiff::Timestamp;
 use object::{Object, ObjectKey};
@@ -253,6 +255,24 @@ impl Recorder {
         Ok((recorder, before))
     }
 
+    /// Notes down that the last run is done after all: it was cut between its last write and its own last note. Writes
+    /// nothing where there is no such run, or where it is of another kind.
+    ///
+    /// # Errors
+    /// The journal cannot be read or written.
+    pub async fn close(cluster: &Cluster, clock: &Clock, kind: RunKind) -> Result<(), JournalError> {
+        let journal = Journal::read(cluster).await?;
+        let Some(run) = journal.unfinished().filter(|run| run.kind == kind) else {
+            return Ok(());
+        };
+        let recorder = Self {
+            cluster: cluster.clone(),
+            clock: Arc::clone(clock),
+            entry: Mutex::new(run.clone()),
+        };
+        recorder.finish(Ok(())).await
+    }
+
     /// Notes down that a stage begins, and that those before it are done.
     ///
     /// # Errors
@@ -283,6 +303,7 @@ impl Recorder {
             match result {
                 Ok(()) => {
                     entry.outcome = RunOutcome::Done;
+                    entry.reason = None;
                     entry.stages.iter_mut().for_each(|stage| stage.done = true);
                 }
                 Err(reason) => {

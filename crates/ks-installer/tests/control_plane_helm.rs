@@ -197,7 +197,10 @@ async fn declared(client: &Client, revision: &str) -> BTreeMap<String, Value> {
         // The restored control plane put its own authority in place of those whose keys the dump does not have; what helm
         // writes are the recorded ones again.
         for webhook in declared["webhooks"].as_array_mut().into_iter().flatten() {
-            webhook["clientConfig"].as_object_mut().unwrap().remove("caBundle");
+            webhook["clientConfig"]
+                .as_object_mut()
+                .unwrap()
+                .remove("caBundle");
         }
         all.insert(key.to_string(), declared);
     }
@@ -291,7 +294,10 @@ async fn control_plane_and_the_real_helm_accept_the_records() {
     fields_are_handed_over(&client).await;
     let again = declared(&client, "4").await;
     let differences = object::diff::changes(&json!(upgraded), &json!(again));
-    assert!(differences.is_empty(), "not the same end state as before: {differences:#?}");
+    assert!(
+        differences.is_empty(),
+        "not the same end state as before: {differences:#?}"
+    );
     assert_eq!(caller.upgrade().await, 0, "a second upgrade writes nothing");
 
     caller.helm(&["uninstall", "ks-core", "-n", NAMESPACE]).await;

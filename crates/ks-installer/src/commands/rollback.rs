@@ -224,11 +224,10 @@ pub(super) async fn carry_out(
     let run = run::new_run(RunKind::Rollback, plan, backup);
     let claim = run::claim(rollback.cluster).await?;
     let listen = |event| progress.event(event);
-    let done = claim
-        .carry_out(rollback.cluster, run, &progress, async |recorder| {
-            rollback.execute(prepared, Some(recorder), &listen).await
-        })
-        .await;
+    let work = claim.carry_out(rollback.cluster, run, &progress, async |recorder| {
+        rollback.execute(prepared, Some(recorder), &listen).await
+    });
+    let done = Box::pin(work).await;
     claim.release().await;
     done
 }

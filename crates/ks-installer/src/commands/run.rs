@@ -157,6 +157,14 @@ impl Claim {
     }
 }
 
+/// Notes down that an upgrade which was cut after its last write is done. It is no matter if that cannot be written.
+pub(super) async fn close_journal(cluster: &Cluster) {
+    let clock: Clock = Arc::new(jiff::Timestamp::now);
+    if let Err(error) = Recorder::close(cluster, &clock, RunKind::Upgrade).await {
+        tracing::warn!(%error, "that the last run is done is not in the journal");
+    }
+}
+
 /// The backup that the journal leads back to.
 pub(super) async fn journaled_backup(cluster: &Cluster) -> Result<Option<BackupEntry>, cluster::ReadError> {
     Ok(Journal::read(cluster).await?.backup().cloned())

@@ -91,6 +91,7 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         return refuse("the saved plan no longer fits", lines.into());
     }
     if plan.is_empty() {
+        run::close_journal(&cluster).await;
         // Nothing is written, so what was just read is what there is.
         let findings = upgrade::verify_upgrade(None, &prepared.snapshot, &releases, &session.options);
         let verified = findings.iter().all(|f| f.severity != upgrade::Severity::Blocker);
@@ -202,7 +203,7 @@ impl From<Failed> for anyhow::Error {
                     Stopped::Failed(SessionError::Run(error)) if error.is_failed_rollout()
                 );
                 let serving = if is_rollout {
-                    " The old replicas go on serving where the new ones are not ready."
+                    " What is left of the old replicas goes on serving."
                 } else {
                     ""
                 };
@@ -267,11 +268,10 @@ async fn claimed(
         },
     };
     let listen = |event| progress.event(event);
-    let report = claim
-        .carry_out(session.cluster, run, progress, async |recorder| {
-            session.execute_recorded(prepared, Some(recorder), &listen).await
-        })
-        .await;
+    let work = claim.carry_out(session.cluster, run, progress, async |recorder| {
+        session.execute_recorded(prepared, Some(recorder), &listen).await
+    });
+    let report = Box::pin(work).await;
     match report {
         Ok(report) => Ok(Outcome {
             report,

@@ -125,12 +125,11 @@ async fn control_plane_upgrade_that_is_killed_goes_on_and_goes_back() {
         round += 1;
         let at = format!("round {round}, KS_SEED={seed}");
         for _ in 0..IN_A_ROW {
-            if real
-                .caller
-                .run_and_kill(UPGRADE, random.random_range(0.0..2.5))
-                .await
-            {
+            let seconds = random.random_range(0.0..2.5);
+            if real.caller.run_and_kill(UPGRADE, seconds).await {
                 kills += 1;
+                let place = real.where_it_stopped().await;
+                eprintln!("round {round}: killed after {seconds:.2} s, {place}");
             }
         }
         real.caller.upgrade().await;

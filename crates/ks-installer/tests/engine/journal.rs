@@ -80,7 +80,7 @@ async fn a_second_run_is_refused_while_the_first_gives_signs_of_life() {
         assert!(matches!(&refused, LeaseError::Held { holder, .. } if holder == "first"));
         assert!(refused.hint().unwrap().contains("ks-installer status"));
     };
-    first.hold(work).await.unwrap();
+    Box::pin(first.hold(work)).await.unwrap();
     assert_eq!(
         told.into_inner().unwrap(),
         ["another run is under way: first began 12 s ago and gave its last sign of life 12 s ago"]
@@ -143,7 +143,7 @@ async fn a_claim_is_renewed_while_the_work_goes_on_and_ends_it_when_it_is_lost()
     let lease = Lease::acquire(&cluster, &clock, "first", |_| ()).await.unwrap();
     let before = sandbox.requests().writes();
     lease
-        .hold(tokio::time::sleep(Duration::from_secs(60)))
+        .hold(tokio::time::sleep(Duration::from_mins(1)))
         .await
         .unwrap();
     assert_eq!(sandbox.requests().writes() - before, 11);
@@ -192,6 +192,25 @@ async fn a_run_that_was_cut_is_known_and_gone_on_with() {
             .find(&system("coordination.k8s.io", "Lease", "ks-installer"))
             .is_none()
     );
+}
+
+#[tokio::test]
+async fn a_run_that_was_cut_after_its_last_write_is_closed() {
+    let sandbox = support::tenants();
+    let cluster = support::client(&sandbox);
+    let (clock, _) = mk_clock();
+    Recorder::begin(&cluster, &clock, mk_run("first")).await.unwrap();
+    let outcome = async || Journal::read(&cluster).await.unwrap().last().unwrap().outcome;
+    // Of another kind: not ours to close.
+    Recorder::close(&cluster, &clock, RunKind::Rollback)
+        .await
+        .unwrap();
+    assert_eq!(outcome().await, RunOutcome::Running);
+    Recorder::close(&cluster, &clock, RunKind::Upgrade).await.unwrap();
+    assert_eq!(outcome().await, RunOutcome::Done);
+    let writes = sandbox.requests().writes();
+    Recorder::close(&cluster, &clock, RunKind::Upgrade).await.unwrap();
+    assert_eq!(sandbox.requests().writes(), writes);
 }
 
 /// Intent comes before the act: whatever was written, the journal knew the stage.

@@ -50,8 +50,8 @@ fn stop(sandbox: &Sandbox) -> (ObjectKey, String, String) {
         panic!("{ended:?}");
     };
     let object = match &error {
-        engine::RunError::WaitForCondition { object, .. } => object.clone(),
-        engine::RunError::ConditionFailed { object, .. } => object.clone(),
+        engine::RunError::WaitForCondition { object, .. }
+        | engine::RunError::ConditionFailed { object, .. } => object.clone(),
         _ => panic!("{error:?}"),
     };
     (object, error.to_string(), error.hint().unwrap_or_default())
@@ -130,7 +130,7 @@ fn without_a_node_to_spare_one_pod_is_missing_meanwhile() {
 
 async fn cordon(sandbox: &Sandbox, nodes: &[&str]) {
     for node in nodes {
-        let key = ObjectKey::cluster("", "Node", *node);
+        let key = ObjectKey::cluster("", "Node", node);
         let patch = json!({"spec": {"unschedulable": true}});
         support::client(sandbox).merge_patch(&key, &patch).await.unwrap();
     }
@@ -157,7 +157,7 @@ fn pods_that_crash_stop_the_run() {
     block_on(async {
         try_upgrade(&support::client(&sandbox), &steady(), "upgrade")
             .await
-            .unwrap()
+            .unwrap();
     });
     RUN.check_outcome(&sandbox, "after the repair");
 }

@@ -53,7 +53,7 @@ fn a_run_that_was_given_up_for_dead_stops_when_it_wakes() {
     const WRITE: u64 = 60;
     let sandbox = RUN.start.fork();
     // All of its requests hang from then on, its signs of life among them.
-    let asleep = Duration::from_secs(60);
+    let asleep = Duration::from_mins(1);
     let every = Pick {
         writes: true,
         ..Pick::default()

@@ -192,7 +192,7 @@ fn what_came_meanwhile_is_not_overwritten_blindly() {
             })
             .await
             .unwrap();
-        assert_eq!(replanned.into_inner().unwrap(), [key.clone()]);
+        assert_eq!(replanned.into_inner().unwrap(), std::slice::from_ref(&key));
         let state = State::of(&sandbox);
         assert_eq!(state.get(&key)["metadata"]["labels"]["made-by"], "users");
         check_nothing_to_do(&sandbox, "after another's role").await;
