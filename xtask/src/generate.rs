@@ -27,6 +27,10 @@ pub const GENERATORS: &[Generator] = &[
         name: "the reference of the command line",
         files: commands,
     },
+    Generator {
+        name: "the installer's manifest and its permissions",
+        files: deploy,
+    },
 ];
 
 /// What a cargo command prints.
@@ -50,6 +54,21 @@ fn findings(root: &Path) -> anyhow::Result<Files> {
         &["run", "--quiet", "--package", "upgrade", "--example", "findings"],
     )?;
     Ok(Files::from([("docs/findings.md".into(), text.into_bytes())]))
+}
+
+fn deploy(root: &Path) -> anyhow::Result<Files> {
+    use anyhow::Context as _;
+
+    let text = cargo(
+        root,
+        &["run", "--quiet", "--package", "engine", "--example", "deploy"],
+    )?;
+    let files: BTreeMap<PathBuf, String> =
+        serde_json::from_str(&text).context("reading what the example prints")?;
+    Ok(files
+        .into_iter()
+        .map(|(path, text)| (path, text.into_bytes()))
+        .collect())
 }
 
 fn commands(root: &Path) -> anyhow::Result<Files> {
