@@ -221,6 +221,20 @@ impl Collector {
         );
     }
 
+    /// Objects of the release are watched, so that nobody changes them unnoticed.
+    fn watch(&mut self, key: &ObjectKey) {
+        let resource = self.resource(&key.group, &key.kind);
+        let verbs = ["get", "list", "watch"];
+        self.add(
+            key.namespace.as_deref(),
+            &key.group,
+            &resource,
+            &verbs,
+            Reason::Drift,
+            None,
+        );
+    }
+
     fn resource(&self, group: &str, kind: &str) -> String {
         if let Some(plural) = self.plurals.get(&(group.to_owned(), kind.to_owned())) {
             return plural.clone();
@@ -241,10 +255,12 @@ impl Collector {
         for (key, manifest) in manifests {
             if manifest.phase == Phase::Namespaces {
                 self.object(key, &APPLY, Reason::Release);
+                self.watch(key);
                 self.add(None, "", "namespaces", &APPLY[..2], Reason::Namespaces, None);
                 continue;
             }
             self.object(key, &APPLY, Reason::Release);
+            self.watch(key);
             self.grants(&manifest.object);
             if let (Phase::Workloads, Some(namespace)) = (manifest.phase, &key.namespace) {
                 self.add(
@@ -320,6 +336,7 @@ impl Collector {
         let (catalog, policy) = load_catalog(files, &release.version)?;
         for object in catalog.objects() {
             self.object(&object.key(), &APPLY, Reason::Templates);
+            self.watch(&object.key());
             self.grants(object);
         }
         let role = |level: Level| match level {

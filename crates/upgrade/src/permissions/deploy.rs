@@ -6,10 +6,10 @@ use release::{Release, to_yaml};
 use serde_json::{Value, json};
 
 use super::Rights;
-use crate::{cluster_configuration_key, decide::installer_key};
-
-/// On the installer's Deployment and pods: it is this one, and none that was there before.
-pub const OPERATOR: &str = "installer.kubesphere.io/operator";
+use crate::{
+    cluster_configuration_key,
+    decide::{OPERATOR_LABEL, installer_key},
+};
 
 /// Who the container runs as. Any number but 0 would do.
 const USER: u32 = 65532;
@@ -133,10 +133,10 @@ fn service() -> Value {
         "apiVersion": "v1", "kind": "Service",
         "metadata": {
             "name": format!("{name}-metrics"), "namespace": system,
-            "labels": {"app": name, OPERATOR: "true"},
+            "labels": {"app": name, OPERATOR_LABEL.0: OPERATOR_LABEL.1},
         },
         "spec": {
-            "selector": {"app": name, OPERATOR: "true"},
+            "selector": {"app": name, OPERATOR_LABEL.0: OPERATOR_LABEL.1},
             "ports": [{"name": "metrics", "port": 8080, "targetPort": "metrics"}],
         },
     })
@@ -144,7 +144,7 @@ fn service() -> Value {
 
 fn deployment(release: &Release) -> Value {
     let (system, name) = names();
-    let labels = json!({"app": name, OPERATOR: "true"});
+    let labels = json!({"app": name, OPERATOR_LABEL.0: OPERATOR_LABEL.1});
     let probe = |path: &str, every: u32| json!({"httpGet": {"path": path, "port": "metrics"}, "periodSeconds": every});
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});

@@ -18,7 +18,7 @@ use release::{Files, LoadError, Releases, RenderError};
 
 use crate::{Finding, Permission};
 
-pub use deploy::{OPERATOR, manifest};
+pub use deploy::manifest;
 pub use document::document;
 pub use rules::Rule;
 
@@ -60,6 +60,7 @@ pub enum Reason {
     Release,
     Templates,
     Namespaces,
+    Drift,
     Dropped,
     UserRoles,
     UserBindings,
@@ -87,6 +88,7 @@ impl Reason {
             Self::Release => "The release's objects are applied",
             Self::Templates => "The release's role templates and built-in roles are applied",
             Self::Namespaces => "Every namespace gets its name as a label, by which network policies choose",
+            Self::Drift => "The release's objects are watched, so that nobody changes them unnoticed",
             Self::Dropped => "Objects of an earlier release that this one no longer has are deleted",
             Self::UserRoles => "Custom roles, whatever their name and place, lose what the release revokes",
             Self::UserBindings => "Bindings to roles that the release removes get their replacement",

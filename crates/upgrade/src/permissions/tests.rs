@@ -5,7 +5,10 @@ use release::{Files, Releases};
 use serde_json::json;
 
 use super::*;
-use crate::{Options, Snapshot, decide};
+use crate::{
+    Options, Snapshot, decide,
+    decide::{OPERATOR_LABEL, is_operator},
+};
 
 fn mk_reads() -> Reads {
     let own = |kinds: &[(&str, &str)]| -> Vec<(String, String)> {
@@ -214,10 +217,10 @@ fn the_manifest_has_what_is_documented_and_nothing_else() {
         deployment.get_str("/spec/selector/matchLabels/app"),
         Some("ks-installer")
     );
-    assert_eq!(deployment.label(OPERATOR), Some("true"));
+    assert!(is_operator(deployment));
     assert_eq!(
         deployment.get("/spec/template/metadata/labels"),
-        Some(&json!({"app": "ks-installer", OPERATOR: "true"}))
+        Some(&json!({"app": "ks-installer", OPERATOR_LABEL.0: OPERATOR_LABEL.1}))
     );
     let version = release.version.to_string();
     let container = &pod["containers"][0];
