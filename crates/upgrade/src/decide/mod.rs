@@ -219,8 +219,15 @@ pub fn managed_objects(snapshot: &Snapshot, releases: &Releases, options: &Optio
     let mut decider = Decider::new(snapshot, release, options);
     let catalog = decider.catalog(&release.version);
     let manifests = decider.stages_of(None).manifests;
-    let templates = catalog.iter().flat_map(|(catalog, _)| catalog.objects()).map(Object::key);
-    manifests.iter().map(|manifest| manifest.object.key()).chain(templates).collect()
+    let templates = catalog
+        .iter()
+        .flat_map(|(catalog, _)| catalog.objects())
+        .map(Object::key);
+    manifests
+        .iter()
+        .map(|manifest| manifest.object.key())
+        .chain(templates)
+        .collect()
 }
 
 struct Decider<'a> {
