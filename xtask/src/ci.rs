@@ -73,9 +73,9 @@ fn steps(options: Options) -> Vec<Step> {
                 program: "cargo",
                 arguments: vec![
                     "test",
+                    // As in the step of all tests: what was built there serves here.
+                    "--workspace",
                     "--locked",
-                    "-p",
-                    "ks-installer",
                     "--test",
                     "faults",
                     "--",
@@ -104,11 +104,8 @@ fn steps(options: Options) -> Vec<Step> {
                 program: "cargo",
                 arguments: vec![
                     "test",
+                    "--workspace",
                     "--locked",
-                    "-p",
-                    "xtask",
-                    "-p",
-                    "ks-installer",
                     "--test",
                     "control_plane*",
                     "--",

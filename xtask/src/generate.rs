@@ -1,7 +1,7 @@
 //! Files in the repository that are made by code, and the check that they are fresh.
 //!
 //! A generator gives the files it makes, by path below the workspace's root; [`run`] writes them, or compares. What one
-//! makes that depends on a crate of ours which this one must not depend on, is had by running that crate's binary.
+//! makes that depends on a crate of ours which this one must not depend on, is had by running that crate's binary or example.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,8 +13,7 @@ pub type Files = BTreeMap<PathBuf, Vec<u8>>;
 pub struct Generator {
     /// What it makes, for the report.
     pub name: &'static str,
-    /// Gets the workspace's root.
-    pub files: fn(&Path) -> anyhow::Result<Files>,
+    pub files: fn(&Programs) -> anyhow::Result<Files>,
 }
 
 /// All generators of the workspace. Add yours here.
@@ -33,36 +32,60 @@ pub const GENERATORS: &[Generator] = &[
     },
 ];
 
-/// What a cargo command prints.
-fn cargo(root: &Path, arguments: &[&str]) -> anyhow::Result<String> {
-    use anyhow::Context as _;
-
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = std::process::Command::new(cargo)
-        .args(arguments)
-        .current_dir(root)
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("running cargo")?;
-    anyhow::ensure!(output.status.success(), "cargo {} failed", arguments.join(" "));
-    String::from_utf8(output.stdout).context("reading what cargo printed")
+/// The workspace's programs and examples.
+pub struct Programs {
+    root: PathBuf,
+    folder: PathBuf,
 }
 
-fn findings(root: &Path) -> anyhow::Result<Files> {
-    let text = cargo(
-        root,
-        &["run", "--quiet", "--package", "upgrade", "--example", "findings"],
-    )?;
+impl Programs {
+    /// Builds them as `cargo test --workspace` does, whose features are others than those of a single package: so nothing is
+    /// compiled twice where both are run.
+    ///
+    /// # Errors
+    /// The workspace cannot be built.
+    pub fn build(root: &Path) -> anyhow::Result<Self> {
+        use anyhow::Context as _;
+
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+        let status = std::process::Command::new(cargo)
+            .args(["test", "--workspace", "--no-run", "--quiet"])
+            .current_dir(root)
+            .status()
+            .context("running cargo")?;
+        anyhow::ensure!(status.success(), "the workspace cannot be built");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        Ok(Self {
+            root: root.to_owned(),
+            folder: target.join("debug"),
+        })
+    }
+
+    /// What one prints.
+    fn output(&self, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        use anyhow::Context as _;
+
+        let program = self.folder.join(program);
+        let output = std::process::Command::new(&program)
+            .args(arguments)
+            .current_dir(&self.root)
+            .stderr(std::process::Stdio::inherit())
+            .output()
+            .with_context(|| format!("running {}", program.display()))?;
+        anyhow::ensure!(output.status.success(), "{} failed", program.display());
+        String::from_utf8(output.stdout).context("reading what the program printed")
+    }
+}
+
+fn findings(programs: &Programs) -> anyhow::Result<Files> {
+    let text = programs.output("examples/findings", &[])?;
     Ok(Files::from([("docs/findings.md".into(), text.into_bytes())]))
 }
 
-fn deploy(root: &Path) -> anyhow::Result<Files> {
+fn deploy(programs: &Programs) -> anyhow::Result<Files> {
     use anyhow::Context as _;
 
-    let text = cargo(
-        root,
-        &["run", "--quiet", "--package", "engine", "--example", "deploy"],
-    )?;
+    let text = programs.output("examples/deploy", &[])?;
     let files: BTreeMap<PathBuf, String> =
         serde_json::from_str(&text).context("reading what the example prints")?;
     Ok(files
@@ -71,13 +94,10 @@ fn deploy(root: &Path) -> anyhow::Result<Files> {
         .collect())
 }
 
-fn commands(root: &Path) -> anyhow::Result<Files> {
+fn commands(programs: &Programs) -> anyhow::Result<Files> {
     use std::fmt::Write as _;
 
-    let help = |command: &[&str]| {
-        let run = ["run", "--quiet", "--package", "ks-installer", "--"];
-        cargo(root, &[&run, command, &["--help"]].concat())
-    };
+    let help = |command: &[&str]| programs.output("ks-installer", &[command, &["--help"]].concat());
     let subcommands = |help: &str| -> Vec<String> {
         help.lines()
             .skip_while(|line| *line != "Commands:")
@@ -136,12 +156,13 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A generator's own, and files that cannot be written.
-pub fn run(root: &Path, generators: &[Generator], check: bool) -> anyhow::Result<Outcome> {
+pub fn run(programs: &Programs, generators: &[Generator], check: bool) -> anyhow::Result<Outcome> {
     use anyhow::Context as _;
 
+    let root = &programs.root;
     let mut outcome = Outcome::default();
     for generator in generators {
-        let files = (generator.files)(root).with_context(|| format!("generating {}", generator.name))?;
+        let files = (generator.files)(programs).with_context(|| format!("generating {}", generator.name))?;
         for (path, content) in files {
             let target = root.join(&path);
             if fs::read(&target).is_ok_and(|current| current == content) {
@@ -169,6 +190,13 @@ mod tests {
         files: |_| Ok(Files::from([("docs/hello.md".into(), b"hello\n".to_vec())])),
     };
 
+    fn in_folder(root: &Path) -> Programs {
+        Programs {
+            root: root.to_owned(),
+            folder: PathBuf::new(),
+        }
+    }
+
     #[test]
     fn checking_finds_stale_files_and_writes_nothing() {
         let root = tempfile::tempdir().unwrap();
@@ -176,20 +204,23 @@ mod tests {
             fresh: vec![],
             stale: vec!["docs/hello.md".into()],
         };
-        assert_eq!(run(root.path(), &[HELLO], true).unwrap(), stale);
+        assert_eq!(run(&in_folder(root.path()), &[HELLO], true).unwrap(), stale);
         assert!(!root.path().join("docs").exists());
     }
 
     #[test]
     fn what_was_written_is_fresh_until_changed() {
         let root = tempfile::tempdir().unwrap();
-        run(root.path(), &[HELLO], false).unwrap();
+        run(&in_folder(root.path()), &[HELLO], false).unwrap();
         let fresh = Outcome {
             fresh: vec!["docs/hello.md".into()],
             stale: vec![],
         };
-        assert_eq!(run(root.path(), &[HELLO], true).unwrap(), fresh);
+        assert_eq!(run(&in_folder(root.path()), &[HELLO], true).unwrap(), fresh);
         fs::write(root.path().join("docs/hello.md"), "edited").unwrap();
-        assert_eq!(run(root.path(), &[HELLO], true).unwrap().stale.len(), 1);
+        assert_eq!(
+            run(&in_folder(root.path()), &[HELLO], true).unwrap().stale.len(),
+            1
+        );
     }
 }

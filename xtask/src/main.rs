@@ -133,7 +133,11 @@ fn run_ci(arguments: &CiArguments) -> ExitCode {
 }
 
 fn run_generate(check: bool) -> anyhow::Result<ExitCode> {
-    let outcome = generate::run(&generate::workspace(), generate::GENERATORS, check)?;
+    let outcome = generate::run(
+        &generate::Programs::build(&generate::workspace())?,
+        generate::GENERATORS,
+        check,
+    )?;
     for path in &outcome.stale {
         println!("{} {}", if check { "stale:" } else { "wrote" }, path.display());
     }

@@ -171,6 +171,32 @@ pub struct Difference {
     pub message: String,
 }
 
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.object {
+            Some(object) => write!(f, "{object}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+/// Puts a step at the end of its stage, which is begun where it is not there yet. `order` names the stages and their titles.
+pub(crate) fn push(stages: &mut Vec<Stage>, order: &[(&str, &str)], stage: &str, step: Step) {
+    if let Some(found) = stages.iter_mut().find(|s| s.name == stage) {
+        found.steps.push(step);
+        return;
+    }
+    let title = order
+        .iter()
+        .find(|(name, _)| *name == stage)
+        .map_or(stage, |(_, title)| *title);
+    stages.push(Stage {
+        name: stage.into(),
+        title: title.into(),
+        steps: vec![step],
+    });
+}
+
 impl Plan {
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.stages.iter().flat_map(|stage| &stage.steps)

@@ -90,13 +90,7 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
     if let Some(saved) = &saved
         && let Err(differences) = saved.check_permits(plan)
     {
-        let lines: Vec<String> = differences
-            .iter()
-            .map(|d| match &d.object {
-                Some(object) => format!("{object}: {}", d.message),
-                None => d.message.clone(),
-            })
-            .collect();
+        let lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
         let why = format!(
             "Nothing was written: the saved plan is not what would be done now.\n  - {}",
             lines.join("\n  - ")

@@ -75,13 +75,7 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
     if let Some(saved) = &saved
         && let Err(differences) = saved.check_permits(plan)
     {
-        let lines: Vec<String> = differences
-            .iter()
-            .map(|d| match &d.object {
-                Some(object) => format!("{object}: {}", d.message),
-                None => d.message.clone(),
-            })
-            .collect();
+        let lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
         if !json {
             output::print(&format!(
                 "\nNothing was written: the saved plan is not what would be done now.\n  - {}\nMake the plan again with: ks-installer plan --save FILE\n",

@@ -5,26 +5,14 @@ use serde_json::{Value, json};
 
 use super::{Decider, DriftOf, ORDER};
 use crate::{
-    Action, Finding, Stage, Step,
+    Action, Finding, Step,
     plan::{self, Body, Condition},
     reasons,
 };
 
 impl Decider<'_> {
     pub(super) fn push(&mut self, stage: &str, step: Step) {
-        if let Some(found) = self.stages.iter_mut().find(|s| s.name == stage) {
-            found.steps.push(step);
-            return;
-        }
-        let title = ORDER
-            .iter()
-            .find(|(name, _)| *name == stage)
-            .map_or(stage, |(_, title)| *title);
-        self.stages.push(Stage {
-            name: stage.into(),
-            title: title.into(),
-            steps: vec![step],
-        });
+        plan::push(&mut self.stages, &ORDER, stage, step);
     }
 
     /// Plans to apply `new`, unless the live object already equals the result. `old` is what the old release set.

@@ -542,19 +542,7 @@ impl Rollback<'_> {
     }
 
     fn push(&mut self, stage: &str, step: Step) {
-        if let Some(found) = self.stages.iter_mut().find(|s| s.name == stage) {
-            found.steps.push(step);
-            return;
-        }
-        let title = ORDER
-            .iter()
-            .find(|(name, _)| *name == stage)
-            .map_or(stage, |(_, title)| *title);
-        self.stages.push(Stage {
-            name: stage.into(),
-            title: title.into(),
-            steps: vec![step],
-        });
+        plan::push(&mut self.stages, &ORDER, stage, step);
     }
 
     fn order(&mut self) {
