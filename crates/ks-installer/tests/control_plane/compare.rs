@@ -84,6 +84,9 @@ fn comparable((group, kind, _, name): &Key, mut object: Value) -> Value {
 
 /// What a record of Helm's says, without its times.
 fn unpack_record(secret: &mut Value) {
+    // The items of a list do not say what they are.
+    secret["apiVersion"] = "v1".into();
+    secret["kind"] = "Secret".into();
     let record = Record::decode(&Object::try_from(secret.clone()).unwrap()).unwrap();
     let mut record = record.as_value().clone();
     for name in ["first_deployed", "last_deployed"] {
