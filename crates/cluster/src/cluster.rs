@@ -164,11 +164,18 @@ impl Cluster {
         match failure.class {
             // The kind went away since discovery.
             ErrorClass::NotFound | ErrorClass::NotServed => Ok(None),
+            ErrorClass::Unknown if !self.is_still_served(&key.group, &key.kind).await? => Ok(None),
             _ => Err(ReadError {
                 what: key.to_string(),
                 failure,
             }),
         }
+    }
+
+    /// Whether a kind that was served is, by what the API server says now.
+    async fn is_still_served(&self, group: &str, kind: &str) -> Result<bool, ReadError> {
+        let discovery = self.discover_anew().await?;
+        Ok(!discovery.versions(group, kind).is_empty())
     }
 
     /// Reads all objects of a kind, in one namespace or in all. Empty when the kind is not served.

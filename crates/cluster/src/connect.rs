@@ -241,7 +241,7 @@ async fn open(mut config: Config, name: ClusterName) -> Result<(kube::Client, Cl
                 failure,
             }
         }
-        ErrorClass::NotServed | ErrorClass::NotFound => ConnectError::NotKubernetes {
+        ErrorClass::NotServed | ErrorClass::NotFound | ErrorClass::Unknown => ConnectError::NotKubernetes {
             cluster: name,
             failure,
         },

@@ -37,6 +37,9 @@ pub enum ErrorClass {
     },
     /// The API server does not serve the kind.
     NotServed,
+    /// The API server does not know the path. It answers so (with a text, not with a Status) for the kinds of
+    /// CustomResourceDefinitions that it has not read yet, just after its start, and for those of definitions that are gone.
+    Unknown,
     /// A list took so long that its continue token expired.
     Expired,
     Other,
@@ -47,7 +50,7 @@ impl ErrorClass {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Throttled { .. } | Self::Unavailable | Self::WebhookRefused { .. }
+            Self::Throttled { .. } | Self::Unavailable | Self::Unknown | Self::WebhookRefused { .. }
         )
     }
 }
@@ -153,7 +156,9 @@ impl Failure {
                 "the credentials may have expired: log in again, or use another --kubeconfig or --context"
             }
             ErrorClass::Throttled { .. } => "the API server is overloaded: run the command again later",
-            ErrorClass::Unavailable => "check the API server with: kubectl get --raw /readyz",
+            ErrorClass::Unavailable | ErrorClass::Unknown => {
+                "check the API server with: kubectl get --raw /readyz"
+            }
             ErrorClass::NotServed => "check that the CustomResourceDefinition is installed and established",
             ErrorClass::WebhookRefused { webhook } => {
                 return Some(format!(
@@ -261,6 +266,7 @@ fn classify(code: u16, retry_after: Option<Duration>, answer: Option<&Status>) -
         404 if details.is_some_and(|d| !d.name.is_empty()) || message.contains("\" not found") => {
             ErrorClass::NotFound
         }
+        404 if answer.is_none() => ErrorClass::Unknown,
         404 | 405 => ErrorClass::NotServed,
         409 if reason == "AlreadyExists" => ErrorClass::AlreadyExists,
         409 if details.is_some_and(|d| d.causes.iter().any(|c| c.reason == "FieldManagerConflict")) => {
@@ -487,6 +493,10 @@ mod tests {
             (failure.message.as_str(), failure.class),
             ("the server answered 502 Bad Gateway", ErrorClass::Unavailable)
         );
+        // An API server that has just started, of an object of a definition that it has not read yet.
+        let failure = Failure::from_answer(StatusCode::NOT_FOUND, None, b"404 page not found\n", false);
+        assert_eq!(failure.class, ErrorClass::Unknown);
+        assert!(failure.class.is_transient());
     }
 
     #[test]

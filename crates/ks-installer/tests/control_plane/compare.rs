@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use object::Object;
+use release::helm::Record;
 use serde_json::Value;
 
 use crate::common::Key;
@@ -38,7 +40,14 @@ fn is_left_out((group, kind, _, name): &Key, object: &Value) -> bool {
 }
 
 /// The object without what differs between any two clusters.
-fn comparable((group, kind, ..): &Key, mut object: Value) -> Value {
+fn comparable((group, kind, _, name): &Key, mut object: Value) -> Value {
+    if (kind.as_str(), name.as_str()) == ("ConfigMap", "ks-installer-journal") {
+        // It names the run, its backup and its times.
+        object.as_object_mut().unwrap().remove("data");
+    }
+    if kind == "Secret" && name.starts_with("sh.helm.release.v1.") {
+        unpack_record(&mut object);
+    }
     let metadata = object["metadata"].as_object_mut().unwrap();
     for name in ["uid", "resourceVersion", "creationTimestamp"] {
         metadata.remove(name);
@@ -71,6 +80,23 @@ fn comparable((group, kind, ..): &Key, mut object: Value) -> Value {
     }
     forget_times(&mut object);
     object
+}
+
+/// What a record of Helm's says, without its times.
+fn unpack_record(secret: &mut Value) {
+    // The items of a list do not say what they are.
+    secret["apiVersion"] = "v1".into();
+    secret["kind"] = "Secret".into();
+    let record = Record::decode(&Object::try_from(secret.clone()).unwrap()).unwrap();
+    let mut record = record.as_value().clone();
+    for name in ["first_deployed", "last_deployed"] {
+        record["info"].as_object_mut().unwrap().remove(name);
+    }
+    secret["data"]["release"] = record;
+    secret["metadata"]["labels"]
+        .as_object_mut()
+        .unwrap()
+        .remove("modifiedAt");
 }
 
 /// Times of day stay as empty texts: that there is one is compared.
