@@ -23,7 +23,11 @@ use super::{
     save_plan, session,
 };
 use crate::{
-    cli::{Format, Global, backup::OpenArgs, rollback::RollbackArgs},
+    cli::{
+        Format, Global,
+        backup::{KeyArgs, OpenArgs},
+        rollback::RollbackArgs,
+    },
     output::{self, progress::Progress, text},
 };
 
@@ -161,6 +165,19 @@ async fn journaled(cluster: &Cluster) -> anyhow::Result<(Location, Option<String
         .parse()
         .with_context(|| format!("the journal names the backup {}", entry.location))?;
     Ok((location, entry.sha256))
+}
+
+/// Opens the backup that an earlier run made before it changed anything. One that is encrypted needs a key, which an upgrade
+/// is not given.
+pub(super) async fn open_first(cluster: &Cluster, location: &str) -> anyhow::Result<(Backup, BackupEntry)> {
+    let open = OpenArgs {
+        location: location.parse()?,
+        keys: KeyArgs::default(),
+    };
+    let archive = backup::open(Some(cluster), &open).await?;
+    let archive = archive.map_err(backup::store_error)?;
+    let entry = run::backup_entry(&open.location, &archive.contents);
+    Ok((read(&archive)?, entry))
 }
 
 /// What is in an archive. Its every byte was verified when it was opened.

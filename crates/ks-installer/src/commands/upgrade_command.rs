@@ -176,6 +176,8 @@ pub(super) struct Outcome {
 /// The backup that was made, as it is in memory.
 pub(super) struct Made {
     location: Location,
+    /// The backup to go back to: this one, or that of the first of the runs that went on with each other.
+    back: String,
     entry: BackupEntry,
     backup: Backup,
 }
@@ -204,7 +206,7 @@ impl From<Failed> for anyhow::Error {
                 let error = anyhow::Error::from(stopped);
                 anyhow!(
                     "{error:#}\nThe upgrade is not finished.{serving} Run it again: it goes on from here. Or go back with: ks-installer rollback --to {}",
-                    made.location
+                    made.back
                 )
             }
         }
@@ -251,7 +253,8 @@ async fn claimed(
     ));
     let entry = run::backup_entry(&target.location, &saved);
     let run = run::new_run(RunKind::Upgrade, &plan, entry.clone());
-    let made = Made {
+    let mut made = Made {
+        back: entry.location.clone(),
         location: target.location,
         entry,
         backup: Backup {
@@ -266,6 +269,11 @@ async fn claimed(
         session.execute_recorded(prepared, Some(recorder), &listen).await
     });
     let report = Box::pin(work).await;
+    let is_good = matches!(&report, Ok(report) if report.is_verified());
+    // A run that went on with another one found a half upgraded cluster, and so is its own backup.
+    if !is_good && let Ok(Some(first)) = run::journaled_backup(session.cluster).await {
+        made.back = first.location;
+    }
     match report {
         Ok(report) => Ok(Outcome {
             report,
@@ -286,25 +294,26 @@ async fn go_back(
     json: bool,
 ) -> anyhow::Result<Verdict> {
     output::note("Going back to the backup.");
-    let first = run::journaled_backup(session.cluster).await.map_err(read_error)?;
     let rolled_back = async {
-        if let Some(first) = first.filter(|first| first.location != made.entry.location) {
-            // This run went on with another one, and found a half upgraded cluster.
-            bail!(
-                "the upgrade was begun by an earlier run; go back to before that with: ks-installer rollback --to {}",
-                first.location
-            );
-        }
-        let rollback = rollback::rollback_of(session.cluster, session.releases, &made.backup, waits);
+        let first = if made.back == made.entry.location {
+            None
+        } else {
+            Some(rollback::open_first(session.cluster, &made.back).await?)
+        };
+        let (backup, entry) = match &first {
+            Some((backup, entry)) => (backup, entry),
+            None => (&made.backup, &made.entry),
+        };
+        let rollback = rollback::rollback_of(session.cluster, session.releases, backup, waits);
         let prepared = engine::prepare_rollback(&rollback).await.map_err(read_error)?;
         let to = prepared.decision.to.clone();
-        let report = rollback::carry_out(&rollback, prepared, made.entry.clone(), !json).await?;
-        Ok((report, to))
+        let report = rollback::carry_out(&rollback, prepared, entry.clone(), !json).await?;
+        Ok::<_, anyhow::Error>((report, to))
     };
     let (report, to) = rolled_back.await.with_context(|| {
         format!(
             "the upgrade failed, and so did going back; go on with: ks-installer rollback --to {}",
-            made.location
+            made.back
         )
     })?;
     if json {

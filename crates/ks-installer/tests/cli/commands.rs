@@ -51,6 +51,47 @@ fn without_a_terminal_an_upgrade_needs_to_be_told_yes() {
     served.check_reads(&["upgrade", "-o", "json"], 2);
 }
 
+/// A run that went on with another one goes back to before the first of them, not to the half upgraded cluster that it found.
+#[test]
+fn a_failed_run_that_went_on_with_another_goes_back_to_before_both() {
+    let served = tenants();
+    served.sandbox.afflict(sandbox::faults::Trouble::UnpullableImage {
+        image: "*ks-apiserver:v3.3.1".into(),
+    });
+    let before = State::of(&served.sandbox);
+    let upgrade = |backup: &'static str| {
+        [
+            "upgrade",
+            "--yes",
+            "--wait",
+            "1",
+            "--wait-controllers",
+            "0",
+            "-o",
+            "json",
+            "--backup",
+            backup,
+        ]
+    };
+    let first = served.run(&upgrade("first.tar.zst"));
+    assert_eq!(first.code, 2, "{first:?}");
+    assert!(first.err.contains("ks-installer rollback --to ") && first.err.contains("first.tar.zst"));
+    let second = served.run(&upgrade("second.tar.zst"));
+    assert_eq!(second.code, 2, "{second:?}");
+    assert!(second.err.contains("first.tar.zst"), "{}", second.err);
+    let third = served.run(&[&upgrade("third.tar.zst")[..], &["--rollback-on-failure"]].concat());
+    assert_eq!(third.code, 1, "{third:?}");
+    assert_eq!(third.json()["rolledBack"], true);
+    let after = State::of(&served.sandbox);
+    let roles = |state: &State| -> Vec<_> {
+        let roles = state.0.iter().filter(|(key, _)| key.kind.ends_with("Role"));
+        roles
+            .map(|(key, role)| (key.clone(), role["rules"].clone()))
+            .collect()
+    };
+    assert_eq!(roles(&after), roles(&before));
+}
+
 #[test]
 fn upgrade_backs_up_upgrades_and_verifies() {
     let served = tenants();

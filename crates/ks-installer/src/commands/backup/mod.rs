@@ -185,7 +185,7 @@ async fn list(global: &Global, args: ListArgs) -> anyhow::Result<Verdict> {
     }
     let mut out = String::new();
     if found.is_empty() {
-        let _ = writeln!(out, "There are no backups in {}.", args.from);
+        let _ = writeln!(out, "There are no backups here: {}", args.from);
     }
     for listed in &found {
         let _ = writeln!(out, "{}", line(listed));
@@ -420,10 +420,10 @@ fn ask_possible(what: &str) -> anyhow::Result<()> {
     if std::io::stdin().is_terminal() {
         return Ok(());
     }
-    let hint = if what.starts_with("--") {
-        "use --passphrase-file"
-    } else {
-        "look at what it would do, then add --yes"
+    let hint = match what {
+        _ if what.starts_with("--") => "use --passphrase-file",
+        "backup restore" => "look at it with --dry-run, then add --yes",
+        _ => "look at what it would do, then add --yes",
     };
     Err(anyhow!("{what} asks, and there is nobody to ask\nhint: {hint}"))
 }

@@ -49,7 +49,7 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> anyhow::Resul
         } else {
             output::print(
                 if plan.steps.is_empty() && plan.unchanged == 0 && plan.left.is_empty() {
-                    "No object of the backup is one of these.\n"
+                    "No object of the backup is one of these. See which it has with: ks-installer backup show\n"
                 } else if plan.steps.is_empty() {
                     "There is nothing to restore.\n"
                 } else {
