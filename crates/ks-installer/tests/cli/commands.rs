@@ -79,6 +79,8 @@ fn a_failed_run_that_went_on_with_another_goes_back_to_before_both() {
     let second = served.run(&upgrade("second.tar.zst"));
     assert_eq!(second.code, 2, "{second:?}");
     assert!(second.err.contains("first.tar.zst"), "{}", second.err);
+    let status = served.run(&["status", "-o", "json"]).json();
+    assert_eq!(status["version"], "v3.2.1", "the rollout is not complete");
     let third = served.run(&[&upgrade("third.tar.zst")[..], &["--rollback-on-failure"]].concat());
     assert_eq!(third.code, 1, "{third:?}");
     assert_eq!(third.json()["rolledBack"], true);

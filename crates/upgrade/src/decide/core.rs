@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Action, Finding, Snapshot,
+    health::{self, Health},
     plan::Condition,
     reasons,
     settings::{self, Redis, Settings},
@@ -172,8 +173,10 @@ impl Decider<'_> {
                 self.wait(stage, key, Condition::Established);
             }
         }
-        if workloads {
-            for key in component.targets(manifests).workloads {
+        for key in component.targets(manifests).workloads {
+            // A run that stopped at a rollout left it behind. The version must not be written before it is complete.
+            let live = self.snapshot.get(&key);
+            if workloads || live.is_some_and(|live| health::rollout(live) != Health::Complete) {
                 self.wait("workloads", key, Condition::RolledOut);
             }
         }
