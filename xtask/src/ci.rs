@@ -175,13 +175,13 @@ fn carry_out(root: &Path, action: &Action, report: &dyn Fn(&str)) -> Result<(), 
         Action::FetchHelm => {
             // Without a control plane there is nothing that helm could be asked about.
             if control_plane::cached().is_err() {
-                report("no control plane on this machine, so no helm is needed");
+                report("no control plane on this machine, so neither helm nor kubectl is needed");
                 return Ok(());
             }
-            match helm::ensure() {
+            match helm::ensure().and_then(|_| helm::ensure_kubectl()) {
                 Ok(_) => Ok(()),
                 Err(error) => Err(format!(
-                    "no helm to be had: {error}{}",
+                    "no helm or kubectl to be had: {error}{}",
                     control_plane::sources(&error)
                 )),
             }

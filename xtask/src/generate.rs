@@ -26,6 +26,10 @@ pub const GENERATORS: &[Generator] = &[
         name: "the reference of the command line",
         files: commands,
     },
+    Generator {
+        name: "the installer's manifest and its permissions",
+        files: deploy,
+    },
 ];
 
 /// The workspace's programs and examples.
@@ -76,6 +80,18 @@ impl Programs {
 fn findings(programs: &Programs) -> anyhow::Result<Files> {
     let text = programs.output("examples/findings", &[])?;
     Ok(Files::from([("docs/findings.md".into(), text.into_bytes())]))
+}
+
+fn deploy(programs: &Programs) -> anyhow::Result<Files> {
+    use anyhow::Context as _;
+
+    let text = programs.output("examples/deploy", &[])?;
+    let files: BTreeMap<PathBuf, String> =
+        serde_json::from_str(&text).context("reading what the example prints")?;
+    Ok(files
+        .into_iter()
+        .map(|(path, text)| (path, text.into_bytes()))
+        .collect())
 }
 
 fn commands(programs: &Programs) -> anyhow::Result<Files> {

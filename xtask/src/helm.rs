@@ -1,7 +1,7 @@
-//! A real helm, for tests of the records that it is to accept.
+//! A real helm, for tests of the records that it is to accept, and a real kubectl, for what users type.
 //!
-//! It comes from a package of the Python package index that carries one for another purpose: no other registry that
-//! builds may use has it. It is fetched once and kept in the cache.
+//! Both come from a package of the Python package index that carries them for another purpose: no other registry that
+//! builds may use has them. They are fetched once and kept in the cache.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,33 +10,43 @@ use std::process::{Command, Stdio};
 
 use crate::control_plane::{Error, cache_folder};
 
-/// The package, its version, and the version of helm in it.
-const PACKAGE: (&str, &str, &str) = ("aws-cdk-asset-kubectl-v20", "2.1.4", "3.8.1");
+/// The package and its version.
+const PACKAGE: (&str, &str) = ("aws-cdk-asset-kubectl-v20", "2.1.4");
+
+/// The programs in it, each with its version.
+const HELM: (&str, &str) = ("helm", "3.8.1");
+const KUBECTL: (&str, &str) = ("kubectl", "1.20.0");
 
 /// SHA-256 of the package.
 const DIGEST: &str = "14a194e14adbf3868a8105b07e8714e10e6621a22beca9b4859a82a9cfbe68f6";
 
-/// The program, where it is in the cache.
-fn path() -> Result<PathBuf, Error> {
-    let (_, _, version) = PACKAGE;
-    Ok(cache_folder()?.join("helm").join(version).join("helm"))
-}
-
-/// The program, fetched if it is not there yet.
+/// helm, fetched if it is not there yet.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if the package cannot be had here, with the reason.
 pub fn ensure() -> Result<PathBuf, Error> {
-    let path = path()?;
+    fetched(HELM)
+}
+
+/// kubectl, fetched if it is not there yet.
+///
+/// # Errors
+/// [`Error::Unavailable`] if the package cannot be had here, with the reason.
+pub fn ensure_kubectl() -> Result<PathBuf, Error> {
+    fetched(KUBECTL)
+}
+
+fn fetched((name, its_version): (&str, &str)) -> Result<PathBuf, Error> {
+    let path = cache_folder()?.join(name).join(its_version).join(name);
     if path.is_file() {
         return Ok(path);
     }
-    let (package, version, _) = PACKAGE;
+    let (package, version) = PACKAGE;
     let file = |path: &Path, source| Error::File {
         path: path.to_owned(),
         source,
     };
-    let cache = cache_folder()?.join("helm");
+    let cache = cache_folder()?.join(name);
     fs::create_dir_all(&cache).map_err(|source| file(&cache, source))?;
     let scratch = tempfile::tempdir_in(&cache).map_err(|source| file(&cache, source))?;
     let folder = scratch.path();
@@ -60,7 +70,7 @@ pub fn ensure() -> Result<PathBuf, Error> {
     run(folder, "tar", &["-xzf", &archive])?;
     let layer = find(folder, "layer.zip")?;
     run(folder, "python3", &["-m", "zipfile", "-e", &layer, "layer"])?;
-    let program = folder.join("layer/helm/helm");
+    let program = folder.join("layer").join(name).join(name);
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
         .map_err(|source| file(&program, source))?;
     let target = path.parent().unwrap_or(&cache);
@@ -72,10 +82,19 @@ pub fn ensure() -> Result<PathBuf, Error> {
 
 /// The program for a test, or why the test is skipped, said on stderr.
 pub fn ensure_or_skip(test: &str) -> Option<PathBuf> {
-    match ensure() {
+    or_skip(test, HELM)
+}
+
+/// kubectl for a test, or why the test is skipped, said on stderr.
+pub fn ensure_kubectl_or_skip(test: &str) -> Option<PathBuf> {
+    or_skip(test, KUBECTL)
+}
+
+fn or_skip(test: &str, program: (&str, &str)) -> Option<PathBuf> {
+    match fetched(program) {
         Ok(path) => Some(path),
         Err(error) => {
-            let line = format!("skipping {test}: no helm here: {error}\n");
+            let line = format!("skipping {test}: no {} here: {error}\n", program.0);
             let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
             None
         }

@@ -33,7 +33,7 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
-    /// Fetch a real helm for tests into the cache, and say where it is
+    /// Fetch a real helm and a real kubectl for tests into the cache, and say where they are
     Helm,
     /// Measure the release build, and write bench/RESULTS.md
     Bench(BenchArguments),
@@ -151,6 +151,7 @@ fn run_generate(check: bool) -> anyhow::Result<ExitCode> {
 
 fn run_helm() -> anyhow::Result<ExitCode> {
     println!("{}", helm::ensure()?.display());
+    println!("{}", helm::ensure_kubectl()?.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -35,4 +35,4 @@ pub use cluster::{Cluster, FIELD_MANAGER};
 pub use connect::{ClusterName, ConnectError, ConnectOptions, connect};
 pub use error::{Classified, ErrorClass, Failure, ReadError, WriteError};
 pub use file::write_private;
-pub use scope::Scope;
+pub use scope::{Scope, is_platform_group};

@@ -120,6 +120,20 @@ impl Scope {
         self
     }
 
+    /// API group and kind of what is read wherever it is, besides all of the platform's groups ([`is_platform_group`]).
+    pub fn everywhere(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.everywhere
+            .iter()
+            .map(|(group, kind)| (group.as_str(), kind.as_str()))
+    }
+
+    /// API group and kind of what is read in the platform's own namespaces.
+    pub fn in_platform(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.platform
+            .iter()
+            .map(|(group, kind)| (group.as_str(), kind.as_str()))
+    }
+
     /// Whether a namespace is one whose objects of all kinds in scope are read. A copy also has those of
     /// optional components and Kubernetes' own.
     pub(crate) fn has_namespace(&self, namespace: &Object) -> bool {
@@ -169,7 +183,7 @@ impl Scope {
 }
 
 /// Groups whose every object belongs to the platform or to its tenants.
-fn is_platform_group(group: &str) -> bool {
+pub fn is_platform_group(group: &str) -> bool {
     group == "app.k8s.io" || group == "kubesphere.io" || group.ends_with(".kubesphere.io")
 }
 

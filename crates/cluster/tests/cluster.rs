@@ -553,6 +553,7 @@ async fn what_is_held_everywhere_is_asked_once() {
             group: "rbac.authorization.k8s.io".into(),
             resource: "roles".into(),
             namespace: Some(format!("n{index}")),
+            name: None,
         })
         .collect();
     let (cluster, asked) = mk_cluster(&sandbox, |_, _, _| None);

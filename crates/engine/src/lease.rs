@@ -58,22 +58,17 @@ impl LeaseError {
 
 /// The claim to be the one run that writes.
 pub struct Lease {
+    key: ObjectKey,
     cluster: Cluster,
     clock: Clock,
     holder: String,
 }
 
-fn key() -> ObjectKey {
-    ObjectKey::namespaced(
-        "coordination.k8s.io",
-        "Lease",
-        "kubesphere-system",
-        "ks-installer",
-    )
-}
+/// The Lease of whoever writes.
+pub const RUN: &str = "ks-installer";
 
 impl Lease {
-    /// Takes the claim. `holder` names this run for people and must be its alone: host, process, a random part.
+    /// Takes the claim of this name, in KubeSphere's namespace. `holder` names this run for people and must be its alone: host, process, a random part.
     ///
     /// Where another run has it, this one is told, and watches for a sign of life as long as a claim counts: clocks of two
     /// machines are not compared. A run that is known to be dead is not waited for.
@@ -83,17 +78,19 @@ impl Lease {
     pub async fn acquire(
         cluster: &Cluster,
         clock: &Clock,
+        name: &str,
         holder: &str,
         waits: impl Fn(&LeaseError),
     ) -> Result<Self, LeaseError> {
         let lease = Self {
+            key: ObjectKey::namespaced("coordination.k8s.io", "Lease", "kubesphere-system", name),
             cluster: cluster.clone(),
             clock: Arc::clone(clock),
             holder: holder.to_owned(),
         };
         let mut watched: Option<(Option<String>, Instant)> = None;
         loop {
-            let found = cluster.get(&key()).await?;
+            let found = cluster.get(&lease.key).await?;
             if let Some(held) = found.as_ref().and_then(|found| lease.held_by_other(found)) {
                 let sign = found.as_ref().and_then(|found| found.resource_version());
                 let sign = sign.map(str::to_owned);
@@ -157,7 +154,7 @@ impl Lease {
                 "metadata": {"resourceVersion": found.resource_version()},
                 "spec": {"holderIdentity": Value::Null, "renewTime": micro_time((self.clock)())},
             });
-            self.cluster.merge_patch(&key(), &patch).await?;
+            self.cluster.merge_patch(&self.key, &patch).await?;
             Ok::<_, LeaseError>(())
         };
         if let Err(error) = released.await {
@@ -167,12 +164,12 @@ impl Lease {
 
     /// The Lease, if it is this run's.
     async fn mine(&self) -> Result<Option<Object>, LeaseError> {
-        let found = self.cluster.get(&key()).await?;
+        let found = self.cluster.get(&self.key).await?;
         Ok(found.filter(|found| found.get_str("/spec/holderIdentity") == Some(&self.holder)))
     }
 
     async fn renew(&self) -> Result<(), LeaseError> {
-        let Some(found) = self.cluster.get(&key()).await? else {
+        let Some(found) = self.cluster.get(&self.key).await? else {
             self.take(None, (self.clock)()).await?;
             return Ok(());
         };
@@ -187,7 +184,7 @@ impl Lease {
             "metadata": {"resourceVersion": found.resource_version()},
             "spec": {"renewTime": micro_time((self.clock)())},
         });
-        self.cluster.merge_patch(&key(), &patch).await?;
+        self.cluster.merge_patch(&self.key, &patch).await?;
         Ok(())
     }
 
@@ -226,9 +223,9 @@ impl Lease {
                     "metadata": {"resourceVersion": found.resource_version(), "annotations": {PROCESS: process}},
                     "spec": spec,
                 });
-                self.cluster.merge_patch(&key(), &patch).await
+                self.cluster.merge_patch(&self.key, &patch).await
             } else {
-                let key = key();
+                let key = &self.key;
                 self.cluster
                     .create(&json!({
                         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",

@@ -32,10 +32,12 @@ pub use journal::{
     BackupEntry, Journal, JournalError, NewRun, Recorder, RunEntry, RunKind, RunOutcome, StageEntry,
     journal_key, random_id,
 };
-pub use lease::{Clock, Lease, LeaseError};
+pub use lease::{Clock, Lease, LeaseError, RUN as RUN_LEASE};
 pub use rollback::{Rollback, prepare_rollback};
 pub use run::{RunOptions, RunSummary, run};
 pub use session::{Prepared, Report, Session, SessionError, prepare};
+/// Asks a run to end.
+pub use tokio_util::sync::CancellationToken as Stop;
 
 /// Listens to a run. Called from the run's task: it must not block.
 pub type Listener<'a> = &'a (dyn Fn(Event) + Send + Sync);

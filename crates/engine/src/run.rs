@@ -18,7 +18,7 @@ use upgrade::{
     plan::Condition,
 };
 
-use crate::{Event, Listener, Outcome, Recorder, RunError, reason, secrets::Secrets, write::Writer};
+use crate::{Event, Listener, Outcome, Recorder, RunError, Stop, reason, secrets::Secrets, write::Writer};
 
 /// How a plan is carried out.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct RunOptions {
     pub now: String,
     /// The same moment, for Helm's records.
     pub started: jiff::Timestamp,
+    /// Ends the run after the steps in hand.
+    pub stop: Stop,
 }
 
 /// What a run did.
@@ -89,6 +91,7 @@ pub(crate) async fn run_recorded(
     });
     let mut summary = RunSummary::default();
     for (index, stage) in plan.stages.iter().enumerate() {
+        check_stop(&options.stop)?;
         if let Some(recorder) = recorder {
             recorder.stage(&stage.name).await?;
         }
@@ -108,6 +111,7 @@ pub(crate) async fn run_recorded(
             .map(|step| {
                 let (writer, written) = (&writer, &written);
                 async move {
+                    check_stop(&options.stop)?;
                     let outcome = writer.step(step, snapshot.get(&step.object)).await?;
                     if outcome == Outcome::Changed {
                         written.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +134,11 @@ pub(crate) async fn run_recorded(
         }
         stream::iter(waits)
             .map(|step| async move {
-                wait(cluster, index, step, options.wait, listen).await?;
+                let waited = wait(cluster, index, step, options.wait, listen);
+                tokio::select! {
+                    waited = waited => waited?,
+                    () = options.stop.cancelled() => return Err(RunError::Interrupted),
+                }
                 done(listen, index, step, Outcome::Held);
                 Ok::<_, RunError>(())
             })
@@ -146,6 +154,13 @@ pub(crate) async fn run_recorded(
         took: started.elapsed(),
     });
     Ok(summary)
+}
+
+fn check_stop(stop: &Stop) -> Result<(), RunError> {
+    if stop.is_cancelled() {
+        return Err(RunError::Interrupted);
+    }
+    Ok(())
 }
 
 fn done(listen: Listener<'_>, index: usize, step: &Step, outcome: Outcome) {

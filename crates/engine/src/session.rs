@@ -113,6 +113,7 @@ fn bookkeeping() -> impl Iterator<Item = Permission> {
             group: group.to_owned(),
             resource: resource.to_owned(),
             namespace: Some("kubesphere-system".to_owned()),
+            name: None,
         })
     })
 }

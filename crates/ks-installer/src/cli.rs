@@ -3,7 +3,7 @@
 pub(crate) mod backup;
 pub(crate) mod rollback;
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cluster::store::Location;
@@ -84,8 +84,36 @@ pub(crate) enum Command {
     Status(DecideArgs),
     /// Save all that an upgrade may touch to an archive; list, verify and restore such archives
     Backup(BackupArgs),
+    /// Run in the cluster: upgrade as the ClusterConfiguration says, and report in its status
+    Operator(OperatorArgs),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
+}
+
+/// How the operator runs.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OperatorArgs {
+    /// Where /metrics, /healthz and /readyz are served
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    pub metrics_address: SocketAddr,
+    /// What the log on standard output is for
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Longest wait for one rollout, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub wait: u64,
+    /// Longest wait for KubeSphere's controllers to bring new built-in roles into workspaces and projects, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    pub wait_controllers: u64,
+}
+
+/// Whom a log is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON document a line
+    Json,
 }
 
 /// What is decided, and how.

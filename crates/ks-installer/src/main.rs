@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod operator;
 mod output;
 
 use std::process::ExitCode;
@@ -9,11 +10,18 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::{cli::Cli, commands::Verdict};
+use crate::{
+    cli::{Cli, Command, LogFormat},
+    commands::Verdict,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log(cli.global.verbose);
+    let operator = match &cli.command {
+        Command::Operator(args) => Some(args.log_format),
+        _ => None,
+    };
+    log(cli.global.verbose, operator);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -22,6 +30,10 @@ fn main() -> ExitCode {
         }
     };
     let verdict = runtime.block_on(async {
+        if operator.is_some() {
+            // It ends by itself when it is asked to, after the step in hand.
+            return commands::run(cli).await;
+        }
         tokio::select! {
             verdict = commands::run(cli) => verdict,
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!(
@@ -41,17 +53,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn log(verbose: u8) {
+fn log(verbose: u8, operator: Option<LogFormat>) {
     let default = match verbose {
+        0 if operator.is_some() => "warn,ks_installer=info,kube_client=off",
         // The client logs what it then returns as an error; an error is told once, at the end.
         0 => "warn,kube_client=off",
         1 => "info",
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("KS_INSTALLER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(anstream::stderr)
-        .without_time()
-        .init();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    match operator {
+        None => builder.with_writer(anstream::stderr).without_time().init(),
+        Some(LogFormat::Json) => builder.json().flatten_event(true).init(),
+        Some(LogFormat::Text) => builder.with_target(false).with_ansi(false).init(),
+    }
 }

@@ -40,3 +40,4 @@ pub use release::{KubernetesSupport, LoadError, Release, Releases, Support, Upgr
 pub use render::{Cluster, Inputs, Manifest, Phase, RenderError, render};
 pub use setting::{Setting, SettingError, SettingType};
 pub use version::{InvalidVersion, Version, VersionRange};
+pub use yaml::to_yaml;

@@ -69,7 +69,7 @@ fn write(value: &Value, indent: usize, out: &mut String) {
 }
 
 /// One document.
-pub(crate) fn to_yaml(value: &Value) -> String {
+pub fn to_yaml(value: &Value) -> String {
     let mut out = String::new();
     write(value, 0, &mut out);
     out

@@ -12,6 +12,7 @@
 mod decide;
 mod finding;
 pub mod health;
+pub mod permissions;
 pub mod plan;
 pub mod preflight;
 pub mod reasons;
@@ -20,7 +21,10 @@ pub mod settings;
 mod snapshot;
 pub mod verify;
 
-pub use decide::{Decision, DriftAnswer, DriftOf, Options, decide, installer_key, target, verify_upgrade};
+pub use decide::{
+    Decision, DriftAnswer, DriftOf, OPERATOR_LABEL, Options, decide, installer_key, is_operator,
+    managed_objects, target, verify_upgrade,
+};
 pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};
 pub use rollback::{Backup, decide_rollback};

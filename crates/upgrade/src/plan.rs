@@ -299,20 +299,29 @@ impl Plan {
             };
             let verbs = step.action.verbs(step.before.is_some()).iter().copied();
             for verb in verbs.chain(grants) {
-                let resource = match verb {
-                    "bind" => resource.trim_end_matches("bindings").to_owned() + "s",
-                    _ => resource.clone(),
+                let (resource, name) = match (verb, &step.action) {
+                    ("bind", Action::Apply { body, .. }) => bound_role(&body.0),
+                    _ => (resource.clone(), None),
                 };
                 found.insert(Permission {
                     verb: verb.to_owned(),
                     group: key.group.clone(),
                     resource,
                     namespace: key.namespace.clone(),
+                    name,
                 });
             }
         }
         found.into_iter().collect()
     }
+}
+
+/// The resource and the name of the role that a binding binds.
+fn bound_role(binding: &Value) -> (String, Option<String>) {
+    let text = |pointer: &str| binding.pointer(pointer).and_then(Value::as_str);
+    let kind = text("/roleRef/kind").unwrap_or("ClusterRole");
+    let name = text("/roleRef/name").map(str::to_owned);
+    (format!("{}s", kind.to_lowercase()), name)
 }
 
 impl Action {

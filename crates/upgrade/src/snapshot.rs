@@ -36,6 +36,9 @@ pub struct Permission {
     pub resource: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// Where it is needed for one object only, and may be held for that one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// Read state. Made by the `cluster` crate from a live API, or in tests from objects.

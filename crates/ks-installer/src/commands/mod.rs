@@ -1,20 +1,20 @@
 //! What each command does.
 
-mod backup;
+pub(crate) mod backup;
 mod demo;
 mod drift;
 mod plan;
 mod rehearse;
 mod rollback;
-mod run;
+pub(crate) mod run;
 mod status;
-mod upgrade_command;
+pub(crate) mod upgrade_command;
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use cluster::{Cluster, ConnectOptions};
-use engine::{RunOptions, Session};
+use engine::{RunOptions, Session, Stop};
 use release::Releases;
 use upgrade::{Options, Plan};
 
@@ -39,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Rehearse(args) => rehearse::rehearse(&global, args).await,
         Command::Upgrade(args) => upgrade_command::upgrade(&global, args).await,
         Command::Rollback(args) => rollback::rollback(&global, args).await,
+        Command::Operator(args) => crate::operator::operate(&global, args).await,
         Command::Status(args) => status::status(&global, &args).await,
         Command::Backup(args) => backup::backup(&global, args).await,
         Command::Completions { shell } => {
@@ -63,27 +64,27 @@ async fn connect(global: &Global) -> anyhow::Result<Cluster> {
     Ok(Cluster::new(client))
 }
 
-fn with_hint(error: anyhow::Error, hint: Option<String>) -> anyhow::Error {
+pub(crate) fn with_hint(error: anyhow::Error, hint: Option<String>) -> anyhow::Error {
     match hint {
         Some(hint) => anyhow!("{error:#}\nhint: {hint}"),
         None => error,
     }
 }
 
-fn read_error(error: cluster::ReadError) -> anyhow::Error {
+pub(crate) fn read_error(error: cluster::ReadError) -> anyhow::Error {
     let hint = error.hint();
     with_hint(error.into(), hint)
 }
 
-fn releases() -> anyhow::Result<Releases> {
+pub(crate) fn releases() -> anyhow::Result<Releases> {
     Releases::embedded().context("the releases that are built in cannot be read; please report this")
 }
 
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug, Default)]
-struct Waits {
-    rollout: Duration,
-    controllers: Duration,
+pub(crate) struct Waits {
+    pub rollout: Duration,
+    pub controllers: Duration,
 }
 
 impl Waits {
@@ -94,7 +95,7 @@ impl Waits {
     };
 }
 
-fn session<'a>(cluster: &'a Cluster, releases: &'a Releases, options: Options, waits: Waits) -> Session<'a> {
+pub(crate) fn session<'a>(cluster: &'a Cluster, releases: &'a Releases, options: Options, waits: Waits) -> Session<'a> {
     let old_managers = upgrade::target(releases, &options)
         .map(|r| r.field_managers.clone())
         .unwrap_or_default();
@@ -110,6 +111,7 @@ fn session<'a>(cluster: &'a Cluster, releases: &'a Releases, options: Options, w
             old_managers,
             now: now.strftime("%Y-%m-%dT%H:%M:%S%Z").to_string(),
             started: now.timestamp(),
+            stop: Stop::default(),
         },
     }
 }

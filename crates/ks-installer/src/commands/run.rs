@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cluster::{Cluster, archive::Contents, store::Location};
 use engine::{
-    BackupEntry, Clock, Journal, JournalError, Lease, LeaseError, NewRun, Recorder, Report, RunKind,
+    BackupEntry, Clock, Event, Journal, JournalError, Lease, LeaseError, NewRun, Recorder, Report, RunKind,
     SessionError,
 };
 use upgrade::Plan;
@@ -12,8 +12,37 @@ use upgrade::Plan;
 use super::with_hint;
 use crate::output::{self, progress::Progress};
 
+/// Follows a run: what is under way, and what came of it.
+pub(crate) trait Follow: Send + Sync {
+    /// A piece of work whose length is not known begins.
+    fn begin(&self, title: &str);
+    /// It has ended, with this outcome.
+    fn end(&self, outcome: &str);
+    /// Something worth saying in between.
+    fn note(&self, text: &str);
+    fn event(&self, event: Event);
+}
+
+impl Follow for Progress {
+    fn begin(&self, title: &str) {
+        self.begin(title);
+    }
+
+    fn end(&self, outcome: &str) {
+        self.end(outcome);
+    }
+
+    fn note(&self, text: &str) {
+        self.note(text);
+    }
+
+    fn event(&self, event: Event) {
+        self.event(event);
+    }
+}
+
 /// Why a run did not come to its end.
-pub(super) enum Stopped {
+pub(crate) enum Stopped {
     /// Another run is under way; nothing was written.
     Held(LeaseError),
     /// It could not begin; nothing was written.
@@ -69,12 +98,12 @@ pub(super) async fn claim(cluster: &Cluster) -> Result<Claim, Stopped> {
     let waits = |held: &LeaseError| {
         output::note(&format!("{held}; waiting for a sign that it is alive"));
     };
-    let lease = Lease::acquire(cluster, &clock, &holder(), waits).await?;
+    let lease = Lease::acquire(cluster, &clock, engine::RUN_LEASE, &holder(), waits).await?;
     Ok(Claim { lease, clock })
 }
 
 /// `host, process 4711, 3f9a0c12`: who runs, for whoever comes second.
-fn holder() -> String {
+pub(crate) fn holder() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .or_else(|| std::env::var("HOSTNAME").ok())
@@ -125,7 +154,7 @@ impl Claim {
         &self,
         cluster: &Cluster,
         run: NewRun,
-        progress: &Progress,
+        follow: &dyn Follow,
         work: impl AsyncFnOnce(&Recorder) -> Result<Report, SessionError>,
     ) -> Result<Report, Stopped> {
         let (recorder, before) = Recorder::begin(cluster, &self.clock, run).await?;
@@ -134,7 +163,7 @@ impl Claim {
                 || "before its first stage".to_owned(),
                 |stage| format!("in stage {stage}"),
             );
-            progress.note(&format!(
+            follow.note(&format!(
                 "continues the {} of {}, which stopped {stage}",
                 before.kind,
                 before.started.strftime("%Y-%m-%d %H:%M:%SZ")

@@ -14,7 +14,7 @@ use upgrade::{Backup, Plan};
 
 use super::{
     Verdict, Waits, backup, connect, drift, plan, read_error, read_plan, releases, rollback,
-    run::{self, Stopped},
+    run::{self, Follow, Stopped},
     session, with_hint,
 };
 use crate::{
@@ -106,7 +106,7 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         output::print("Nothing was written.\n");
         return Ok(Verdict::Refused);
     }
-    let outcome = match execute(&session, prepared, target, !json).await {
+    let outcome = match execute(&session, prepared, target, &Progress::new(!json)).await {
         Ok(outcome) if args.rollback_on_failure && !outcome.report.is_verified() => {
             if !json {
                 output::print(&outcome.to_text());
@@ -166,7 +166,7 @@ fn confirm(writes: usize) -> anyhow::Result<bool> {
 }
 
 /// What a whole upgrade came to.
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     pub report: Report,
     pub backup: Location,
     pub to: String,
@@ -174,7 +174,7 @@ pub(super) struct Outcome {
 }
 
 /// The backup that was made, as it is in memory.
-pub(super) struct Made {
+pub(crate) struct Made {
     location: Location,
     /// The backup to go back to: this one, or that of the first of the runs that went on with each other.
     back: String,
@@ -183,7 +183,7 @@ pub(super) struct Made {
 }
 
 /// Why an upgrade did not come to its end, and the backup, when there is one by then.
-pub(super) enum Failed {
+pub(crate) enum Failed {
     Backup(anyhow::Error),
     Stopped(Stopped, Option<Box<Made>>),
 }
@@ -214,17 +214,16 @@ impl From<Failed> for anyhow::Error {
 }
 
 /// Backs up, carries out, verifies. No other run writes meanwhile.
-pub(super) async fn execute(
+pub(crate) async fn execute(
     session: &Session<'_>,
     prepared: Prepared,
     target: backup::Target,
-    show: bool,
+    follow: &dyn Follow,
 ) -> Result<Outcome, Failed> {
-    let progress = Progress::new(show);
     let claim = run::claim(session.cluster)
         .await
         .map_err(|stopped| Failed::Stopped(stopped, None))?;
-    let done = claimed(session, prepared, target, &progress, &claim).await;
+    let done = claimed(session, prepared, target, follow, &claim).await;
     claim.release().await;
     done
 }
@@ -233,7 +232,7 @@ async fn claimed(
     session: &Session<'_>,
     prepared: Prepared,
     target: backup::Target,
-    progress: &Progress,
+    follow: &dyn Follow,
     claim: &run::Claim,
 ) -> Result<Outcome, Failed> {
     let to = prepared.decision.to.clone();
@@ -241,12 +240,12 @@ async fn claimed(
         let blocked = SessionError::Blocked(prepared.decision.findings);
         return Err(Failed::Stopped(Stopped::Failed(blocked), None));
     };
-    progress.begin("Backup");
+    follow.begin("Backup");
     let saved = backup::write(session.cluster, &prepared.snapshot, Some(&plan), &target)
         .await
         .context("there is no backup, so nothing was written to the cluster")
         .map_err(Failed::Backup)?;
-    progress.end(&format!(
+    follow.end(&format!(
         "{}, verified: {}",
         text::count(saved.index.count, "object"),
         target.location
@@ -264,8 +263,8 @@ async fn claimed(
             tool: env!("CARGO_PKG_VERSION").to_owned(),
         },
     };
-    let listen = |event| progress.event(event);
-    let work = claim.carry_out(session.cluster, run, progress, async |recorder| {
+    let listen = |event| follow.event(event);
+    let work = claim.carry_out(session.cluster, run, follow, async |recorder| {
         session.execute_recorded(prepared, Some(recorder), &listen).await
     });
     let report = Box::pin(work).await;

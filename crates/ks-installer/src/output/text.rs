@@ -246,7 +246,7 @@ fn summarise(steps: &[&Step]) -> BTreeMap<String, Vec<String>> {
     groups
 }
 
-fn shorten(names: &[String]) -> String {
+pub(crate) fn shorten(names: &[String]) -> String {
     const SHOWN: usize = 6;
     let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(SHOWN) {

@@ -109,6 +109,7 @@ pub(crate) fn session(cluster: &Cluster, options: Options) -> Session<'_> {
             old_managers,
             now: "2026-01-01T00:00:00UTC".to_owned(),
             started: "2026-01-01T00:00:00Z".parse().expect("a time"),
+            stop: engine::Stop::default(),
         },
     }
 }

@@ -42,7 +42,7 @@ impl Decider<'_> {
     /// A running old installer would put the old release back on the next edit of the ClusterConfiguration.
     pub(super) fn stop_old_installer(&mut self) {
         let key = installer_key();
-        let Some(live) = self.snapshot.get(&key) else {
+        let Some(live) = self.snapshot.get(&key).filter(|live| !super::is_operator(live)) else {
             return;
         };
         if live.get("/spec/replicas").and_then(Value::as_i64).unwrap_or(1) > 0 {

@@ -8,6 +8,8 @@ mod step;
 
 pub(crate) use step::{merge_patch, patch_changes, step};
 
+use std::collections::BTreeSet;
+
 use ::access::Impact;
 use object::{
     Object, ObjectKey,
@@ -86,6 +88,15 @@ pub struct Decision {
     pub findings: Vec<Finding>,
     /// All that was changed by hand, whether or not the object is written; secrets are left out.
     pub drift: Vec<DriftOf>,
+}
+
+/// The label (and its value) of the Deployment in which this installer runs as an operator. One without it is the original
+/// installer, which acts on every edit of the ClusterConfiguration and must not run beside this one.
+pub const OPERATOR_LABEL: (&str, &str) = ("installer.kubesphere.io/operator", "true");
+
+/// Whether a Deployment is this installer's own.
+pub fn is_operator(deployment: &Object) -> bool {
+    deployment.label(OPERATOR_LABEL.0) == Some(OPERATOR_LABEL.1)
 }
 
 /// The Deployment of the installer in the cluster.
@@ -198,6 +209,25 @@ pub fn verify_upgrade(
     }
     preflight::sort(&mut findings);
     findings
+}
+
+/// The objects that the target release sets: what a drift watch watches. The ClusterConfiguration is not among them.
+pub fn managed_objects(snapshot: &Snapshot, releases: &Releases, options: &Options) -> BTreeSet<ObjectKey> {
+    let Ok(release) = target(releases, options) else {
+        return BTreeSet::new();
+    };
+    let mut decider = Decider::new(snapshot, release, options);
+    let catalog = decider.catalog(&release.version);
+    let manifests = decider.stages_of(None).manifests;
+    let templates = catalog
+        .iter()
+        .flat_map(|(catalog, _)| catalog.objects())
+        .map(Object::key);
+    manifests
+        .iter()
+        .map(|manifest| manifest.object.key())
+        .chain(templates)
+        .collect()
 }
 
 struct Decider<'a> {

@@ -150,6 +150,7 @@ mod tests {
             group: group.into(),
             resource: resource.into(),
             namespace: namespace.map(str::to_owned),
+            name: None,
         };
         let system = Some("kubesphere-system");
         let required = [

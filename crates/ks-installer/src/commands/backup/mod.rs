@@ -33,7 +33,7 @@ use crate::{
 
 /// Where a backup goes, and for whom it is.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     pub location: Location,
     pub encryption: Encryption,
 }

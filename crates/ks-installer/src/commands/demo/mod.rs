@@ -73,8 +73,9 @@ pub(super) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<Verd
     if prepared.blockers().next().is_some() {
         return Ok(Verdict::Refused);
     }
+    let progress = Progress::new(!json);
     let backup = backup::Target::new(None, &folder, Encryption::None);
-    let outcome = Box::pin(upgrade_command::execute(&session, prepared, backup, !json)).await?;
+    let outcome = Box::pin(upgrade_command::execute(&session, prepared, backup, &progress)).await?;
     let verified = outcome.report.is_verified();
     if json {
         let mut report = outcome.to_json();

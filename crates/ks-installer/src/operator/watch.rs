@@ -1,0 +1,216 @@
+//! What makes the operator look again: an edit of the ClusterConfiguration, and changes to what the release set.
+//!
+//! Nothing is polled and nothing is kept: an event of a watch is reduced to a few digests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{
+    StreamExt as _,
+    stream::{LocalBoxStream, SelectAll},
+};
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject},
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event},
+    },
+};
+use object::ObjectKey;
+use serde_json::{Value, json};
+use upgrade::{ServedResource, plan::digest_value};
+
+pub(super) const NAMESPACE: &str = "kubesphere-system";
+/// `manual`: plan, publish the plan, and wait for its approval.
+pub(super) const APPROVAL: &str = "installer.kubesphere.io/approval";
+/// The digest of the plan that may be carried out.
+pub(super) const APPROVED_PLAN: &str = "installer.kubesphere.io/approved-plan";
+/// `overwrite`: put back what somebody changed after the upgrade.
+pub(super) const DRIFT: &str = "installer.kubesphere.io/drift";
+
+/// Objects of the release that somebody changed or deleted.
+pub(super) type Changes = SelectAll<LocalBoxStream<'static, ObjectKey>>;
+
+/// What of a ClusterConfiguration is an instruction.
+pub(super) fn instruction(configuration: Option<&Value>) -> String {
+    let at = |pointer: &str| configuration.and_then(|c| c.pointer(pointer)).cloned();
+    let annotation = |name: &str| {
+        let annotations = at("/metadata/annotations")?;
+        annotations.get(name).cloned()
+    };
+    digest_value(&json!([
+        at("/metadata/uid"),
+        at("/spec"),
+        at("/status/core/version"),
+        annotation(APPROVAL),
+        annotation(APPROVED_PLAN),
+        annotation(DRIFT),
+    ]))
+}
+
+/// Watches the ClusterConfiguration for edits; the operator's own status writes are none. The first event comes with what is
+/// there.
+pub(super) fn configuration(client: kube::Client) -> LocalBoxStream<'static, ()> {
+    let resource = ApiResource {
+        group: "installer.kubesphere.io".into(),
+        version: "v1alpha1".into(),
+        api_version: "installer.kubesphere.io/v1alpha1".into(),
+        kind: "ClusterConfiguration".into(),
+        plural: "clusterconfigurations".into(),
+    };
+    let api = Api::<DynamicObject>::namespaced_with(client, NAMESPACE, &resource);
+    let config = watcher::Config::default().fields("metadata.name=ks-installer");
+    let mut last = None;
+    watcher::watcher(api, config)
+        .default_backoff()
+        .filter_map(move |event| {
+            let now = match event {
+                Ok(Event::Apply(object) | Event::InitApply(object)) => {
+                    let value = serde_json::to_value(object).ok();
+                    Some(instruction(value.as_ref()))
+                }
+                Ok(Event::Delete(_)) => Some(instruction(None)),
+                Ok(Event::Init | Event::InitDone) => None,
+                Err(error) => {
+                    tracing::debug!(%error, "the watch of the ClusterConfiguration was cut");
+                    None
+                }
+            };
+            let changed = now.is_some() && now != last;
+            if changed {
+                last = now;
+            }
+            std::future::ready(changed.then_some(()))
+        })
+        .boxed_local()
+}
+
+/// Reads and watches metadata alone.
+type Metadata = Api<PartialObjectMeta<DynamicObject>>;
+
+/// Watches the metadata of the release's objects: one watch for each kind and namespace.
+pub(super) fn objects(
+    client: &kube::Client,
+    served: &[ServedResource],
+    keys: &BTreeSet<ObjectKey>,
+) -> Vec<LocalBoxStream<'static, ObjectKey>> {
+    let mut places: BTreeMap<(&str, &str, Option<&str>), BTreeMap<String, ObjectKey>> = BTreeMap::new();
+    for key in keys {
+        let place = (key.group.as_str(), key.kind.as_str(), key.namespace.as_deref());
+        places.entry(place).or_default().insert(key.name.clone(), key.clone());
+    }
+    let mut streams = Vec::new();
+    for ((group, kind, namespace), names) in places {
+        let Some(served) = served.iter().find(|r| r.group == group && r.kind == kind) else {
+            continue;
+        };
+        let api_version = match group {
+            "" => served.version.clone(),
+            group => format!("{group}/{}", served.version),
+        };
+        let resource = ApiResource {
+            group: group.to_owned(),
+            version: served.version.clone(),
+            api_version,
+            kind: kind.to_owned(),
+            plural: served.resource.clone(),
+        };
+        let api = match namespace {
+            Some(namespace) => Metadata::namespaced_with(client.clone(), namespace, &resource),
+            None => Metadata::all_with(client.clone(), &resource),
+        };
+        streams.push(watch_metadata(api, group, names));
+    }
+    streams
+}
+
+fn watch_metadata(
+    api: Metadata,
+    group: &str,
+    names: BTreeMap<String, ObjectKey>,
+) -> LocalBoxStream<'static, ObjectKey> {
+    // Tenants' roles are of the same kinds as the release's, and there may be very many of them.
+    let config = if is_access(group) {
+        watcher::Config::default().labels("iam.kubesphere.io/role-template")
+    } else {
+        watcher::Config::default()
+    };
+    // What was seen last: a status write is no change, where the API server counts generations.
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    watcher::watcher(api, config)
+        .default_backoff()
+        .filter_map(move |event| {
+            let trigger = match event {
+                Ok(Event::InitApply(object)) => {
+                    // The beginning of a watch, or what was missed while it was cut.
+                    let name = object.metadata.name.clone().unwrap_or_default();
+                    let now = version(&object.metadata);
+                    names.get(&name).and_then(|key| {
+                        let before = seen.insert(name, now.clone());
+                        before.filter(|before| *before != now).map(|_| key.clone())
+                    })
+                }
+                Ok(Event::Apply(object)) => {
+                    let name = object.metadata.name.clone().unwrap_or_default();
+                    let now = version(&object.metadata);
+                    names.get(&name).and_then(|key| {
+                        (seen.insert(name, now.clone()) != Some(now)).then(|| key.clone())
+                    })
+                }
+                Ok(Event::Delete(object)) => {
+                    let name = object.metadata.name.unwrap_or_default();
+                    seen.remove(&name);
+                    names.get(&name).cloned()
+                }
+                Ok(Event::Init | Event::InitDone) => None,
+                Err(error) => {
+                    tracing::debug!(%error, "a watch was cut");
+                    None
+                }
+            };
+            std::future::ready(trigger)
+        })
+        .boxed_local()
+}
+
+fn is_access(group: &str) -> bool {
+    group == "iam.kubesphere.io" || group == "rbac.authorization.k8s.io"
+}
+
+fn version(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
+    let uid = metadata.uid.as_deref().unwrap_or_default();
+    match metadata.generation {
+        // Labels and annotations are the release's as well, and count no generation.
+        Some(generation) if generation > 0 => digest_value(&json!([
+            uid,
+            generation,
+            metadata.labels,
+            metadata.annotations.as_ref().map(|annotations| {
+                let mut annotations = annotations.clone();
+                annotations.remove("deployment.kubernetes.io/revision");
+                annotations
+            }),
+        ])),
+        _ => format!("{uid} {}", metadata.resource_version.as_deref().unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_writes_are_no_instructions() {
+        let mk = |spec: &str, approval: Option<&str>, phase: &str| {
+            json!({"metadata": {"uid": "u", "generation": 7, "annotations": {APPROVAL: approval, "other": phase}},
+                "spec": {"a": spec}, "status": {"phase": phase, "core": {"version": "v3.3.1"}}})
+        };
+        let of = |value: &Value| instruction(Some(value));
+        let first = of(&mk("1", None, "Running"));
+        assert_eq!(first, of(&mk("1", None, "Upgrading")));
+        assert_ne!(first, of(&mk("2", None, "Running")));
+        assert_ne!(first, of(&mk("1", Some("manual"), "Running")));
+        assert_ne!(first, instruction(None));
+    }
+}

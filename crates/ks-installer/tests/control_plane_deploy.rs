@@ -1,0 +1,262 @@
+//! `kubectl apply -f deploy/kubesphere-installer.yaml --force`, by the real kubectl, on a real Kubernetes API server; and an
+//! upgrade with the rights that are given there and no others. Run with `KS_CONTROL_PLANE=1` after
+//! `cargo xtask control-plane build`.
+#![expect(clippy::unwrap_used, reason = "a test that finds nothing fails")]
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use kube::Client;
+use serde_json::{Value, json};
+use xtask::control_plane::{ControlPlane, Options};
+
+use common::{Caller, dump, kubeconfig_of, scale};
+
+#[path = "control_plane/common.rs"]
+#[allow(dead_code, reason = "shared with the other tests on the control plane")]
+mod common;
+
+const SETTLES: Duration = Duration::from_mins(2);
+const NAMESPACE: &str = "kubesphere-system";
+const ACCOUNT: &str = "system:serviceaccount:kubesphere-system:ks-installer";
+const GROUPS: &[&str] = &[
+    "system:serviceaccounts",
+    "system:serviceaccounts:kubesphere-system",
+    "system:authenticated",
+];
+/// The documented way to its logs.
+const SELECTOR: &str = "app in (ks-install, ks-installer)";
+
+/// The real kubectl, as the cluster's administrator.
+struct Kubectl {
+    program: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Kubectl {
+    fn new(program: PathBuf, control_plane: &ControlPlane) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = kubeconfig_of(control_plane).to_string();
+        std::fs::write(folder.path().join("kubeconfig"), kubeconfig).unwrap();
+        Self { program, folder }
+    }
+
+    /// What it says, and whether it did not fail.
+    async fn run(&self, arguments: &[&str]) -> (bool, String) {
+        let output = tokio::process::Command::new(&self.program)
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("KUBECONFIG", "kubeconfig")
+            .env("HOME", self.folder.path())
+            .env("NO_PROXY", "127.0.0.1")
+            .env("no_proxy", "127.0.0.1")
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complained = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() {
+            (true, said)
+        } else {
+            (false, said + &complained)
+        }
+    }
+
+    async fn say(&self, arguments: &[&str]) -> String {
+        let (worked, said) = self.run(arguments).await;
+        assert!(worked, "kubectl {arguments:?}: {said}");
+        said
+    }
+
+    async fn get(&self, arguments: &[&str]) -> Value {
+        let text = self.say(&[&["get", "-o", "json"], arguments].concat()).await;
+        serde_json::from_str(&text).unwrap()
+    }
+
+    async fn may(&self, arguments: &[&str]) -> bool {
+        let (_, said) = self
+            .run(&[&["auth", "can-i", "--as", ACCOUNT], arguments].concat())
+            .await;
+        said.lines().next() == Some("yes")
+    }
+}
+
+fn deployed(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../deploy")
+        .join(name);
+    path.canonicalize().unwrap().to_str().unwrap().to_owned()
+}
+
+/// How many requests of anybody were answered 403, reads among them: the audit log has only writes.
+async fn forbidden(client: &Client) -> f64 {
+    let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+    let metrics = client.request_text(request).await.unwrap();
+    assert!(metrics.contains("apiserver_request_total{"));
+    metrics
+        .lines()
+        .filter(|line| line.starts_with("apiserver_request_total{") && line.contains("code=\"403\""))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_plane_takes_the_manifest_and_its_rights_are_enough() {
+    let options = Options {
+        objects: dump(),
+        audit: true,
+        ..Options::default()
+    };
+    let Some(mut real) = ControlPlane::start_or_skip("what is deployed", options).await else {
+        return;
+    };
+    let Some(program) = xtask::helm::ensure_kubectl_or_skip("what is deployed") else {
+        return;
+    };
+    let client = real.client().await.unwrap();
+    let kubectl = Kubectl::new(program, &real);
+    scale(&client, "ks-installer", 1).await;
+    real.wait_until_settled(SETTLES).await.unwrap();
+
+    replaces_the_old_installer(&mut real, &kubectl).await;
+    has_least_rights(&kubectl).await;
+    upgrades_with_them(&mut real, &client, &kubectl).await;
+}
+
+/// The procedure of the guide, word for word.
+async fn replaces_the_old_installer(real: &mut ControlPlane, kubectl: &Kubectl) {
+    let deployment = ["deployment/ks-installer", "-n", NAMESPACE];
+    let configuration = ["cc/ks-installer", "-n", NAMESPACE];
+    let (old, settings) = (kubectl.get(&deployment).await, kubectl.get(&configuration).await);
+    assert_eq!(
+        old["spec"]["selector"]["matchLabels"],
+        json!({"app": "ks-install"})
+    );
+
+    let manifest = deployed("kubesphere-installer.yaml");
+    let apply = ["apply", "-f", &manifest, "--force"];
+    let said = kubectl.say(&apply).await;
+    assert_eq!(said.lines().count(), 12, "{said}");
+    real.wait_until_settled(SETTLES).await.unwrap();
+
+    let new = kubectl.get(&deployment).await;
+    assert_ne!(new["metadata"]["uid"], old["metadata"]["uid"]);
+    assert_eq!(
+        new["spec"]["template"]["spec"]["containers"][0]["image"],
+        "kubesphere/ks-installer:v3.3.1"
+    );
+    assert_eq!(new["status"]["readyReplicas"], 1);
+    let pods = kubectl.get(&["pods", "-n", NAMESPACE, "-l", SELECTOR]).await;
+    let pods = pods["items"].as_array().unwrap();
+    assert_eq!(pods.len(), 1, "the pod of the old installer is gone");
+    let labels = &pods[0]["metadata"]["labels"];
+    assert_eq!(
+        (&labels["app"], &labels["installer.kubesphere.io/operator"]),
+        (&json!("ks-installer"), &json!("true"))
+    );
+    // Its settings and what was done so far are as they were.
+    let after = kubectl.get(&configuration).await;
+    for part in ["spec", "status"] {
+        assert_eq!(after[part], settings[part]);
+    }
+    assert_eq!(after["metadata"]["uid"], settings["metadata"]["uid"]);
+
+    let table = kubectl.say(&["get", "cc", "-n", NAMESPACE]).await;
+    let columns: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(columns, ["NAME", "VERSION", "PHASE", "PROGRESS", "AGE"]);
+    assert!(table.contains("ks-installer"), "{table}");
+
+    // Again: nothing changes.
+    let said = kubectl.say(&apply).await;
+    assert!(said.lines().all(|line| line.ends_with(" unchanged")), "{said}");
+
+    // The settings for a cluster without KubeSphere are taken, too.
+    let settings = deployed("cluster-configuration.yaml");
+    kubectl.say(&["apply", "-f", &settings, "--dry-run=server"]).await;
+}
+
+/// The rights that earlier releases gave are gone with the apply; what is left is what is documented.
+async fn has_least_rights(kubectl: &Kubectl) {
+    for may in [
+        &["patch", "deployments", "-n", NAMESPACE][..],
+        &["create", "secrets", "-n", NAMESPACE],
+        &["patch", "roles", "-n", "proj1"],
+        &["bind", "clusterroles/cluster-admin"],
+    ] {
+        assert!(kubectl.may(may).await, "{may:?}");
+    }
+    for may_not in [
+        &["patch", "deployments", "-n", "proj1"][..],
+        &["create", "secrets", "-n", "proj1"],
+        &["create", "pods", "-n", NAMESPACE],
+        &["delete", "namespaces"],
+        &["delete", "users.iam.kubesphere.io"],
+        &["delete", "customresourcedefinitions"],
+        &["patch", "nodes"],
+        &["bind", "clusterroles/view"],
+        &["*", "*"],
+    ] {
+        assert!(!kubectl.may(may_not).await, "{may_not:?}");
+    }
+}
+
+async fn upgrades_with_them(real: &mut ControlPlane, client: &Client, kubectl: &Kubectl) {
+    let caller = Caller::acting_as(real, ACCOUNT, GROUPS);
+    let before = forbidden(client).await;
+    kubectl.run(&["get", "nodes", "--as", "nobody"]).await;
+    let refused = forbidden(client).await - before;
+    assert!(refused > 0.5, "the measure measures: {refused}");
+    let before = before + refused;
+    let upgrade = [
+        "upgrade",
+        "--yes",
+        "--wait-controllers",
+        "0",
+        "--backup",
+        "secret://kubesphere-system/",
+        "-o",
+        "json",
+    ];
+    let plan = caller.run(&["plan", "-o", "json"]).await.expect(0).json();
+    let outcome = caller.run(&upgrade).await.expect(0).json();
+    assert_eq!(
+        (&outcome["upgraded"], &outcome["verified"]),
+        (&json!(true), &json!(true)),
+        "{outcome:#}"
+    );
+    for findings in [&plan["plan"]["findings"], &plan["findings"], &outcome["findings"]] {
+        for finding in findings.as_array().into_iter().flatten() {
+            let reason = finding["reason"].as_str().unwrap_or_default();
+            assert!(
+                !["PermissionMissing", "UnreadableResource"].contains(&reason),
+                "{finding:#}"
+            );
+        }
+    }
+    let backups = caller
+        .run(&["backup", "list", "--from", "secret://kubesphere-system/"])
+        .await
+        .expect(0);
+    assert!(
+        backups.stdout.contains("secret://kubesphere-system/"),
+        "{backups:?}"
+    );
+    assert!(
+        forbidden(client).await - before < 0.5,
+        "requests were answered 403"
+    );
+
+    // What runs in the cluster is not stopped by itself.
+    let deployment = kubectl.get(&["deployment/ks-installer", "-n", NAMESPACE]).await;
+    assert_eq!(deployment["spec"]["replicas"], 1);
+    real.wait_until_settled(SETTLES).await.unwrap();
+    caller.upgrade_writes_nothing().await;
+    assert!(
+        forbidden(client).await - before < 0.5,
+        "requests were answered 403"
+    );
+    let table = kubectl.say(&["get", "cc", "-n", NAMESPACE]).await;
+    assert!(table.contains("v3.3.1"), "{table}");
+}
