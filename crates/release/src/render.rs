@@ -6,7 +6,7 @@ use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{Component, GeneratedSecret, Release, helm, template};
+use crate::{Check, Component, GeneratedSecret, Release, helm, template};
 
 /// What manifests are rendered from.
 ///
@@ -283,6 +283,50 @@ fn finish(manifest: &mut Manifest, component: &Component) {
 }
 
 impl Component {
+    /// Whether these settings ask for the component.
+    ///
+    /// # Errors
+    /// The expression does not hold.
+    pub fn is_enabled(&self, release: &Release, inputs: &Inputs) -> Result<bool, RenderError> {
+        let Some(expression) = &self.enabled else {
+            return Ok(true);
+        };
+        self.holds(release, inputs, "enabled", expression)
+    }
+
+    /// The checks that fail.
+    ///
+    /// # Errors
+    /// An expression does not hold.
+    pub fn failed_checks(&self, release: &Release, inputs: &Inputs) -> Result<Vec<&Check>, RenderError> {
+        let mut failed = Vec::new();
+        for check in &self.checks {
+            if !self.holds(release, inputs, &check.reason, &check.holds)? {
+                failed.push(check);
+            }
+        }
+        Ok(failed)
+    }
+
+    fn holds(
+        &self,
+        release: &Release,
+        inputs: &Inputs,
+        name: &str,
+        expression: &str,
+    ) -> Result<bool, RenderError> {
+        let env = template::environment(self).map_err(|e| template_error(self, &e))?;
+        let context = context(&env, release, self, inputs)?;
+        env.compile_expression(expression)
+            .and_then(|expression| expression.eval(context))
+            .map(|value| value.is_true())
+            .map_err(|e| RenderError::Expression {
+                component: self.name.clone(),
+                name: name.to_owned(),
+                message: describe(&e),
+            })
+    }
+
     /// The Secrets to be made where they do not exist, without the keys that these inputs rule out.
     pub fn generated_secrets(
         &self,
