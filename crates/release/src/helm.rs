@@ -291,6 +291,7 @@ pub fn is_namespaced(group: &str, kind: &str) -> bool {
         "iam.kubesphere.io" => kind.starts_with("Federated"),
         "quota.kubesphere.io" => kind != "ResourceQuota",
         "application.kubesphere.io" => kind == "HelmRelease",
+        "devops.kubesphere.io" => !matches!(kind, "ClusterTemplate" | "DevOpsProject" | "S2iBuilderTemplate"),
         _ => true,
     }
 }

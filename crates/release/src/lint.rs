@@ -37,7 +37,14 @@ fn lint_component(release: &Release, component: &Component) -> Vec<String> {
                 .keys
                 .iter()
                 .filter_map(|key| Some((format!("secrets.{}", key.name), key.when.as_deref()?)))
-        }));
+        }))
+        .chain(component.enabled.iter().map(|text| ("enabled".to_owned(), text.as_str())))
+        .chain(
+            component
+                .checks
+                .iter()
+                .map(|check| (format!("checks.{}", check.reason), check.holds.as_str())),
+        );
     for (name, text) in expressions {
         match env.compile_expression(text) {
             Ok(expression) => {
@@ -122,6 +129,12 @@ mod tests {
                 "c: values.double uses settings.port, which is not declared",
                 "c: values.half is declared but used nowhere",
             ],
+        );
+        check(
+            "namespace: ns\nenabled: settings.wanted\nsettings: {wanted: {from: wanted, type: boolean}}\n\
+             checks: [{reason: Missing, holds: values.there, message: m, hint: h}]\n",
+            "{}",
+            &["c: checks.Missing uses values.there, which is not declared"],
         );
         check(
             "namespace: ns\nvalues: {odd: '1 +'}\n",
