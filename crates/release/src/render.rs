@@ -41,6 +41,8 @@ pub struct Cluster {
     pub nodes: usize,
     /// Nodes with the master role.
     pub masters: usize,
+    /// What most nodes run containers with: `docker`, `containerd` or `crio`; empty where no node says it.
+    pub container_runtime: String,
     /// Labels of every namespace, by its name.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
 }
