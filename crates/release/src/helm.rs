@@ -289,6 +289,7 @@ pub fn is_namespaced(group: &str, kind: &str) -> bool {
         "snapshot.storage.k8s.io" => kind == "VolumeSnapshot",
         "policy" => kind != "PodSecurityPolicy",
         "iam.kubesphere.io" => kind.starts_with("Federated"),
+        "auditing.kubesphere.io" => kind != "Webhook",
         "quota.kubesphere.io" => kind != "ResourceQuota",
         "application.kubesphere.io" => kind == "HelmRelease",
         "devops.kubesphere.io" => !matches!(kind, "ClusterTemplate" | "DevOpsProject" | "S2iBuilderTemplate"),
