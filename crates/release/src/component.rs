@@ -244,6 +244,9 @@ pub enum Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Certificate {
+    /// A Jinja expression; no pair is made where it is false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
     pub authority_common_name: String,
     pub common_name: String,
     pub dns_names: Vec<String>,

@@ -33,10 +33,13 @@ fn lint_component(release: &Release, component: &Component) -> Vec<String> {
         .iter()
         .filter_map(|(name, value)| Some((format!("values.{name}"), value.as_str()?)))
         .chain(component.secrets.iter().flat_map(|secret| {
+            let certificate = secret.certificate.iter();
             secret
                 .keys
                 .iter()
-                .filter_map(|key| Some((format!("secrets.{}", key.name), key.when.as_deref()?)))
+                .map(|key| (&key.name, &key.when))
+                .chain(certificate.map(|pair| (&pair.certificate_key, &pair.when)))
+                .filter_map(|(name, when)| Some((format!("secrets.{name}"), when.as_deref()?)))
         }))
         .chain(component.enabled.iter().map(|text| ("enabled".to_owned(), text.as_str())))
         .chain(

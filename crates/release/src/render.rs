@@ -329,7 +329,7 @@ impl Component {
             })
     }
 
-    /// The Secrets to be made where they do not exist, without the keys that these inputs rule out.
+    /// The Secrets to be made where they do not exist, without the keys and certificates that these inputs rule out.
     pub fn generated_secrets(
         &self,
         release: &Release,
@@ -337,28 +337,35 @@ impl Component {
     ) -> Result<Vec<GeneratedSecret>, RenderError> {
         let env = template::environment(self).map_err(|e| template_error(self, &e))?;
         let context = context(&env, release, self, inputs)?;
+        let wanted = |name: &str, when: Option<&String>| match when {
+            None => Ok(true),
+            Some(when) => env
+                .compile_expression(when)
+                .and_then(|expression| expression.eval(context.clone()))
+                .map(|value| value.is_true())
+                .map_err(|e| RenderError::Expression {
+                    component: self.name.clone(),
+                    name: name.to_owned(),
+                    message: describe(&e),
+                }),
+        };
         let mut secrets = self.secrets.clone();
         for secret in &mut secrets {
             let mut keys = Vec::new();
             for key in secret.keys.drain(..) {
-                let wanted = match &key.when {
-                    None => true,
-                    Some(when) => env
-                        .compile_expression(when)
-                        .and_then(|expression| expression.eval(context.clone()))
-                        .map_err(|e| RenderError::Expression {
-                            component: self.name.clone(),
-                            name: key.name.clone(),
-                            message: describe(&e),
-                        })?
-                        .is_true(),
-                };
-                if wanted {
+                if wanted(&key.name, key.when.as_ref())? {
                     keys.push(key);
                 }
             }
             secret.keys = keys;
+            if let Some(certificate) = &secret.certificate
+                && !wanted(&certificate.certificate_key, certificate.when.as_ref())?
+            {
+                secret.certificate = None;
+            }
         }
+        // Nothing left to make is nothing to look after.
+        secrets.retain(|secret| !secret.keys.is_empty() || secret.certificate.is_some());
         Ok(secrets)
     }
 }
