@@ -6,11 +6,14 @@
 //! | `secret("NAMESPACE", "NAME", "KEY")`, with `"base64"` as a fourth | a reference to a secret, see [`crate::secret`] |
 //! | `document("FILE")`, `documents("FILE")` | `documents/FILE` rendered and read: its one document, or the list of them |
 //! | `value \| to_yaml`, `list \| to_yaml_documents`, `value \| to_json` | a text that holds the value |
+//! | `text \| to_base64` | the text as Secrets hold it |
 //! | `value \| digest` | ten characters that change with the value: for names of Jobs, and annotations that restart pods |
 //! | `value \| at("a.b.c")` | what is at the path, or none |
 //! | `value \| key("a/b.c", DEFAULT)` | what the map has under the key, or the default, or none |
 //! | `version_at_least(VERSION, "1.24")` | whether a version, its vendor suffix aside, is that or later |
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
@@ -56,6 +59,7 @@ pub(crate) fn environment(component: &Component) -> Result<Environment<'_>, Erro
             .join("---\n")),
         _ => Err(failure("to_yaml_documents wants a list of documents")),
     });
+    env.add_filter("to_base64", |text: String| STANDARD.encode(text));
     env.add_filter("digest", |value: Value| {
         let text = to_json_value(&value)?.to_string();
         let digest = Sha256::digest(text.as_bytes());
