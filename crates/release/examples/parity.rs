@@ -239,9 +239,15 @@ fn says_nothing(value: &Value) -> bool {
     }
 }
 
-/// Texts that mean the same: the white space of an expression means nothing.
+/// Texts that mean the same: white space and comments of an expression mean nothing.
 fn same_text(path: &str, a: &str, b: &str) -> bool {
-    let words = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+    let words = |text: &str| {
+        text.lines()
+            .filter(|line| !line.trim_start().starts_with('#'))
+            .flat_map(str::chars)
+            .filter(|c| !c.is_whitespace())
+            .collect::<String>()
+    };
     path.ends_with(".expr") && words(a) == words(b)
 }
 
