@@ -426,6 +426,12 @@ fn run(options: &Options) -> Result<(), Error> {
                 Some(mut declared) => {
                     if is_definition {
                         without_descriptions(&mut declared);
+                        // The server's default, which CRDs that are applied do not have.
+                        if let Some(spec) = declared.get_mut("spec").and_then(Value::as_object_mut)
+                            && spec.get("conversion").and_then(|c| c.get("strategy")) == Some(&"None".into())
+                        {
+                            spec.remove("conversion");
+                        }
                     }
                     let mut found = differences(&declared, &ours);
                     // What differs only from what was declared, and not from what became of it, is no difference.
