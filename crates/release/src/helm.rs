@@ -156,7 +156,8 @@ impl Record {
         &self.raw
     }
 
-    /// The objects of the manifest. Those of namespaced kinds that name no namespace are in the release's.
+    /// The objects of the manifest. Those of namespaced kinds that name no namespace are in the release's; what others
+    /// name is left out, as the API server does.
     /// `is_namespaced` is asked with API group and kind; [`is_namespaced`] is good for what needs no cluster.
     pub fn manifest_objects(
         &self,
@@ -168,8 +169,11 @@ impl Record {
         let mut objects = Vec::new();
         for document in documents {
             let mut object = Object::try_from(document).map_err(HelmError::Object)?;
-            if object.namespace().is_none() && is_namespaced(object.group(), object.kind()) {
+            let namespaced = is_namespaced(object.group(), object.kind());
+            if object.namespace().is_none() && namespaced {
                 object.as_map_mut()["metadata"]["namespace"] = self.namespace().into();
+            } else if !namespaced && let Some(metadata) = object.as_map_mut()["metadata"].as_object_mut() {
+                metadata.remove("namespace");
             }
             objects.push(object);
         }
@@ -339,6 +343,17 @@ mod tests {
         let objects = record.manifest_objects(&is_namespaced).unwrap();
         assert_eq!(objects[0].get_str("/data/text"), Some("the user's own"));
         assert_eq!(objects[0].get_str("/data/script"), Some("echo: it\\'s\n"));
+    }
+
+    #[test]
+    fn a_cluster_wide_object_has_no_namespace_whatever_the_chart_says() {
+        let manifest =
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: a, namespace: n}\n";
+        let record = Record::from_value(json!({"name": "a", "namespace": "n", "version": 1,
+            "info": {"status": "deployed"}, "manifest": manifest}))
+        .unwrap();
+        let objects = record.manifest_objects(&is_namespaced).unwrap();
+        assert_eq!(objects[0].namespace(), None);
     }
 
     #[test]
