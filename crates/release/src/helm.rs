@@ -309,7 +309,9 @@ pub fn is_namespaced(group: &str, kind: &str) -> bool {
 /// upstream's 3.3.1 leaves of DevOps. Only lines whose value is in double quotes are touched; in a script `\'` stays.
 fn as_go_reads(manifest: &str) -> String {
     let fix = |line: &str| {
-        let is_quoted = line.split_once(": ").is_some_and(|(_, value)| value.starts_with('"'));
+        let is_quoted = line
+            .split_once(": ")
+            .is_some_and(|(_, value)| value.starts_with('"'));
         if is_quoted {
             line.replace("\\'", "'")
         } else {
@@ -347,8 +349,7 @@ mod tests {
 
     #[test]
     fn a_cluster_wide_object_has_no_namespace_whatever_the_chart_says() {
-        let manifest =
-            "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: a, namespace: n}\n";
+        let manifest = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: a, namespace: n}\n";
         let record = Record::from_value(json!({"name": "a", "namespace": "n", "version": 1,
             "info": {"status": "deployed"}, "manifest": manifest}))
         .unwrap();

@@ -182,7 +182,9 @@ pub fn images_of<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Vec<S
                 // A variable of a container, a parameter of a pipeline.
                 if let (Some(name), Some(text)) = (
                     map.get("name").and_then(Value::as_str).map(str::to_lowercase),
-                    map.get("value").or_else(|| map.get("default")).and_then(Value::as_str),
+                    map.get("value")
+                        .or_else(|| map.get("default"))
+                        .and_then(Value::as_str),
                 ) && (name.ends_with("image") || name.ends_with("imagename"))
                     && !text.is_empty()
                 {

@@ -41,7 +41,12 @@ fn lint_component(release: &Release, component: &Component) -> Vec<String> {
                 .chain(certificate.map(|pair| (&pair.certificate_key, &pair.when)))
                 .filter_map(|(name, when)| Some((format!("secrets.{name}"), when.as_deref()?)))
         }))
-        .chain(component.enabled.iter().map(|text| ("enabled".to_owned(), text.as_str())))
+        .chain(
+            component
+                .enabled
+                .iter()
+                .map(|text| ("enabled".to_owned(), text.as_str())),
+        )
         .chain(
             component
                 .checks
