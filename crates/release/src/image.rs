@@ -165,11 +165,13 @@ pub fn images_of<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Vec<S
     fn walk(name: &str, value: &Value, found: &mut BTreeSet<String>) {
         match value {
             Value::String(text) => {
-                // An argument of a container: `--config-reloader-image=…`.
+                // An argument of a container: `--config-reloader-image=…`, `--prometheus-config-reloader=…`.
                 let argument = text.strip_prefix("--").and_then(|text| text.split_once('='));
                 if (name == "image" || name.ends_with("Image")) && !text.is_empty() {
                     found.insert(text.clone());
-                } else if let Some((_, text)) = argument.filter(|(name, _)| name.ends_with("-image")) {
+                } else if let Some((_, text)) = argument
+                    .filter(|(name, _)| name.ends_with("-image") || name.ends_with("-config-reloader"))
+                {
                     found.insert(text.to_owned());
                 } else if let Some(document) = object::diff::document(text) {
                     walk("", &document, found);
