@@ -176,15 +176,14 @@ fn the_release_has_no_loose_ends() {
 
 #[test]
 fn an_object_is_declared_by_one_component_only() {
-    for (name, situation) in situations() {
-        let mut declared: BTreeMap<ObjectKey, &str> = BTreeMap::new();
-        for component in COMPONENTS {
-            for manifest in rendered(component, &situation) {
-                let key = manifest.object.key();
-                assert_eq!(declared.insert(key.clone(), component), None, "{name}: {key}");
-            }
+    let mut declared: BTreeMap<(String, ObjectKey), String> = BTreeMap::new();
+    for_all(|name, component, _, manifests| {
+        for manifest in manifests {
+            let key = (name.to_owned(), manifest.object.key());
+            let other = declared.insert(key, component.to_owned());
+            assert_eq!(other, None, "{name}: {component}: {}", manifest.object.key());
         }
-    }
+    });
 }
 
 #[test]
