@@ -9,6 +9,10 @@
 
 #![allow(clippy::print_stdout, reason = "a program for the terminal")]
 #![allow(clippy::print_stderr, reason = "a program for the terminal")]
+#![allow(clippy::disallowed_methods, reason = "it reads files that its arguments name")]
+
+#[path = "../tests/common/compare.rs"]
+mod compare;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,19 +21,20 @@ use std::process::ExitCode;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use object::diff::{self, join};
-use object::{Object, ObjectKey, merge, quantity};
+use compare::{Difference, differences, lost, plain, plain_definition, without_wording};
+use object::{Object, ObjectKey};
 use release::{Cluster, Component, Files, Inputs, Release, Releases, helm, render, secret};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 type Error = Box<dyn std::error::Error>;
 
 const USAGE: &str =
-    "usage: parity COMPONENT... [--state FILE] [--release VERSION] [--namespace NAME]... [--details]
+    "usage: parity COMPONENT... [--state FILE] [--release VERSION] [--namespace NAME]... [--details] [--keep FILE]
   COMPONENT    name of a folder in the release's components; need not be in release.yaml yet
   --state      objects of a cluster, one a line, zstd (default: the reference with all components)
   --namespace  also names objects of this namespace that somebody declared and none of the components renders
-  --details    with both values of every difference";
+  --details    with both values of every difference
+  --keep       write the cluster's side, without wording and secrets, to a file that a test can read";
 
 #[derive(Default)]
 struct Options {
@@ -38,6 +43,7 @@ struct Options {
     release: String,
     namespaces: Vec<String>,
     details: bool,
+    keep: Option<String>,
 }
 
 fn options() -> Option<Options> {
@@ -53,6 +59,7 @@ fn options() -> Option<Options> {
             "--release" => options.release = words.next()?,
             "--namespace" => options.namespaces.push(words.next()?),
             "--details" => options.details = true,
+            "--keep" => options.keep = Some(words.next()?),
             _ if word.starts_with('-') => return None,
             _ => options.components.push(word),
         }
@@ -225,138 +232,6 @@ fn name_components(text: &str, components: &[String]) -> String {
     format!("{head}\ncomponents:\n{}", list.concat())
 }
 
-struct Difference {
-    path: String,
-    here: Value,
-    there: Value,
-}
-
-fn says_nothing(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => map.values().all(says_nothing),
-        Value::String(text) => text.is_empty(),
-        value => merge::is_absent(Some(value)),
-    }
-}
-
-/// Texts that mean the same: white space and comments of an expression mean nothing.
-fn same_text(path: &str, a: &str, b: &str) -> bool {
-    let words = |text: &str| {
-        text.lines()
-            .filter(|line| !line.trim_start().starts_with('#'))
-            .flat_map(str::chars)
-            .filter(|c| !c.is_whitespace())
-            .collect::<String>()
-    };
-    path.ends_with(".expr") && words(a) == words(b)
-}
-
-/// What `here` says and `there` lacks or contradicts.
-fn missing(path: &str, here: &Value, there: &Value, found: &mut Vec<Difference>) {
-    let differ = |path: &str, here: &Value, there: &Value, found: &mut Vec<Difference>| {
-        found.push(Difference {
-            path: path.to_owned(),
-            here: here.clone(),
-            there: there.clone(),
-        });
-    };
-    match (here, there) {
-        (Value::Object(a), Value::Object(b)) => {
-            for (name, value) in a {
-                missing(
-                    &join(path, name),
-                    value,
-                    b.get(name).unwrap_or(&Value::Null),
-                    found,
-                );
-            }
-        }
-        (Value::Array(a), Value::Array(b)) => {
-            let field = path.rsplit('.').next().unwrap_or_default();
-            match a.first().and_then(|item| merge::list_keys(field, item)) {
-                Some(keys) => {
-                    for item in a {
-                        let other = b.iter().find(|other| merge::same_item(keys, item, other));
-                        let name = item.get(keys[0]).cloned().unwrap_or_default();
-                        let path = format!("{path}[{}]", name.as_str().unwrap_or(&name.to_string()));
-                        missing(&path, item, other.unwrap_or(&Value::Null), found);
-                    }
-                    for item in b
-                        .iter()
-                        .filter(|b| !a.iter().any(|a| merge::same_item(keys, a, b)))
-                    {
-                        differ(&format!("{path}[+]"), &Value::Null, item, found);
-                    }
-                }
-                None if a.len() == b.len() => {
-                    for (index, (a, b)) in a.iter().zip(b).enumerate() {
-                        missing(&format!("{path}[{index}]"), a, b, found);
-                    }
-                }
-                None => differ(path, here, there, found),
-            }
-        }
-        (a, b) if a == b || quantity::equal(a, b) => {}
-        (a, b) if says_nothing(a) && says_nothing(b) => {}
-        (Value::String(a), Value::String(b)) if same_text(path, a, b) => {}
-        (Value::String(a), Value::String(b)) => match (diff::document(a), diff::document(b)) {
-            (Some(x), Some(y)) => {
-                missing(path, &x, &y, found);
-                // A document is compared as a whole: what the other has besides is a difference, too.
-                let mut back = Vec::new();
-                missing(path, &y, &x, &mut back);
-                for d in back {
-                    if !found.iter().any(|f| f.path == d.path) {
-                        found.push(Difference {
-                            path: d.path,
-                            here: d.there,
-                            there: d.here,
-                        });
-                    }
-                }
-            }
-            _ => differ(path, here, there, found),
-        },
-        _ => differ(path, here, there, found),
-    }
-}
-
-fn differences(here: &Value, there: &Value) -> Vec<Difference> {
-    let mut found = Vec::new();
-    missing("", here, there, &mut found);
-    found
-}
-
-/// Without what tools write about objects, rather than into them.
-fn plain(mut value: Value) -> Value {
-    if let Some(map) = value.as_object_mut() {
-        map.remove("status");
-    }
-    if let Some(annotations) = value
-        .pointer_mut("/metadata/annotations")
-        .and_then(Value::as_object_mut)
-    {
-        annotations.remove(object::LAST_APPLIED);
-    }
-    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("creationTimestamp");
-    }
-    value
-}
-
-fn without_descriptions(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            if map.get("description").is_some_and(Value::is_string) {
-                map.remove("description");
-            }
-            map.values_mut().for_each(without_descriptions);
-        }
-        Value::Array(items) => items.iter_mut().for_each(without_descriptions),
-        _ => {}
-    }
-}
-
 /// A value that fits a line.
 fn short(value: &Value) -> String {
     let text = value.to_string();
@@ -377,12 +252,38 @@ fn print(key: &ObjectKey, what: &str, found: &[Difference], details: bool) {
     }
 }
 
+/// What was observed, without what is in Secrets.
+fn without_secrets(component: &Component, existing: &Map<String, Value>) -> Map<String, Value> {
+    let mut existing = existing.clone();
+    for (name, observation) in &component.existing {
+        if observation.object.is_secret()
+            && let Some(value) = existing.get_mut(name).filter(|value| value.is_string())
+        {
+            *value = "(secret)".into();
+        }
+    }
+    existing
+}
+
+fn keep(kept: &mut Vec<Value>, component: &str, live: &Object, declared: Option<&Value>) {
+    let mut live = plain(live.declared());
+    if live["kind"] == "CustomResourceDefinition" {
+        live = plain_definition(live);
+    }
+    kept.push(json!({
+        "component": component,
+        "live": without_wording(live),
+        "declared": declared.cloned().map(without_wording),
+    }));
+}
+
 fn run(options: &Options) -> Result<(), Error> {
     let state = State::read(&options.state)?;
     let release = load(&options.release, &options.components)?;
     let spec = state.spec();
     let cluster = state.cluster();
     let mut rendered: BTreeSet<ObjectKey> = BTreeSet::new();
+    let mut kept: Vec<Value> = Vec::new();
     for component in &release.components {
         let settings = release
             .read_settings(component, &spec)
@@ -398,6 +299,10 @@ fn run(options: &Options) -> Result<(), Error> {
         for check in component.failed_checks(&release, &inputs)? {
             println!("{}: {}: {}", component.name, check.reason, check.message);
         }
+        kept.push(json!({
+            "component": component.name, "spec": spec, "cluster": cluster,
+            "existing": without_secrets(component, &inputs.existing),
+        }));
         let in_helm = state.helm(component)?;
         let manifests = render(&release, component, &inputs)?;
         let (mut same, mut differ) = (0, 0);
@@ -422,29 +327,19 @@ fn run(options: &Options) -> Result<(), Error> {
             let is_definition = key.kind == "CustomResourceDefinition";
             // A CRD is too large for the annotation; what is live of it was declared.
             let declared = declared.or_else(|| is_definition.then(|| live.declared()));
-            match declared.map(plain) {
-                Some(mut declared) => {
-                    if is_definition {
-                        without_descriptions(&mut declared);
-                        // The server's default, which CRDs that are applied do not have.
-                        if let Some(spec) = declared.get_mut("spec").and_then(Value::as_object_mut)
-                            && spec.get("conversion").and_then(|c| c.get("strategy")) == Some(&"None".into())
-                        {
-                            spec.remove("conversion");
-                        }
-                    }
-                    let mut found = differences(&declared, &ours);
-                    // What differs only from what was declared, and not from what became of it, is no difference.
-                    let unlike_live: BTreeSet<String> = differences(&declared, live.as_value())
-                        .into_iter()
-                        .map(|d| d.path)
-                        .collect();
-                    found.retain(|d| !(says_nothing(&d.here) && says_nothing(&d.there)));
-                    found.retain(|d| !unlike_live.contains(&d.path));
-                    print(&key, "lost", &found, options.details);
-                    count += found.len();
-                }
-                None => println!("{key} | lost | nothing is known of what was declared"),
+            if let Some(declared) = declared.map(plain) {
+                let declared = if is_definition {
+                    plain_definition(declared)
+                } else {
+                    declared
+                };
+                keep(&mut kept, &component.name, live, Some(&declared));
+                let found = lost(&declared, live.as_value(), &ours);
+                print(&key, "lost", &found, options.details);
+                count += found.len();
+            } else {
+                keep(&mut kept, &component.name, live, None);
+                println!("{key} | lost | nothing is known of what was declared");
             }
             if manifest.in_helm_release && !in_helm.is_empty() && !in_helm.contains_key(&key) {
                 println!("{key} | helm | is not in Helm's record");
@@ -456,7 +351,8 @@ fn run(options: &Options) -> Result<(), Error> {
                 differ += 1;
             }
         }
-        for key in in_helm.keys().filter(|key| !rendered.contains(key)) {
+        for (key, object) in in_helm.iter().filter(|(key, _)| !rendered.contains(key)) {
+            keep(&mut kept, &component.name, object, Some(object.as_value()));
             println!("{key} | helm | is not rendered");
             differ += 1;
         }
@@ -466,6 +362,10 @@ fn run(options: &Options) -> Result<(), Error> {
                 println!("    image {name}");
             }
         }
+    }
+    if let Some(path) = &options.keep {
+        let lines: Vec<String> = kept.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(path, zstd::encode_all(lines.concat().as_bytes(), 19)?)?;
     }
     for (key, live) in &state.objects {
         let of_namespace = key

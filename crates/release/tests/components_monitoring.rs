@@ -236,7 +236,7 @@ fn api_versions_are_the_newest_that_the_cluster_serves() {
         ("v1.23.4-eks-1", "policy/v1"),
     ] {
         let manifests = all(&json!({}), |inputs| {
-            inputs.cluster.kubernetes_version = kubernetes.into()
+            inputs.cluster.kubernetes_version = kubernetes.into();
         });
         for name in ["prometheus-k8s", "alertmanager-main", "thanos-ruler-kubesphere"] {
             let budget = find(&manifests, &format!("PodDisruptionBudget/{name}"));
