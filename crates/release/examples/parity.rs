@@ -265,7 +265,7 @@ fn without_secrets(component: &Component, existing: &Map<String, Value>) -> Map<
     existing
 }
 
-fn keep(kept: &mut Vec<Value>, component: &str, live: &Object, declared: Option<&Value>) {
+fn keep(kept: &mut Vec<Value>, component: &str, live: &Object, declared: Option<&Value>, in_helm: bool) {
     let mut live = plain(live.declared());
     if live["kind"] == "CustomResourceDefinition" {
         live = plain_definition(live);
@@ -274,6 +274,7 @@ fn keep(kept: &mut Vec<Value>, component: &str, live: &Object, declared: Option<
         "component": component,
         "live": without_wording(live),
         "declared": declared.cloned().map(without_wording),
+        "helm": in_helm,
     }));
 }
 
@@ -333,12 +334,18 @@ fn run(options: &Options) -> Result<(), Error> {
                 } else {
                     declared
                 };
-                keep(&mut kept, &component.name, live, Some(&declared));
+                keep(
+                    &mut kept,
+                    &component.name,
+                    live,
+                    Some(&declared),
+                    in_helm.contains_key(&key),
+                );
                 let found = lost(&declared, live.as_value(), &ours);
                 print(&key, "lost", &found, options.details);
                 count += found.len();
             } else {
-                keep(&mut kept, &component.name, live, None);
+                keep(&mut kept, &component.name, live, None, false);
                 println!("{key} | lost | nothing is known of what was declared");
             }
             if manifest.in_helm_release && !in_helm.is_empty() && !in_helm.contains_key(&key) {
@@ -352,7 +359,7 @@ fn run(options: &Options) -> Result<(), Error> {
             }
         }
         for (key, object) in in_helm.iter().filter(|(key, _)| !rendered.contains(key)) {
-            keep(&mut kept, &component.name, object, Some(object.as_value()));
+            keep(&mut kept, &component.name, object, Some(object.as_value()), true);
             println!("{key} | helm | is not rendered");
             differ += 1;
         }

@@ -18,14 +18,20 @@ use serde_json::Value;
 
 const REFERENCES: [&[u8]; 1] = [include_bytes!("fixtures/monitoring-v3.3.1.ndjson.zst")];
 
+/// What a cluster has of one object.
+struct Known {
+    live: Value,
+    declared: Value,
+    in_helm_release: bool,
+}
+
 /// What a cluster has of one component.
 #[derive(Default)]
 struct Reference {
     spec: Value,
     cluster: Value,
     existing: Value,
-    /// Live, and as declared.
-    objects: BTreeMap<ObjectKey, (Value, Value)>,
+    objects: BTreeMap<ObjectKey, Known>,
 }
 
 fn references() -> BTreeMap<String, Reference> {
@@ -39,9 +45,12 @@ fn references() -> BTreeMap<String, Reference> {
                 .or_default();
             if let Some(live) = line.get("live") {
                 let key = Object::try_from(live.clone()).unwrap().key();
-                reference
-                    .objects
-                    .insert(key, (live.clone(), line["declared"].clone()));
+                let known = Known {
+                    live: live.clone(),
+                    declared: line["declared"].clone(),
+                    in_helm_release: line["helm"] == true,
+                };
+                reference.objects.insert(key, known);
             } else {
                 reference.spec = line["spec"].clone();
                 reference.cluster = line["cluster"].clone();
@@ -77,12 +86,15 @@ fn differences(name: &str, reference: &Reference) -> BTreeSet<(String, String)> 
         rendered.insert(key.clone());
         let ours = secret::resolve(manifest.object.as_value(), &lookup).unwrap();
         let ours = compare::without_wording(ours);
-        let Some((live, declared)) = reference.objects.get(&key) else {
+        let Some(known) = reference.objects.get(&key) else {
             found.insert((key.to_string(), "the whole object".to_owned()));
             continue;
         };
-        let more = compare::differences(&ours, live);
-        let less = compare::lost(declared, live, &ours);
+        if manifest.in_helm_release != known.in_helm_release {
+            found.insert((key.to_string(), "Helm's record".to_owned()));
+        }
+        let more = compare::differences(&ours, &known.live);
+        let less = compare::lost(&known.declared, &known.live, &ours);
         found.extend(more.into_iter().chain(less).map(|d| (key.to_string(), d.path)));
     }
     for key in reference.objects.keys().filter(|key| !rendered.contains(key)) {
@@ -128,11 +140,12 @@ fn a_difference_is_seen() {
         "kubesphere-monitoring-system",
         "k8s",
     );
-    let (live, declared) = reference.objects.get_mut(&key).unwrap();
-    live["spec"]["replicas"] = 9.into();
-    live["spec"]["paused"] = true.into();
-    declared["spec"]["paused"] = true.into();
+    let known = reference.objects.get_mut(&key).unwrap();
+    known.live["spec"]["replicas"] = 9.into();
+    known.live["spec"]["paused"] = true.into();
+    known.declared["spec"]["paused"] = true.into();
+    known.in_helm_release = true;
     let after = differences("monitoring", reference);
     let new: Vec<&str> = after.difference(&before).map(|(_, path)| path.as_str()).collect();
-    assert_eq!(new, ["spec.paused", "spec.replicas"]);
+    assert_eq!(new, ["Helm's record", "spec.paused", "spec.replicas"]);
 }
