@@ -303,6 +303,10 @@ fn whatever_is_set_the_objects_hold_together() {
                         );
                     }
                 }
+                if key.kind == "ConfigMap" {
+                    let data = manifest.object.get("/data").unwrap().as_object().unwrap();
+                    assert!(data.values().all(Value::is_string), "{index}: {key}");
+                }
                 if let Some(other) = owners.insert(key.clone(), name) {
                     panic!("{index}: {key} is of {other} and {name}");
                 }
