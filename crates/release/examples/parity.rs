@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use compare::{Difference, differences, lost, plain, plain_definition, without_wording};
+use compare::{Difference, differences, lost, plain, plain_definition, without_passwords, without_wording};
 use object::{Object, ObjectKey};
 use release::{Cluster, Component, Files, Inputs, Release, Releases, helm, render, secret};
 use serde_json::{Map, Value, json};
@@ -261,6 +261,9 @@ fn without_secrets(component: &Component, existing: &Map<String, Value>) -> Map<
         {
             *value = "(secret)".into();
         }
+    }
+    for value in existing.values_mut() {
+        without_passwords("", value);
     }
     existing
 }

@@ -61,7 +61,10 @@ fn missing(path: &str, here: &Value, there: &Value, found: &mut Vec<Difference>)
         }
         (Value::Array(a), Value::Array(b)) => {
             let field = path.rsplit('.').next().unwrap_or_default();
-            match a.first().and_then(|item| merge::list_keys(field, item)) {
+            // Lists of documents may have such names, and items without them.
+            let is_named = |keys: &&[&str]| a.iter().chain(b).all(|item| item.get(keys[0]).is_some());
+            let keys = a.first().and_then(|item| merge::list_keys(field, item));
+            match keys.filter(is_named) {
                 Some(keys) => {
                     for item in a {
                         let other = b.iter().find(|other| merge::same_item(keys, item, other));
@@ -170,19 +173,28 @@ pub(crate) fn lost(declared: &Value, live: &Value, ours: &Value) -> Vec<Differen
 }
 
 /// The object without what is wording or secret, so that it can be kept and compared: annotations of alerts and
-/// comments in their expressions, texts of ConfigMaps that are no documents, values of Secrets, authorities of webhooks.
+/// comments in their expressions, descriptions of templates, texts of ConfigMaps that are no documents, values of
+/// Secrets, authorities of webhooks.
 pub(crate) fn without_wording(mut object: Value) -> Value {
     let kind = object["kind"].as_str().unwrap_or_default().to_owned();
     if kind == "PrometheusRule" {
         remove_wording_of_rules(&mut object["spec"]);
     }
+    if kind == "ClusterTemplate" || kind == "S2iBuilderTemplate" {
+        remove_wording_of_templates(&mut object);
+    }
     if let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) {
         for (key, value) in data {
             match kind.as_str() {
                 "Secret" => *value = STANDARD.encode(key).into(),
-                "ConfigMap" if value.as_str().is_some_and(|text| diff::document(text).is_none()) => {
-                    *value = "(text)".into();
-                }
+                "ConfigMap" => match value.as_str().and_then(diff::document) {
+                    Some(mut document) => {
+                        if without_passwords("", &mut document) {
+                            *value = document.to_string().into();
+                        }
+                    }
+                    None => *value = "(text)".into(),
+                },
                 _ => {}
             }
         }
@@ -192,6 +204,38 @@ pub(crate) fn without_wording(mut object: Value) -> Value {
     }
     without_authorities(&mut object);
     object
+}
+
+/// Puts a mark in place of every secret of a document; whether there was one.
+pub(crate) fn without_passwords(path: &str, value: &mut Value) -> bool {
+    match value {
+        Value::Object(map) => map.iter_mut().fold(false, |found, (name, value)| {
+            without_passwords(&join(path, name), value) || found
+        }),
+        Value::Array(items) => items
+            .iter_mut()
+            .fold(false, |found, item| without_passwords(path, item) || found),
+        Value::String(text) if !text.is_empty() && diff::names_a_secret(path) => {
+            *text = "(secret)".into();
+            true
+        }
+        _ => false,
+    }
+}
+
+/// What templates of pipelines and builds tell people, and the texts of pipelines.
+fn remove_wording_of_templates(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|name, value| !(value.is_string() && name.to_lowercase().contains("description")));
+            if let Some(Value::String(pipeline)) = map.get_mut("template") {
+                *pipeline = "(text)".into();
+            }
+            map.values_mut().for_each(remove_wording_of_templates);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_wording_of_templates),
+        _ => {}
+    }
 }
 
 fn remove_wording_of_rules(value: &mut Value) {
