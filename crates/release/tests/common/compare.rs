@@ -209,12 +209,20 @@ pub(crate) fn without_wording(mut object: Value) -> Value {
 /// Puts a mark in place of every secret of a document; whether there was one.
 pub(crate) fn without_passwords(path: &str, value: &mut Value) -> bool {
     match value {
-        Value::Object(map) => map.iter_mut().fold(false, |found, (name, value)| {
-            without_passwords(&join(path, name), value) || found
-        }),
-        Value::Array(items) => items
-            .iter_mut()
-            .fold(false, |found, item| without_passwords(path, item) || found),
+        Value::Object(map) => {
+            let mut found = false;
+            for (name, value) in map {
+                found |= without_passwords(&join(path, name), value);
+            }
+            found
+        }
+        Value::Array(items) => {
+            let mut found = false;
+            for item in items {
+                found |= without_passwords(path, item);
+            }
+            found
+        }
         Value::String(text) if !text.is_empty() && diff::names_a_secret(path) => {
             *text = "(secret)".into();
             true

@@ -141,7 +141,7 @@ pub(crate) fn environment(component: &str, situation: &Situation, name: &str) ->
                 .or_else(|| variable.pointer("/valueFrom/secretKeyRef/key"));
             (
                 variable["name"].as_str().unwrap().to_owned(),
-                value.unwrap().clone(),
+                value.cloned().unwrap_or_default(),
             )
         })
         .collect()
