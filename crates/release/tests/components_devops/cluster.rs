@@ -28,6 +28,21 @@ fn the_app_store_is_filled_and_its_repository_is_peoples() {
 }
 
 #[test]
+fn the_job_that_fills_the_app_store_is_another_when_it_does_something_else() {
+    let name = |spec: Value| {
+        let manifests = rendered("openpitrix", &fresh(spec));
+        let job = manifests.iter().find(|manifest| manifest.object.kind() == "Job");
+        job.unwrap().object.name().to_owned()
+    };
+    assert_eq!(
+        name(json!({})),
+        name(json!({"common": {"redis": {"enabled": true}}}))
+    );
+    assert_ne!(name(json!({})), name(json!({"dev_tag": "nightly"})));
+    assert_ne!(name(json!({})), name(json!({"nodeSelector": {"pool": "a"}})));
+}
+
+#[test]
 fn network_settings_have_no_objects_of_their_own() {
     let spec = json!({"network": {"networkpolicy": {"enabled": true}, "ippool": {"type": "calico"}}});
     for component in ["networkpolicy", "ippool"] {
