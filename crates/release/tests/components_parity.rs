@@ -18,8 +18,9 @@ use serde_json::Value;
 
 /// Upstream could not upgrade DevOps on that cluster; its objects, and Argo CD's, are those of a run in which its
 /// certificate was helped along, beside what else the cluster has.
-const REFERENCES: [&[u8]; 3] = [
+const REFERENCES: [&[u8]; 4] = [
     include_bytes!("fixtures/devops-v3.3.1.ndjson.zst"),
+    include_bytes!("fixtures/logging-v3.3.1.ndjson.zst"),
     include_bytes!("fixtures/monitoring-v3.3.1.ndjson.zst"),
     include_bytes!("fixtures/platform-v3.3.1.ndjson.zst"),
 ];

@@ -180,6 +180,9 @@ pub(crate) fn without_wording(mut object: Value) -> Value {
     if kind == "PrometheusRule" {
         remove_wording_of_rules(&mut object["spec"]);
     }
+    if kind == "Rule" {
+        remove_wording_of_our_rules(&mut object["spec"]);
+    }
     if kind == "ClusterTemplate" || kind == "S2iBuilderTemplate" {
         remove_wording_of_templates(&mut object);
     }
@@ -189,7 +192,9 @@ pub(crate) fn without_wording(mut object: Value) -> Value {
                 "Secret" => *value = STANDARD.encode(key).into(),
                 "ConfigMap" => match value.as_str().and_then(diff::document) {
                     Some(mut document) => {
-                        if without_passwords("", &mut document) {
+                        let mut changed = without_passwords("", &mut document);
+                        changed |= without_descriptions_of_actions(&mut document);
+                        if changed {
                             *value = document.to_string().into();
                         }
                     }
@@ -244,6 +249,26 @@ fn remove_wording_of_templates(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(remove_wording_of_templates),
         _ => {}
     }
+}
+
+/// Rules of events and auditing.
+fn remove_wording_of_our_rules(value: &mut Value) {
+    let rules = value.get_mut("rules").and_then(Value::as_array_mut);
+    for rule in rules.into_iter().flatten().filter_map(Value::as_object_mut) {
+        rule.retain(|name, _| !["annotations", "desc", "output"].contains(&name.as_str()));
+    }
+}
+
+/// Of Elasticsearch's curator; whether there was one.
+fn without_descriptions_of_actions(value: &mut Value) -> bool {
+    let actions = value.get_mut("actions").and_then(Value::as_object_mut);
+    let mut found = false;
+    for action in actions.into_iter().flat_map(|actions| actions.values_mut()) {
+        found |= action
+            .as_object_mut()
+            .is_some_and(|action| action.remove("description").is_some());
+    }
+    found
 }
 
 fn remove_wording_of_rules(value: &mut Value) {
