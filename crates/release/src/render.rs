@@ -442,6 +442,18 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_changes_with_the_value() {
+        let digest = |value: Value| {
+            let release = mk(SETTING, &[("a.yaml", &config("{d: {{ settings.x | digest }}}"))]);
+            let manifests = render(&release, &release.components[0], &inputs(json!({ "x": value }))).unwrap();
+            manifests[0].object.get_str("/data/d").unwrap().to_owned()
+        };
+        assert_eq!(digest(json!("a")), "ac8d8342bb");
+        assert_eq!(digest(json!({"k": [1, true]})).len(), 10);
+        assert_ne!(digest(json!(1)), digest(json!("1")));
+    }
+
+    #[test]
     fn an_empty_document_is_no_object() {
         check(
             &[("a.yaml", "# nothing\n{% if settings.x %}a: b{% endif %}\n---\n")],

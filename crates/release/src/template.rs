@@ -63,8 +63,11 @@ pub(crate) fn environment(component: &Component) -> Result<Environment<'_>, Erro
     env.add_filter("digest", |value: Value| {
         let text = to_json_value(&value)?.to_string();
         let digest = Sha256::digest(text.as_bytes());
-        let hex: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
-        Ok::<_, Error>(hex)
+        let number = digest
+            .iter()
+            .take(5)
+            .fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+        Ok::<_, Error>(format!("{number:010x}"))
     });
     env.add_filter("at", |value: Value, path: String| {
         let mut value = value;
