@@ -23,7 +23,7 @@ pub mod verify;
 
 pub use decide::{
     Decision, DriftAnswer, DriftOf, OPERATOR_LABEL, Options, decide, installer_key, is_operator,
-    managed_objects, target, verify_upgrade,
+    Outline, outline, target, verify_upgrade,
 };
 pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};

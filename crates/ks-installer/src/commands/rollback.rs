@@ -233,7 +233,7 @@ pub(super) async fn carry_out(
         return Err(Stopped::NotBegun(anyhow!("there is no plan to go back")));
     };
     let run = run::new_run(RunKind::Rollback, plan, backup);
-    let claim = run::claim(rollback.cluster).await?;
+    let claim = run::claim(rollback.cluster, run::claimant()).await?;
     let listen = |event| progress.event(event);
     let work = claim.carry_out(rollback.cluster, run, &progress, async |recorder| {
         rollback.execute(prepared, Some(recorder), &listen).await

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use cluster::store::Location;
-use engine::{BackupEntry, Prepared, Report, RunKind, Session, SessionError};
+use engine::{BackupEntry, Claimant, Prepared, Report, RunKind, Session, SessionError};
 use serde_json::{Value, json};
 use upgrade::{Backup, Plan};
 
@@ -106,7 +106,7 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         output::print("Nothing was written.\n");
         return Ok(Verdict::Refused);
     }
-    let outcome = match execute(&session, prepared, target, &Progress::new(!json)).await {
+    let outcome = match execute(&session, prepared, target, run::claimant(), &Progress::new(!json)).await {
         Ok(outcome) if args.rollback_on_failure && !outcome.report.is_verified() => {
             if !json {
                 output::print(&outcome.to_text());
@@ -218,9 +218,10 @@ pub(crate) async fn execute(
     session: &Session<'_>,
     prepared: Prepared,
     target: backup::Target,
+    claimant: Claimant,
     follow: &dyn Follow,
 ) -> Result<Outcome, Failed> {
-    let claim = run::claim(session.cluster)
+    let claim = run::claim(session.cluster, claimant)
         .await
         .map_err(|stopped| Failed::Stopped(stopped, None))?;
     let done = claimed(session, prepared, target, follow, &claim).await;

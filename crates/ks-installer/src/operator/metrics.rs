@@ -36,10 +36,8 @@ struct ResultLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct WorkloadLabels {
-    kind: String,
-    namespace: String,
-    name: String,
+struct ComponentLabel {
+    component: String,
 }
 
 /// All metrics of the operator.
@@ -52,7 +50,7 @@ pub(super) struct Metrics {
     writes: Counter,
     retries: Counter,
     findings: Family<FindingLabels, Gauge>,
-    healthy: Family<WorkloadLabels, Gauge>,
+    healthy: Family<ComponentLabel, Gauge>,
     drifted: Gauge<i64, AtomicI64>,
     /// The stage under way.
     stage: Mutex<String>,
@@ -89,7 +87,11 @@ impl Metrics {
         let findings = Family::default();
         registry.register("findings", "Findings of the last reconciliation", findings.clone());
         let healthy = Family::default();
-        registry.register("workload_healthy", "Whether a workload of the platform runs", healthy.clone());
+        registry.register(
+            "component_healthy",
+            "Whether all workloads of a component run",
+            healthy.clone(),
+        );
         let drifted = Gauge::default();
         registry.register(
             "drifted_objects",
@@ -147,13 +149,11 @@ impl Metrics {
         }
     }
 
-    pub(super) fn workload(&self, key: &object::ObjectKey, healthy: bool) {
-        let labels = WorkloadLabels {
-            kind: key.kind.clone(),
-            namespace: key.namespace.clone().unwrap_or_default(),
-            name: key.name.clone(),
+    pub(super) fn component(&self, name: &str, healthy: bool) {
+        let label = ComponentLabel {
+            component: name.to_owned(),
         };
-        self.healthy.get_or_create(&labels).set(healthy.into());
+        self.healthy.get_or_create(&label).set(healthy.into());
     }
 
     pub(super) fn drifted(&self, objects: usize) {
@@ -190,6 +190,7 @@ mod tests {
     fn names_and_units_are_those_of_the_conventions() {
         let metrics = Metrics::new();
         metrics.leads(true);
+        metrics.component("ks-core", true);
         metrics.reconciled("settled", 0.2);
         metrics.found(&[Finding::warning("SomeReason", "words"), Finding::warning("SomeReason", "words")]);
         metrics.event(&Event::StageStarted {
@@ -205,6 +206,7 @@ mod tests {
         let text = metrics.text();
         for line in [
             "ks_installer_leader 1",
+            "ks_installer_component_healthy{component=\"ks-core\"} 1",
             "ks_installer_reconciliations_total{result=\"settled\"} 1",
             "ks_installer_reconcile_seconds_count 1",
             "ks_installer_findings{severity=\"warning\",reason=\"SomeReason\"} 2",
