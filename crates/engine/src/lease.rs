@@ -97,6 +97,21 @@ pub struct Lease {
 }
 
 impl Lease {
+    fn wanted(cluster: &Cluster, clock: &Clock, claimant: Claimant) -> Self {
+        Self {
+            key: ObjectKey::namespaced(
+                "coordination.k8s.io",
+                "Lease",
+                "kubesphere-system",
+                &claimant.lease,
+            ),
+            cluster: cluster.clone(),
+            clock: Arc::clone(clock),
+            claimant,
+            version: Mutex::default(),
+        }
+    }
+
     /// Takes a claim.
     ///
     /// Where another one has it, this one is told, and watches for a sign of life as long as a claim counts: clocks of two
@@ -110,18 +125,7 @@ impl Lease {
         claimant: Claimant,
         waits: impl Fn(&LeaseError),
     ) -> Result<Self, LeaseError> {
-        let lease = Self {
-            key: ObjectKey::namespaced(
-                "coordination.k8s.io",
-                "Lease",
-                "kubesphere-system",
-                &claimant.lease,
-            ),
-            cluster: cluster.clone(),
-            clock: Arc::clone(clock),
-            claimant,
-            version: Mutex::default(),
-        };
+        let lease = Self::wanted(cluster, clock, claimant);
         let mut watched: Option<(Option<String>, Instant)> = None;
         let mut told = false;
         loop {
@@ -156,6 +160,55 @@ impl Lease {
                     return Ok(lease);
                 }
             }
+        }
+    }
+
+    /// Who else has this claim and gave a sign of life just now, by the clocks of both.
+    ///
+    /// # Errors
+    /// The Lease cannot be read.
+    pub async fn held(
+        cluster: &Cluster,
+        clock: &Clock,
+        claimant: Claimant,
+    ) -> Result<Option<LeaseError>, ReadError> {
+        let lease = Self::wanted(cluster, clock, claimant);
+        let found = cluster.get(&lease.key).await?;
+        let held = found.as_ref().and_then(|found| lease.held_by_other(found));
+        Ok(held.filter(|held| matches!(held, LeaseError::Held { silent, .. } if *silent < 2 * DURATION)))
+    }
+
+    /// Whether somebody has this claim and is alive: where clocks leave that open, a sign of life is waited for.
+    ///
+    /// # Errors
+    /// The Lease cannot be read.
+    pub async fn living_holder(
+        cluster: &Cluster,
+        clock: &Clock,
+        name: &str,
+    ) -> Result<Option<String>, ReadError> {
+        let mut claimant = Claimant::run("");
+        name.clone_into(&mut claimant.lease);
+        let lease = Self::wanted(cluster, clock, claimant);
+        let since = Instant::now();
+        let mut first: Option<Option<String>> = None;
+        loop {
+            let Some(found) = cluster.get(&lease.key).await? else {
+                return Ok(None);
+            };
+            let Some(LeaseError::Held { holder, silent, .. }) = lease.held_by_other(&found) else {
+                return Ok(None);
+            };
+            let sign = found.resource_version().map(str::to_owned);
+            let is_alive = first.as_ref().is_some_and(|first| *first != sign);
+            if silent < DURATION || is_alive {
+                return Ok(Some(holder));
+            }
+            if since.elapsed() > RENEWAL + WATCH {
+                return Ok(None);
+            }
+            first.get_or_insert(sign);
+            tokio::time::sleep(WATCH).await;
         }
     }
 

@@ -22,8 +22,8 @@ mod snapshot;
 pub mod verify;
 
 pub use decide::{
-    Decision, DriftAnswer, DriftOf, OPERATOR_LABEL, Options, decide, installer_key, is_operator,
-    Outline, outline, target, verify_upgrade,
+    Decision, DriftAnswer, DriftOf, OPERATOR_LABEL, Options, Outline, decide, installer_key, is_operator,
+    outline, target, verify_upgrade,
 };
 pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};

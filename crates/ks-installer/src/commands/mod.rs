@@ -3,6 +3,7 @@
 pub(crate) mod backup;
 mod demo;
 mod drift;
+mod handover;
 mod plan;
 mod rehearse;
 mod rollback;
@@ -95,7 +96,12 @@ impl Waits {
     };
 }
 
-pub(crate) fn session<'a>(cluster: &'a Cluster, releases: &'a Releases, options: Options, waits: Waits) -> Session<'a> {
+pub(crate) fn session<'a>(
+    cluster: &'a Cluster,
+    releases: &'a Releases,
+    options: Options,
+    waits: Waits,
+) -> Session<'a> {
     let old_managers = upgrade::target(releases, &options)
         .map(|r| r.field_managers.clone())
         .unwrap_or_default();

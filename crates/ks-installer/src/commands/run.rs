@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cluster::{Cluster, archive::Contents, store::Location};
 use engine::{
-    BackupEntry, Claimant, Clock, Event, Journal, JournalError, Lease, LeaseError, NewRun, Recorder, Report, RunKind,
-    SessionError,
+    BackupEntry, Claimant, Clock, Event, Journal, JournalError, Lease, LeaseError, NewRun, Recorder, Report,
+    RunKind, SessionError,
 };
 use upgrade::Plan;
 

@@ -25,7 +25,8 @@ pub(super) fn tasks(configuration: &Object) -> Vec<String> {
 /// The banner that says where the console is. A password is named by where it is, never printed.
 pub(super) fn welcome(snapshot: &Snapshot, version: &str) -> String {
     let line = "#".repeat(54);
-    let console = console(snapshot).unwrap_or_else(|| "kubectl -n kubesphere-system get service ks-console".to_owned());
+    let console =
+        console(snapshot).unwrap_or_else(|| "kubectl -n kubesphere-system get service ks-console".to_owned());
     let mut out = format!("{line}\n###              Welcome to KubeSphere!            ###\n{line}\n\n");
     let _ = writeln!(out, "Version: {version}\nConsole: {console}\nAccount: admin");
     let _ = writeln!(
@@ -37,7 +38,12 @@ pub(super) fn welcome(snapshot: &Snapshot, version: &str) -> String {
 
 /// `http://10.0.0.1:30880`
 fn console(snapshot: &Snapshot) -> Option<String> {
-    let service = snapshot.get(&ObjectKey::namespaced("", "Service", "kubesphere-system", "ks-console"))?;
+    let service = snapshot.get(&ObjectKey::namespaced(
+        "",
+        "Service",
+        "kubesphere-system",
+        "ks-console",
+    ))?;
     let port = service.get("/spec/ports/0/nodePort")?.as_u64()?;
     let node = snapshot.of_kind("", "Node").next()?;
     let addresses = node.get("/status/addresses")?.as_array()?;
@@ -66,10 +72,12 @@ mod tests {
 
     #[test]
     fn lines_are_as_operators_know_them() {
-        let configuration = mk(json!({"apiVersion": "installer.kubesphere.io/v1alpha1", "kind": "ClusterConfiguration",
+        let configuration = mk(
+            json!({"apiVersion": "installer.kubesphere.io/v1alpha1", "kind": "ClusterConfiguration",
             "metadata": {"name": "ks-installer"},
             "status": {"phase": "Running", "core": {"status": "enabled"}, "redis": {"status": "failed"},
-                "monitoring": {"status": "enabled"}}}));
+                "monitoring": {"status": "enabled"}}}),
+        );
         assert_eq!(
             tasks(&configuration),
             [
@@ -82,13 +90,19 @@ mod tests {
             mk(json!({"apiVersion": "v1", "kind": "Service",
                 "metadata": {"name": "ks-console", "namespace": "kubesphere-system"},
                 "spec": {"ports": [{"nodePort": 30880}]}})),
-            mk(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
-                "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}})),
+            mk(
+                json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
+                "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}}),
+            ),
         ] {
             snapshot.objects.insert(object.key(), Arc::new(object));
         }
         let banner = welcome(&snapshot, "v3.3.1");
-        for words in ["Welcome to KubeSphere!", "Console: http://10.0.0.1:30880\n", "Account: admin\n"] {
+        for words in [
+            "Welcome to KubeSphere!",
+            "Console: http://10.0.0.1:30880\n",
+            "Account: admin\n",
+        ] {
             assert!(banner.contains(words), "{banner}");
         }
         assert!(!banner.contains("P@88"), "{banner}");

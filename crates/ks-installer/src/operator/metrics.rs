@@ -8,13 +8,7 @@ use std::sync::{
 use engine::{Event, Outcome};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::Histogram,
-        info::Info,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 use upgrade::{Finding, Severity};
@@ -62,11 +56,18 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of the installer", build);
         let leader = Gauge::default();
-        registry.register("leader", "Whether this replica is the one that acts", leader.clone());
+        registry.register(
+            "leader",
+            "Whether this replica is the one that acts",
+            leader.clone(),
+        );
         let reconciliations = Family::default();
-        registry.register("reconciliations", "Reconciliations by result", reconciliations.clone());
-        let reconcile_seconds =
-            Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]);
+        registry.register(
+            "reconciliations",
+            "Reconciliations by result",
+            reconciliations.clone(),
+        );
+        let reconcile_seconds = Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]);
         registry.register_with_unit(
             "reconcile",
             "Time of a reconciliation, waits for rollouts included",
@@ -85,7 +86,11 @@ impl Metrics {
         let retries = Counter::default();
         registry.register("write_retries", "Writes that were tried again", retries.clone());
         let findings = Family::default();
-        registry.register("findings", "Findings of the last reconciliation", findings.clone());
+        registry.register(
+            "findings",
+            "Findings of the last reconciliation",
+            findings.clone(),
+        );
         let healthy = Family::default();
         registry.register(
             "component_healthy",
@@ -192,7 +197,10 @@ mod tests {
         metrics.leads(true);
         metrics.component("ks-core", true);
         metrics.reconciled("settled", 0.2);
-        metrics.found(&[Finding::warning("SomeReason", "words"), Finding::warning("SomeReason", "words")]);
+        metrics.found(&[
+            Finding::warning("SomeReason", "words"),
+            Finding::warning("SomeReason", "words"),
+        ]);
         metrics.event(&Event::StageStarted {
             index: 0,
             name: "workloads".into(),

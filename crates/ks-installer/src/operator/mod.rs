@@ -12,10 +12,10 @@ mod follower;
 mod http;
 mod log;
 mod metrics;
-mod publish;
+pub(crate) mod publish;
 mod reconcile;
 mod report;
-mod watch;
+pub(crate) mod watch;
 
 use std::{
     collections::BTreeSet,
@@ -30,11 +30,12 @@ use anyhow::Context as _;
 use cluster::{Cluster, ConnectOptions};
 use engine::{Claimant, Clock, Lease, LeaseError, Stop};
 use futures::{FutureExt as _, StreamExt as _, stream::SelectAll};
-use upgrade::Outline;
+use object::{Object, drift::DriftPolicy};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::Instant,
 };
+use upgrade::{Options, Outline};
 
 use self::{
     metrics::Metrics,
@@ -54,6 +55,19 @@ pub(crate) const HOLDER: &str = "operator ";
 
 /// Edits that come together are taken together.
 const TOGETHER: Duration = Duration::from_millis(20);
+/// What the ClusterConfiguration says of how to decide.
+pub(crate) fn decides(configuration: Option<&Object>, options: Options) -> Options {
+    let overwrites = configuration.and_then(|c| c.annotation(watch::DRIFT)) == Some("overwrite");
+    Options {
+        drift: if overwrites {
+            DriftPolicy::Overwrite
+        } else {
+            DriftPolicy::default()
+        },
+        ..options
+    }
+}
+
 pub(crate) async fn operate(global: &Global, args: OperatorArgs) -> anyhow::Result<Verdict> {
     let options = ConnectOptions {
         kubeconfig: global.kubeconfig.clone(),
@@ -155,7 +169,7 @@ async fn lead(client: &kube::Client, reconciler: &mut Reconciler) {
     let stop = reconciler.stop.clone();
     let mut edits = watch::configuration(client.clone());
     let mut changes: Changes = SelectAll::new();
-    let mut watched = BTreeSet::new();
+    let mut watched = (BTreeSet::new(), Vec::new());
     let (mut tries, mut last) = (0, Next::Settled);
     // The first event of the watch leads to the first reconciliation, but none comes where its kind is not served yet.
     let mut at = Some(Instant::now() + Duration::from_secs(1));
@@ -190,9 +204,13 @@ async fn lead(client: &kube::Client, reconciler: &mut Reconciler) {
         tries = if next == last { tries + 1 } else { 0 };
         last = next;
         at = pause(next, tries).map(|pause| Instant::now() + pause);
-        if watched != reconciler.outline.managed {
-            watched.clone_from(&reconciler.outline.managed);
-            changes = watch::objects(client, &reconciler.served, &watched).into_iter().collect();
+        // Kinds that are defined by the release itself are served only then.
+        let wanted = (&reconciler.outline.managed, &reconciler.served);
+        if (&watched.0, &watched.1) != wanted {
+            watched = (wanted.0.clone(), wanted.1.clone());
+            changes = watch::objects(client, &reconciler.served, &reconciler.outline)
+                .into_iter()
+                .collect();
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) enum PublishError {
 }
 
 /// The ConfigMap with the plan, and who loses which permission.
-pub(super) fn plan_key() -> ObjectKey {
+pub(crate) fn plan_key() -> ObjectKey {
     ObjectKey::namespaced("", "ConfigMap", NAMESPACE, "ks-installer-plan")
 }
 
@@ -131,7 +131,7 @@ impl Publisher {
 
 /// By which a plan is approved: what it writes, and where. What the objects were before is left out, for the approval itself
 /// is written to one of them; a run compares that anyway.
-pub(super) fn digest(plan: &Plan) -> String {
+pub(crate) fn digest(plan: &Plan) -> String {
     let steps: Vec<Value> = plan
         .stages
         .iter()
@@ -155,7 +155,10 @@ fn clipped(mut text: String) -> String {
     if text.len() > LONGEST / 4 {
         let end = text.floor_char_boundary(LONGEST / 4);
         text.truncate(end);
-        let _ = write!(text, "\n… the rest does not fit here. See: ks-installer plan --details, or, once it is carried out, ks-installer backup show LOCATION -o json");
+        let _ = write!(
+            text,
+            "\n… the rest does not fit here. See: ks-installer plan --details, or, once it is carried out, ks-installer backup show LOCATION -o json"
+        );
     }
     text
 }

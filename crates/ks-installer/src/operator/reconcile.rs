@@ -11,7 +11,9 @@ use cluster::{
     encryption::Encryption,
     store::{self, Location},
 };
-use engine::{Claimant, Journal, Prepared, RUN_LEASE, Report as RunReport, Session, SessionError, Stop};
+use engine::{
+    Claimant, Clock, Journal, Lease, Prepared, RUN_LEASE, Report as RunReport, Session, SessionError, Stop,
+};
 use object::{Object, drift::DriftPolicy};
 use release::Releases;
 use serde_json::{Map, Value, json};
@@ -23,7 +25,7 @@ use upgrade::{
 };
 
 use super::{
-    HOLDER,
+    HOLDER, decides,
     follower::{Follower, Progress},
     log,
     metrics::Metrics,
@@ -123,16 +125,18 @@ impl Reconciler {
     async fn attempt(&mut self) -> Result<(&'static str, Next), Trouble> {
         let key = upgrade::cluster_configuration_key();
         let asked = self.cluster.get(&key).await?;
-        let overwrites = asked.as_ref().and_then(|c| c.annotation(DRIFT)) == Some("overwrite");
+        // Somebody with a command line; looking at what changes meanwhile would only be in the way.
+        let clock: Clock = Arc::new(jiff::Timestamp::now);
+        if let Some(held) = Lease::held(&self.cluster, &clock, self.claimant()).await? {
+            self.say(&format!("somebody else is at work: {held}"));
+            return Ok(("held", Next::Retry));
+        }
         let options = Options {
-            drift: if overwrites {
-                DriftPolicy::Overwrite
-            } else {
-                DriftPolicy::default()
-            },
             now: Some(jiff::Timestamp::now().as_second()),
             ..Options::default()
         };
+        let options = decides(asked.as_ref(), options);
+        let overwrites = options.drift == DriftPolicy::Overwrite;
         let (cluster, releases) = (self.cluster.clone(), self.releases.clone());
         let mut session = session(&cluster, &releases, options, self.waits);
         session.run.stop = self.stop.clone();
@@ -155,23 +159,36 @@ impl Reconciler {
             && text("/status/phase") == Phase::Running.name()
             && text("/status/installer") == env!("CARGO_PKG_VERSION")
             && Journal::read(&cluster).await?.unfinished().is_none();
-        if plan.is_empty() || nothing_is_asked && !overwrites {
+        let digest = publish::digest(&plan);
+        let approved = is_approved(&configuration, &digest, &self.outline.settings);
+        if plan.is_empty() || nothing_is_asked && !overwrites && !approved {
             let findings = upgrade::verify_upgrade(None, &prepared.snapshot, &releases, &session.options);
-            return self.in_place(&configuration, &spec, &plan, &prepared, findings).await;
+            return self
+                .in_place(&configuration, &spec, &plan, &prepared, findings)
+                .await;
         }
         if prepared.blockers().next().is_some() {
             return self.blocked(&configuration, &spec, &prepared).await;
         }
-        let digest = publish::digest(&plan);
-        if configuration.annotation(APPROVAL) == Some("manual")
-            && !is_approved(&configuration, &digest, &self.outline.settings)
-        {
-            return self.awaiting(&configuration, &spec, &plan, &digest, &prepared).await;
+        if configuration.annotation(APPROVAL) == Some("manual") && !approved {
+            return self
+                .awaiting(&configuration, &spec, &plan, &digest, &prepared)
+                .await;
         }
         if nothing_is_asked {
             self.put_back.push(Instant::now());
         }
         Box::pin(self.carry_out(&session, &configuration, &spec, plan, prepared)).await
+    }
+
+    fn claimant(&self) -> Claimant {
+        Claimant {
+            lease: RUN_LEASE.to_owned(),
+            holder: self.holder.clone(),
+            // Only the leader runs: whoever of its kind has the claim led before it.
+            replaces: Some(HOLDER.to_owned()),
+            stands_by: false,
+        }
     }
 
     /// How long to let somebody finish who is changing what the release set. Whoever keeps changing it, an autoscaler perhaps,
@@ -243,10 +260,19 @@ impl Reconciler {
             .steps()
             .filter(|step| !matches!(step.action, upgrade::Action::Wait { .. }))
             .map(|step| step.object.to_string())
-            .chain(prepared.decision.drift.iter().map(|drift| drift.object.to_string()))
+            .chain(
+                prepared
+                    .decision
+                    .drift
+                    .iter()
+                    .map(|drift| drift.object.to_string()),
+            )
             .collect();
         self.metrics.drifted(objects.len());
-        let was = configuration.get_str("/status/phase").unwrap_or_default().to_owned();
+        let was = configuration
+            .get_str("/status/phase")
+            .unwrap_or_default()
+            .to_owned();
         let mut report = in_place(spec, &plan.to, &findings);
         report.details = self.details(&prepared.snapshot);
         let healthy = is_healthy(&findings);
@@ -269,12 +295,17 @@ impl Reconciler {
             output::text::shorten(&names)
         );
         report.conditions.retain(|condition| condition.kind != "Drifted");
-        report
-            .conditions
-            .push(Condition::new("Drifted", true, "ChangedByOthers", message.clone()));
+        report.conditions.push(Condition::new(
+            "Drifted",
+            true,
+            "ChangedByOthers",
+            message.clone(),
+        ));
         let is_new = self.publisher.status(&report).await?;
         if is_new {
-            self.publisher.event(configuration, true, "Drifted", &message).await;
+            self.publisher
+                .event(configuration, true, "Drifted", &message)
+                .await;
         }
         self.say(&format!("drift: {message}"));
         Ok((if healthy { "drifted" } else { result }, next))
@@ -288,7 +319,10 @@ impl Reconciler {
     ) -> Result<(&'static str, Next), Trouble> {
         let blockers: Vec<&Finding> = prepared.blockers().collect();
         let (reason, message) = match blockers.as_slice() {
-            [] => (reasons::NOT_INSTALLED.to_owned(), "no plan can be made".to_owned()),
+            [] => (
+                reasons::NOT_INSTALLED.to_owned(),
+                "no plan can be made".to_owned(),
+            ),
             [first, rest @ ..] => {
                 let more = match rest.len() {
                     0 => String::new(),
@@ -325,7 +359,9 @@ impl Reconciler {
         digest: &str,
         prepared: &Prepared,
     ) -> Result<(&'static str, Next), Trouble> {
-        self.publisher.plan(configuration, plan, digest, prepared.findings()).await?;
+        self.publisher
+            .plan(configuration, plan, digest, prepared.findings())
+            .await?;
         let message = format!(
             "the plan for {} writes {}; look at it in ConfigMap {}, and approve it with: kubectl -n {NAMESPACE} annotate --overwrite clusterconfiguration ks-installer {APPROVED_PLAN}={digest}",
             plan.to,
@@ -346,7 +382,9 @@ impl Reconciler {
         .with("plan", summary(plan, digest, &self.outline.settings))
         .with("stages", Value::Null);
         if self.publisher.status(&report).await? {
-            self.publisher.event(configuration, false, "AwaitingApproval", &message).await;
+            self.publisher
+                .event(configuration, false, "AwaitingApproval", &message)
+                .await;
         }
         self.say(&message);
         Ok(("awaiting approval", Next::Settled))
@@ -367,7 +405,9 @@ impl Reconciler {
             Some(approved) => approved.to_owned(),
             None => publish::digest(&plan),
         };
-        self.publisher.plan(configuration, &plan, &digest, prepared.findings()).await?;
+        self.publisher
+            .plan(configuration, &plan, &digest, prepared.findings())
+            .await?;
         let follower = Follower::new(Arc::clone(&self.metrics), &plan);
         let details = self
             .details(&prepared.snapshot)
@@ -397,17 +437,13 @@ impl Reconciler {
             format!("from {} to {}", plan.from, plan.to)
         };
         tracing::info!("upgrading: {words}");
-        self.publisher.event(configuration, false, "Upgrading", &words).await;
+        self.publisher
+            .event(configuration, false, "Upgrading", &words)
+            .await;
 
         let target = self.backup_target(&plan);
         let location = target.location.to_string();
-        let claimant = Claimant {
-            lease: RUN_LEASE.to_owned(),
-            holder: self.holder.clone(),
-            // Only the leader runs: whoever of its kind has the claim led before it.
-            replaces: Some(HOLDER.to_owned()),
-            stands_by: false,
-        };
+        let claimant = self.claimant();
         let work = async {
             let done = Box::pin(execute(session, prepared, target, claimant, &follower)).await;
             follower.end();
@@ -492,9 +528,7 @@ impl Reconciler {
             namespace: NAMESPACE.to_owned(),
             id: None,
         };
-        let is_repair = |location: &Location| {
-            matches!(location, Location::Secret { id: Some(id), .. } if id.starts_with(REPAIR))
-        };
+        let is_repair = |location: &Location| matches!(location, Location::Secret { id: Some(id), .. } if id.starts_with(REPAIR));
         let tidied = async {
             let found = store::list(Some(&self.cluster), &place).await?;
             let repairs: Vec<_> = found
@@ -524,6 +558,7 @@ impl Reconciler {
         self.metrics.found(&run.findings);
         self.metrics.drifted(0);
         let snapshot = self.cluster.snapshot(&cluster::Scope::upgrade()).await?;
+        self.served.clone_from(&snapshot.served);
         // The run may have moved settings to where the release reads them.
         let now = snapshot.get(&configuration.key());
         let spec = now.and_then(|now| now.get("/spec")).map(digest_value);
@@ -540,6 +575,14 @@ impl Reconciler {
             ..done
         };
         self.publisher.status(&report).await?;
+        if now.is_some_and(|now| now.annotation(APPROVED_PLAN).is_some()) {
+            // It was for this plan. What comes next, also if it is the same once more, is approved anew.
+            let used = json!({"metadata": {"annotations": {APPROVED_PLAN: Value::Null}}});
+            self.cluster
+                .merge_patch(&configuration.key(), &used)
+                .await
+                .map_err(PublishError::from)?;
+        }
         self.tidy().await;
         let words = format!(
             "{} written in {}",
@@ -579,7 +622,9 @@ fn is_approved(configuration: &Object, digest: &str, settings: &str) -> bool {
 }
 
 fn is_healthy(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.severity != Severity::Blocker)
+    findings
+        .iter()
+        .all(|finding| finding.severity != Severity::Blocker)
 }
 
 /// `Deployment a/b: it does not roll out`
@@ -592,9 +637,16 @@ fn in_words(finding: &Finding) -> String {
 
 /// What is said where the release is in place; a blocker among the findings says that not all of it runs.
 fn in_place(spec: &str, version: &str, findings: &[Finding]) -> Report {
-    let trouble = findings.iter().find(|finding| finding.severity == Severity::Blocker);
+    let trouble = findings
+        .iter()
+        .find(|finding| finding.severity == Severity::Blocker);
     let (reason, message) = trouble.map_or_else(
-        || ("Verified".to_owned(), format!("KubeSphere is at {version} and runs")),
+        || {
+            (
+                "Verified".to_owned(),
+                format!("KubeSphere is at {version} and runs"),
+            )
+        },
         |finding| (finding.reason.clone(), in_words(finding)),
     );
     let runs = trouble.is_none();
@@ -606,7 +658,12 @@ fn in_place(spec: &str, version: &str, findings: &[Finding]) -> Report {
             Condition::new("Preflight", true, "Passed", "nothing stands in the way"),
             Condition::new("Progressing", false, "Done", ""),
             Condition::new("Available", runs, reason.clone(), message.clone()),
-            Condition::new("Degraded", !runs, reason, if runs { String::new() } else { message }),
+            Condition::new(
+                "Degraded",
+                !runs,
+                reason,
+                if runs { String::new() } else { message },
+            ),
             Condition::new("Drifted", false, "AsInstalled", ""),
         ],
         details: Map::new(),

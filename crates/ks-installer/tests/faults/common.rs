@@ -10,9 +10,9 @@ use std::{
 };
 
 use cluster::Cluster;
-use engine::{Claimant,
-    BackupEntry, Clock, Journal, JournalError, Lease, LeaseError, NewRun, Prepared, Recorder, Report,
-    RunKind, SessionError, journal_key,
+use engine::{
+    BackupEntry, Claimant, Clock, Journal, JournalError, Lease, LeaseError, NewRun, Prepared, Recorder,
+    Report, RunKind, SessionError, journal_key,
 };
 use jiff::Timestamp;
 use sandbox::{

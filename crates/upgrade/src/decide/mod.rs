@@ -10,7 +10,7 @@ pub(crate) use step::{merge_patch, patch_changes, step};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ::access::Impact;
+use ::access::{Impact, TEMPLATE};
 use object::{
     Object, ObjectKey,
     drift::{Drift, DriftPolicy, Verdict},
@@ -216,6 +216,8 @@ pub fn verify_upgrade(
 pub struct Outline {
     /// The objects that it sets: what a drift watch watches. The ClusterConfiguration is not among them.
     pub managed: BTreeSet<ObjectKey>,
+    /// Those among it that are role templates, by their label.
+    pub templates: BTreeSet<ObjectKey>,
     /// By component, the workloads that must run.
     pub workloads: BTreeMap<String, Vec<ObjectKey>>,
     /// Whether the settings were understood, so that the above is all of it.
@@ -232,21 +234,21 @@ pub fn outline(snapshot: &Snapshot, releases: &Releases, options: &Options) -> O
     let mut decider = Decider::new(snapshot, release, options);
     let catalog = decider.catalog(&release.version);
     let components = decider.stages_of(None);
-    let templates = catalog
-        .iter()
-        .flat_map(|(catalog, _)| catalog.objects())
-        .map(Object::key);
+    let objects = || {
+        let catalog = catalog.iter().flat_map(|(catalog, _)| catalog.objects());
+        let manifests = components.manifests.iter();
+        manifests.map(|manifest| &manifest.object).chain(catalog)
+    };
     let rendered: BTreeSet<&String> = components.workloads.keys().collect();
     Outline {
         is_whole: release
             .components
             .iter()
             .all(|component| rendered.contains(&component.name)),
-        managed: components
-            .manifests
-            .iter()
-            .map(|manifest| manifest.object.key())
-            .chain(templates)
+        managed: objects().map(Object::key).collect(),
+        templates: objects()
+            .filter(|object| object.label(TEMPLATE).is_some())
+            .map(Object::key)
             .collect(),
         workloads: components.workloads,
         settings: decider
