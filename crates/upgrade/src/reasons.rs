@@ -258,6 +258,11 @@ const FOREIGN: &[Reason] = &[
         "A setting of an older shape has a new place",
     ),
     reason(
+        settings::UNKNOWN_COMPONENT,
+        &[Blocker],
+        "The settings enable something that is no component of KubeSphere",
+    ),
+    reason(
         settings::UNKNOWN_SETTING,
         &[Warning],
         "A setting that KubeSphere never had; it is kept",

@@ -176,6 +176,8 @@ impl Moment {
 async fn watch(cluster: &Cluster, json: bool) -> anyhow::Result<Verdict> {
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     let mut told: Option<Moment> = None;
+    // A run may be over between two looks.
+    let mut first: Option<Option<String>> = None;
     let mut asked: Option<Instant> = None;
     loop {
         let key = upgrade::cluster_configuration_key();
@@ -183,7 +185,10 @@ async fn watch(cluster: &Cluster, json: bool) -> anyhow::Result<Verdict> {
         let journal = Journal::read(cluster).await.map_err(read_error)?;
         let seen = Seen::of(configuration.as_ref());
         let now = Moment::of(&seen, journal.last());
-        let was_under_way = told.as_ref().is_some_and(|told| told.is_under_way);
+        let run = journal.last().map(|run| run.id.clone());
+        let was_under_way = told.as_ref().is_some_and(|told| told.is_under_way)
+            || first.as_ref().is_some_and(|first| *first != run);
+        first.get_or_insert(run);
         if told.as_ref() != Some(&now) {
             if json {
                 output::json_line(&json!({

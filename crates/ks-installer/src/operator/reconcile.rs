@@ -149,7 +149,10 @@ impl Reconciler {
             return Ok(("absent", Next::Settled));
         };
         let spec = digest_value(configuration.get("/spec").unwrap_or(&Value::Null));
-        let Some(plan) = prepared.decision.plan.clone().filter(|_| self.outline.is_whole) else {
+        // What is wrong with the settings is told also where there is nothing else to do.
+        let is_understood =
+            self.outline.is_whole && prepared.blockers().all(|f| f.object.as_ref() != Some(&key));
+        let Some(plan) = prepared.decision.plan.clone().filter(|_| is_understood) else {
             return self.blocked(&configuration, &spec, &prepared).await;
         };
         // At the release already, and nobody asked for anything since: then somebody changed what the release set.
