@@ -66,7 +66,7 @@ fn namespaces(rights: &Rights) -> impl Iterator<Item = &str> {
 
 /// The definition as it always was, but for the columns. No status subresource: published procedures patch the status as
 /// a plain field.
-fn definition() -> Value {
+pub(crate) fn definition() -> Value {
     let group = cluster_configuration_key().group;
     let free = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let column = |name: &str, kind: &str, path: &str| json!({"name": name, "type": kind, "jsonPath": path});

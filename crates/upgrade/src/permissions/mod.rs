@@ -18,6 +18,7 @@ use release::{Files, LoadError, Releases, RenderError};
 
 use crate::{Finding, Permission};
 
+pub(crate) use deploy::definition;
 pub use deploy::manifest;
 pub use document::document;
 pub use rules::Rule;
