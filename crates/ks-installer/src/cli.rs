@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod backup;
+pub(crate) mod install;
 pub(crate) mod rollback;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -11,6 +12,7 @@ use object::drift::DriftPolicy;
 
 use self::{
     backup::{BackupArgs, EncryptArgs},
+    install::InstallArgs,
     rollback::RollbackArgs,
 };
 
@@ -76,6 +78,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Carry the same upgrade out on a copy of the cluster in the sandbox; the cluster is only read
     Rehearse(RehearseArgs),
+    /// Install KubeSphere on a cluster that has none, and verify
+    Install(InstallArgs),
     /// Back up, upgrade and verify
     Upgrade(UpgradeArgs),
     /// Go back to what was there before an upgrade; keeps what people changed since
@@ -239,6 +243,7 @@ impl DecideArgs {
             drift_answers: Vec::new(),
             allow_unsupported_kubernetes: self.allow_unsupported_kubernetes,
             refresh_templates: !self.no_refresh_templates,
+            install: upgrade::Install::No,
             now: Some(jiff::Timestamp::now().as_second()),
         }
     }

@@ -54,10 +54,11 @@ pub fn read_configuration(text: &str) -> Result<Object, ConfigurationError> {
     let document = documents.remove(0);
     let mut object = Object::try_from(document).map_err(ConfigurationError::NoObject)?;
     let expected = cluster_configuration_key();
+    let is_one = object.key().is(&expected.group, &expected.kind);
     let map = object.as_map_mut();
     map.remove("status");
     if let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) {
-        if !metadata.contains_key("namespace") {
+        if is_one && !metadata.contains_key("namespace") {
             metadata.insert("namespace".into(), expected.namespace.clone().into());
         }
         metadata.retain(|name, _| ["name", "namespace", "labels", "annotations"].contains(&name.as_str()));
@@ -196,17 +197,29 @@ pub fn decide_installation(
     decide_upon(&founded, &missing, releases, options)
 }
 
-/// The Secret and its key in which the first password of User admin is, as long as it is the one that counts: the account
-/// has not been used yet, and the password was made rather than given.
-pub fn first_password(snapshot: &Snapshot) -> Option<(ObjectKey, &'static str)> {
+/// Where the first password of User admin is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FirstPassword {
+    /// It was made at random, and kept in this key of a Secret.
+    Made { secret: ObjectKey, key: &'static str },
+    /// The ClusterConfiguration gives it.
+    Given,
+}
+
+/// Where the first password of User admin is, as long as it is the one that counts: the account was not used yet.
+pub fn first_password(snapshot: &Snapshot) -> Option<FirstPassword> {
     const KEY: &str = "initAdminPassword";
     let admin = snapshot.get(&ObjectKey::cluster("iam.kubesphere.io", "User", "admin"))?;
     let secret = ObjectKey::namespaced("", "Secret", "kubesphere-system", "kubesphere-secret");
-    let given = snapshot
+    let is_new = admin.annotation("iam.kubesphere.io/uninitialized") == Some("true");
+    let has_one = snapshot.get(&secret)?.get("/data")?.get(KEY).is_some();
+    let is_given = snapshot
         .get(&cluster_configuration_key())
         .and_then(|configuration| configuration.get_str("/spec/authentication/adminPassword"))
         .is_some_and(|password| !password.is_empty());
-    let is_new = admin.annotation("iam.kubesphere.io/uninitialized") == Some("true");
-    let has_one = snapshot.get(&secret)?.get("/data")?.get(KEY).is_some();
-    (is_new && has_one && !given).then_some((secret, KEY))
+    match (is_new && has_one, is_given) {
+        (false, _) => None,
+        (true, true) => Some(FirstPassword::Given),
+        (true, false) => Some(FirstPassword::Made { secret, key: KEY }),
+    }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod backup;
 mod demo;
 mod drift;
+mod install;
 mod plan;
 mod rehearse;
 mod rollback;
@@ -37,6 +38,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Preflight(args) => plan::preflight(&global, &args).await,
         Command::Plan(args) => plan::plan(&global, &args).await,
         Command::Rehearse(args) => rehearse::rehearse(&global, args).await,
+        Command::Install(args) => install::install(&global, args).await,
         Command::Upgrade(args) => upgrade_command::upgrade(&global, args).await,
         Command::Rollback(args) => rollback::rollback(&global, args).await,
         Command::Operator(args) => crate::operator::operate(&global, args).await,

@@ -9,7 +9,7 @@
 //! It is level-based: what led to a reconciliation is only a reason to look. Two replicas are safe: one leads by a Lease.
 
 mod http;
-mod log;
+pub(crate) mod log;
 mod metrics;
 mod publish;
 mod reconcile;

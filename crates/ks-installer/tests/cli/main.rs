@@ -11,5 +11,6 @@ mod bad_input;
 mod blockers;
 mod commands;
 mod drift;
+mod install;
 mod plans;
 mod s3;

@@ -19,7 +19,7 @@ use release::{Files, LoadError, Releases, RenderError};
 use crate::{Finding, Permission};
 
 pub(crate) use deploy::definition;
-pub use deploy::manifest;
+pub use deploy::{definition_key, manifest};
 pub use document::document;
 pub use rules::Rule;
 
