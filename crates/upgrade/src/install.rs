@@ -8,7 +8,7 @@
 //!                            decide, as if they were there ─▶ Decision, whose plan makes them first
 //! ```
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use object::{Object, ObjectKey, diff};
 use release::Releases;
@@ -167,12 +167,25 @@ pub fn foundation(snapshot: &Snapshot, configuration: &Object) -> Vec<Object> {
     let made = [
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
         permissions::definition(),
-        configuration.as_value().clone(),
+        sorted(configuration.as_value()),
     ];
     made.into_iter()
         .filter_map(|value| Object::try_from(value).ok())
         .filter(|object| snapshot.get(&object.key()).is_none())
         .collect()
+}
+
+/// With the keys of all maps in order, as the API server gives them back: documents are made of settings, and what is shown
+/// must be what is written.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> = map.iter().map(|(name, value)| (name.clone(), sorted(value))).collect();
+            Value::Object(sorted.into_iter().collect())
+        }
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
 }
 
 /// Decides on an installation with this ClusterConfiguration. What of its foundation is missing is taken as if it were there,
