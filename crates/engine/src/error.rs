@@ -57,9 +57,7 @@ impl RunError {
                 ))
             }
             Self::Journal(error) => error.hint(),
-            Self::ResolveSecret { .. } => {
-                Some("run it again: a missing secret is made anew".to_owned())
-            }
+            Self::ResolveSecret { .. } => Some("run it again: a missing secret is made anew".to_owned()),
             _ => None,
         }
     }

@@ -2,10 +2,7 @@
 
 use cluster::{ErrorClass, ReadError, Scope, retry};
 use object::Object;
-use upgrade::{
-    Action, Step, install,
-    plan::Condition,
-};
+use upgrade::{Action, Step, install, plan::Condition};
 
 use crate::{
     Event, Listener, Prepared, RunError, Session,
@@ -19,10 +16,12 @@ use crate::{
 ///
 /// # Errors
 /// The cluster cannot be read at all.
-pub async fn prepare_installation(session: &Session<'_>, configuration: &Object) -> Result<Prepared, ReadError> {
+pub async fn prepare_installation(
+    session: &Session<'_>,
+    configuration: &Object,
+) -> Result<Prepared, ReadError> {
     let snapshot = session.cluster.snapshot(&Scope::upgrade()).await?;
-    let decision =
-        install::decide_installation(&snapshot, configuration, session.releases, &session.options);
+    let decision = install::decide_installation(&snapshot, configuration, session.releases, &session.options);
     review(session.cluster, snapshot, decision).await
 }
 

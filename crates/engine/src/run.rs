@@ -260,7 +260,9 @@ async fn check(
 /// Whether the API server serves what a CustomResourceDefinition defines: it says that it is established a moment earlier.
 async fn is_served(cluster: &Cluster, definition: &Object) -> Result<bool, cluster::ReadError> {
     let text = |pointer| definition.get_str(pointer).unwrap_or_default();
-    cluster.serves(text("/spec/group"), text("/spec/names/kind")).await
+    cluster
+        .serves(text("/spec/group"), text("/spec/names/kind"))
+        .await
 }
 
 /// The pods of a workload, by its selector.

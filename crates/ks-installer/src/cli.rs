@@ -16,7 +16,7 @@ use self::{
     rollback::RollbackArgs,
 };
 
-/// Upgrades KubeSphere on a Kubernetes cluster that somebody else set up.
+/// Upgrades KubeSphere, or installs it, on a Kubernetes cluster that somebody else set up.
 ///
 /// It previews, rehearses on a copy, backs up, says who loses which permission, and goes on where it was cut.
 #[derive(Debug, Parser)]

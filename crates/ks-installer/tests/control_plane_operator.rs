@@ -27,22 +27,29 @@ struct Replica {
 
 impl Operated {
     async fn start_or_skip(test: &str) -> Option<Self> {
-        let dump = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kubesphere-3.2.1-tenants.ndjson.zst");
+        let dump =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kubesphere-3.2.1-tenants.ndjson.zst");
         let options = Options {
             objects: read_dump(&dump).unwrap(),
             audit: true,
             ..Options::default()
         };
         let mut control_plane = ControlPlane::start_or_skip(test, options).await?;
-        control_plane.wait_until_settled(Duration::from_mins(2)).await.unwrap();
+        control_plane
+            .wait_until_settled(Duration::from_mins(2))
+            .await
+            .unwrap();
         let cluster = cluster::Cluster::new(control_plane.client().await.unwrap());
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = std::fs::read(control_plane.kubeconfig()).unwrap();
         let mut kubeconfig: Value = serde_json::from_slice(&kubeconfig).unwrap();
         let auth = &mut kubeconfig["users"][0]["user"];
         auth["as"] = ACCOUNT.into();
-        auth["as-groups"] =
-            json!(["system:serviceaccounts", "system:serviceaccounts:kubesphere-system", "system:authenticated"]);
+        auth["as-groups"] = json!([
+            "system:serviceaccounts",
+            "system:serviceaccounts:kubesphere-system",
+            "system:authenticated"
+        ]);
         std::fs::write(folder.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
         let this = Self {
             control_plane,
@@ -66,7 +73,13 @@ impl Operated {
 
     fn replica(&self) -> Replica {
         let child = Command::new(env!("CARGO_BIN_EXE_ks-installer"))
-            .args(["operator", "--metrics-address", "127.0.0.1:0", "--wait-controllers", "0"])
+            .args([
+                "operator",
+                "--metrics-address",
+                "127.0.0.1:0",
+                "--wait-controllers",
+                "0",
+            ])
             .arg("--kubeconfig")
             .arg(self.folder.path().join("kubeconfig"))
             .env("NO_PROXY", "127.0.0.1")
@@ -89,9 +102,17 @@ impl Operated {
     async fn wait_for(&self, kind: &str, status: &str, limit: Duration) -> Value {
         let begin = Instant::now();
         loop {
-            let now = self.configuration().await.get("/status").cloned().unwrap_or_default();
+            let now = self
+                .configuration()
+                .await
+                .get("/status")
+                .cloned()
+                .unwrap_or_default();
             let conditions = now["conditions"].as_array().cloned().unwrap_or_default();
-            if conditions.iter().any(|c| c["type"] == kind && c["status"] == status) {
+            if conditions
+                .iter()
+                .any(|c| c["type"] == kind && c["status"] == status)
+            {
                 return now;
             }
             assert!(begin.elapsed() < limit, "no {kind}={status}: {now:#}");
@@ -131,7 +152,13 @@ impl Replica {
         let killed = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
         assert!(killed.success());
         let mut out = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut out).await.unwrap();
+        self.child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut out)
+            .await
+            .unwrap();
         assert!(self.child.wait().await.unwrap().success(), "{out}");
         out
     }
@@ -143,7 +170,9 @@ async fn control_plane_is_upgraded_by_the_operator() {
         return;
     };
     let replica = operated.replica();
-    let status = operated.wait_for("Available", "True", Duration::from_mins(2)).await;
+    let status = operated
+        .wait_for("Available", "True", Duration::from_mins(2))
+        .await;
     assert_eq!(status["core"]["version"], "v3.3.1");
     assert_eq!(status["phase"], "Running");
     let holds = |kind: &str| {
@@ -168,7 +197,11 @@ async fn control_plane_is_upgraded_by_the_operator() {
     });
     assert_eq!(ours.count(), 0);
     let said = replica.end().await;
-    for words in ["task core status is successful", "Welcome to KubeSphere!", "Account: admin"] {
+    for words in [
+        "task core status is successful",
+        "Welcome to KubeSphere!",
+        "Account: admin",
+    ] {
         assert!(said.contains(words), "{words:?} is not in:\n{said}");
     }
 }
@@ -178,30 +211,45 @@ async fn control_plane_operator_waits_for_approval_and_another_takes_over() {
     let Some(operated) = Operated::start_or_skip("approval").await else {
         return;
     };
-    operated.annotate("installer.kubesphere.io/approval", "manual").await;
+    operated
+        .annotate("installer.kubesphere.io/approval", "manual")
+        .await;
     let mut first = operated.replica();
     let begin = Instant::now();
     let digest = loop {
-        let status = operated.configuration().await.get("/status").cloned().unwrap_or_default();
+        let status = operated
+            .configuration()
+            .await
+            .get("/status")
+            .cloned()
+            .unwrap_or_default();
         if status["phase"] == "AwaitingApproval" {
             break status["plan"]["digest"].as_str().unwrap().to_owned();
         }
         assert!(begin.elapsed() < Duration::from_mins(1), "{status:#}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
-    assert_eq!(operated.writes(), [""; 0], "nothing is written before it is approved");
+    assert_eq!(
+        operated.writes(),
+        [""; 0],
+        "nothing is written before it is approved"
+    );
     let plan = ObjectKey::namespaced("", "ConfigMap", "kubesphere-system", "ks-installer-plan");
     assert!(operated.cluster.get(&plan).await.unwrap().is_some());
 
     // A second replica does nothing, and takes over when the first is killed in the middle.
     let second = operated.replica();
-    operated.annotate("installer.kubesphere.io/approved-plan", &digest).await;
+    operated
+        .annotate("installer.kubesphere.io/approved-plan", &digest)
+        .await;
     while operated.writes().len() < 20 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     first.child.kill().await.unwrap();
     let killed = Instant::now();
-    let status = operated.wait_for("Available", "True", Duration::from_mins(1)).await;
+    let status = operated
+        .wait_for("Available", "True", Duration::from_mins(1))
+        .await;
     assert_eq!(status["core"]["version"], "v3.3.1");
     assert!(killed.elapsed() < Duration::from_mins(1));
     second.end().await;

@@ -78,7 +78,8 @@ pub fn read_configuration(text: &str) -> Result<Object, ConfigurationError> {
 /// # Errors
 /// It is not of that form, or leads through something that is no map.
 pub fn set(configuration: &mut Object, assignment: &str) -> Result<(), ConfigurationError> {
-    let none = || ConfigurationError::NoAssignment(assignment.split('=').next().unwrap_or_default().to_owned());
+    let none =
+        || ConfigurationError::NoAssignment(assignment.split('=').next().unwrap_or_default().to_owned());
     let (path, text) = assignment.split_once('=').ok_or_else(none)?;
     let names = names(path).ok_or_else(none)?;
     // What is no YAML is a text all the same.
@@ -180,7 +181,10 @@ pub fn foundation(snapshot: &Snapshot, configuration: &Object) -> Vec<Object> {
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let sorted: BTreeMap<_, _> = map.iter().map(|(name, value)| (name.clone(), sorted(value))).collect();
+            let sorted: BTreeMap<_, _> = map
+                .iter()
+                .map(|(name, value)| (name.clone(), sorted(value)))
+                .collect();
             Value::Object(sorted.into_iter().collect())
         }
         Value::Array(items) => items.iter().map(sorted).collect(),

@@ -335,7 +335,10 @@ impl Plan {
         definitions
             .filter_map(|definition| {
                 let text = |pointer: &str| definition.pointer(pointer)?.as_str();
-                Some(((text("/spec/group")?, text("/spec/names/kind")?), text("/spec/names/plural")?))
+                Some((
+                    (text("/spec/group")?, text("/spec/names/kind")?),
+                    text("/spec/names/plural")?,
+                ))
             })
             .collect()
     }

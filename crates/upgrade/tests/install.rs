@@ -31,14 +31,25 @@ fn mk(api_version: &str, kind: &str, name: &str, fields: Value) -> Object {
 
 /// A cluster without KubeSphere.
 fn mk_fresh() -> Snapshot {
-    let default = json!({"metadata": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}});
+    let default =
+        json!({"metadata": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}});
     let mut snapshot = Snapshot::from_objects(
         "v1.20.2",
         [
-            mk("v1", "Namespace", "kube-system", json!({"metadata": {"uid": "u"}})),
+            mk(
+                "v1",
+                "Namespace",
+                "kube-system",
+                json!({"metadata": {"uid": "u"}}),
+            ),
             mk("v1", "Namespace", "default", json!({})),
             mk("storage.k8s.io/v1", "StorageClass", "local", default),
-            mk("v1", "Node", "node1", json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})),
+            mk(
+                "v1",
+                "Node",
+                "node1",
+                json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+            ),
         ],
     );
     snapshot.served = [
@@ -49,8 +60,18 @@ fn mk_fresh() -> Snapshot {
         ("", "v1", "ServiceAccount", true),
         ("apps", "v1", "Deployment", true),
         ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", false),
-        ("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", false),
-        ("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", false),
+        (
+            "admissionregistration.k8s.io",
+            "v1",
+            "ValidatingWebhookConfiguration",
+            false,
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "v1",
+            "MutatingWebhookConfiguration",
+            false,
+        ),
         ("rbac.authorization.k8s.io", "v1", "Role", true),
         ("rbac.authorization.k8s.io", "v1", "RoleBinding", true),
         ("rbac.authorization.k8s.io", "v1", "ClusterRole", false),
@@ -146,7 +167,10 @@ fn installed(snapshot: &Snapshot, configuration: &Object) -> Decision {
 }
 
 fn blockers(decision: &Decision) -> Vec<&str> {
-    let blockers = decision.findings.iter().filter(|f| f.severity == Severity::Blocker);
+    let blockers = decision
+        .findings
+        .iter()
+        .filter(|f| f.severity == Severity::Blocker);
     blockers.map(|f| f.reason.as_str()).collect()
 }
 
@@ -193,8 +217,15 @@ fn an_empty_cluster_gets_the_foundation_first_and_the_version_last() {
     );
     // Nobody has lost anything, and there is nothing that does not run.
     assert!(plan.impact.subjects.is_empty());
-    for reason in [reasons::COMPONENT_MISSING, reasons::NOT_INSTALLED, reasons::CLUSTER_CONFIGURATION_MISSING] {
-        assert!(!plan.findings.iter().any(|finding| finding.reason == reason), "{reason}");
+    for reason in [
+        reasons::COMPONENT_MISSING,
+        reasons::NOT_INSTALLED,
+        reasons::CLUSTER_CONFIGURATION_MISSING,
+    ] {
+        assert!(
+            !plan.findings.iter().any(|finding| finding.reason == reason),
+            "{reason}"
+        );
     }
 }
 
@@ -224,7 +255,10 @@ fn whoever_does_not_want_an_installation_is_told_how_to() {
         assert_eq!(blockers(&decision), expect);
         let finding = decision.findings.iter().find(|f| f.severity == Severity::Blocker);
         if let Some(finding) = finding {
-            assert!(finding.hint.as_ref().unwrap().contains("ks-installer install"), "{finding:?}");
+            assert!(
+                finding.hint.as_ref().unwrap().contains("ks-installer install"),
+                "{finding:?}"
+            );
         }
     };
     check(&mk_fresh(), Install::No, &[reasons::NOT_INSTALLED]);
@@ -246,13 +280,21 @@ fn one_that_was_begun_goes_on_until_the_version_is_written() {
     // The tag that the settings ask for.
     let mut development = mk_begun("nightly");
     mk_add(&mut development, with(&["dev_tag=nightly"]));
-    assert!(decided(&development, Install::Only).plan.unwrap().is_installation());
+    assert!(
+        decided(&development, Install::Only)
+            .plan
+            .unwrap()
+            .is_installation()
+    );
     assert_eq!(decided(&begun, Install::No).from.as_deref(), Some("v3.3.1"));
 
     // With a record it may be that only the status was lost: a backup is made, unless an installation alone is wanted.
     let mut recorded = begun.clone();
     mk_record(&mut recorded);
-    assert_eq!(decided(&recorded, Install::WhereAbsent).from.as_deref(), Some("v3.3.1"));
+    assert_eq!(
+        decided(&recorded, Install::WhereAbsent).from.as_deref(),
+        Some("v3.3.1")
+    );
     assert_eq!(decided(&recorded, Install::Only).from, None);
 
     let mut done = begun;
@@ -273,13 +315,26 @@ fn a_platform_in_use_is_no_installation_even_if_its_status_was_lost() {
         "subjects": [{"apiGroup": "iam.kubesphere.io", "kind": "User", "name": "anna"}],
         "metadata": {"labels": {"iam.kubesphere.io/user-ref": "anna"}},
     });
-    mk_add(&mut snapshot, mk("iam.kubesphere.io/v1alpha2", "User", "anna", json!({})));
     mk_add(
         &mut snapshot,
-        mk("iam.kubesphere.io/v1alpha2", "GlobalRoleBinding", "anna-users-manager", binding),
+        mk("iam.kubesphere.io/v1alpha2", "User", "anna", json!({})),
+    );
+    mk_add(
+        &mut snapshot,
+        mk(
+            "iam.kubesphere.io/v1alpha2",
+            "GlobalRoleBinding",
+            "anna-users-manager",
+            binding,
+        ),
     );
     let decision = decided(&snapshot, Install::Only);
-    assert_eq!(blockers(&decision), [reasons::ALREADY_INSTALLED], "{:#?}", decision.findings);
+    assert_eq!(
+        blockers(&decision),
+        [reasons::ALREADY_INSTALLED],
+        "{:#?}",
+        decision.findings
+    );
     assert_eq!(blockers(&decided(&snapshot, Install::WhereAbsent)), [""; 0]);
 }
 
@@ -294,7 +349,10 @@ fn another_version_is_left_to_an_upgrade() {
         assert_eq!(blockers(&decision), expect, "{version}");
         assert_eq!(decision.from.as_deref(), Some(version));
         // The operator upgrades it.
-        assert!(!has(&decided(&snapshot, Install::WhereAbsent), reasons::ALREADY_INSTALLED));
+        assert!(!has(
+            &decided(&snapshot, Install::WhereAbsent),
+            reasons::ALREADY_INSTALLED
+        ));
     };
     check("v3.2.1", true, &[reasons::ALREADY_INSTALLED]);
     check("v3.2.1", false, &[reasons::ALREADY_INSTALLED]);
@@ -320,15 +378,27 @@ fn what_stands_in_the_way_of_it_is_found() {
         assert_eq!(blockers(&decision), expect, "{:#?}", decision.findings);
     };
     let nothing: &dyn Fn(&mut Snapshot) = &|_| {};
-    check(&|s| "v1.18.20".clone_into(&mut s.kubernetes), &[], &[reasons::KUBERNETES_UNSUPPORTED]);
+    check(
+        &|s| "v1.18.20".clone_into(&mut s.kubernetes),
+        &[],
+        &[reasons::KUBERNETES_UNSUPPORTED],
+    );
     check(
         &|s| s.objects.retain(|key, _| key.kind != "StorageClass"),
         &[],
         &[reasons::NO_DEFAULT_STORAGE_CLASS],
     );
-    check(nothing, &["persistence.storageClass=fast"], &[reasons::STORAGE_CLASS_MISSING]);
+    check(
+        nothing,
+        &["persistence.storageClass=fast"],
+        &[reasons::STORAGE_CLASS_MISSING],
+    );
     check(nothing, &["enableHA=true"], &[reasons::REDIS_MISSING]);
-    check(nothing, &["authentication.adminPassword=short"], &["AdminPasswordRefused"]);
+    check(
+        nothing,
+        &["authentication.adminPassword=short"],
+        &["AdminPasswordRefused"],
+    );
     check(nothing, &["terminal.timeout=soon"], &["InvalidSetting"]);
     check(
         &|s| {
@@ -346,7 +416,15 @@ fn what_stands_in_the_way_of_it_is_found() {
                 "clientConfig": {"service": {"namespace": "gone", "name": "gone"}},
                 "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["namespaces"], "operations": ["CREATE"], "scope": "*"}],
             }]});
-            mk_add(s, mk("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "all", webhook));
+            mk_add(
+                s,
+                mk(
+                    "admissionregistration.k8s.io/v1",
+                    "ValidatingWebhookConfiguration",
+                    "all",
+                    webhook,
+                ),
+            );
         },
         &[],
         &[reasons::WEBHOOK_REFUSES_WRITES],
@@ -413,7 +491,10 @@ fn a_configuration_is_read_from_whatever_cluster_it_comes_from() {
     check("", "0 objects");
     check("a: [", "neither YAML nor JSON");
     check("a: 1", "no object of Kubernetes");
-    check(&text.replace("name: ks-installer", "name: mine"), "kubesphere-system/mine");
+    check(
+        &text.replace("name: ks-installer", "name: mine"),
+        "kubesphere-system/mine",
+    );
 }
 
 #[test]
@@ -421,12 +502,36 @@ fn settings_are_set_by_path() {
     let check = |settings: &[&str], pointer: &str, expect: Option<Value>| {
         assert_eq!(with(settings).get(pointer).cloned(), expect, "{settings:?}");
     };
-    check(&["common.redis.enabled=true"], "/spec/common/redis/enabled", Some(json!(true)));
-    check(&["local_registry=registry.example.com:5000"], "/spec/local_registry", Some(json!("registry.example.com:5000")));
-    check(&["persistence.storageClass="], "/spec/persistence/storageClass", Some(json!("")));
-    check(&["tolerations=[{key: a}]"], "/spec/tolerations", Some(json!([{"key": "a"}])));
-    check(&["authentication.adminPassword=a=b"], "/spec/authentication/adminPassword", Some(json!("a=b")));
-    check(&[r"nodeSelector.example\.com/zone=a"], "/spec/nodeSelector/example.com~1zone", Some(json!("a")));
+    check(
+        &["common.redis.enabled=true"],
+        "/spec/common/redis/enabled",
+        Some(json!(true)),
+    );
+    check(
+        &["local_registry=registry.example.com:5000"],
+        "/spec/local_registry",
+        Some(json!("registry.example.com:5000")),
+    );
+    check(
+        &["persistence.storageClass="],
+        "/spec/persistence/storageClass",
+        Some(json!("")),
+    );
+    check(
+        &["tolerations=[{key: a}]"],
+        "/spec/tolerations",
+        Some(json!([{"key": "a"}])),
+    );
+    check(
+        &["authentication.adminPassword=a=b"],
+        "/spec/authentication/adminPassword",
+        Some(json!("a=b")),
+    );
+    check(
+        &[r"nodeSelector.example\.com/zone=a"],
+        "/spec/nodeSelector/example.com~1zone",
+        Some(json!("a")),
+    );
     check(&["terminal=null"], "/spec/terminal", None);
     let check = |setting: &str, words: &str| {
         let error = install::set(&mut default(), setting).unwrap_err().to_string();
@@ -446,12 +551,18 @@ fn what_is_given_is_compared_with_what_is_there() {
     assert_eq!(install::mismatches(&default(), &snapshot), [""; 0]);
     assert_eq!(install::mismatches(&default(), &mk_fresh()), [""; 0]);
     assert_eq!(
-        install::mismatches(&with(&["authentication.adminPassword=Initial88", "etcd.port=1"]), &snapshot),
+        install::mismatches(
+            &with(&["authentication.adminPassword=Initial88", "etcd.port=1"]),
+            &snapshot
+        ),
         ["spec.authentication.adminPassword", "spec.etcd.port"]
     );
     let mut annotated = default();
     annotated.as_map_mut()["metadata"]["annotations"] = json!({"a": "b"});
-    assert_eq!(install::mismatches(&annotated, &snapshot), ["metadata.annotations[a]"]);
+    assert_eq!(
+        install::mismatches(&annotated, &snapshot),
+        ["metadata.annotations[a]"]
+    );
 }
 
 #[test]
@@ -465,11 +576,31 @@ fn the_first_password_is_named_as_long_as_it_counts() {
         };
         mk_add(
             &mut snapshot,
-            mk("iam.kubesphere.io/v1alpha2", "User", "admin", json!({"metadata": {"annotations": annotations}})),
+            mk(
+                "iam.kubesphere.io/v1alpha2",
+                "User",
+                "admin",
+                json!({"metadata": {"annotations": annotations}}),
+            ),
         );
-        let data = if has_key { json!({"initAdminPassword": "eA=="}) } else { json!({}) };
-        mk_add(&mut snapshot, mk("v1", "Secret", "kubesphere-system/kubesphere-secret", json!({"data": data})));
-        mk_add(&mut snapshot, with(&[&format!("authentication.adminPassword={given}")]));
+        let data = if has_key {
+            json!({"initAdminPassword": "eA=="})
+        } else {
+            json!({})
+        };
+        mk_add(
+            &mut snapshot,
+            mk(
+                "v1",
+                "Secret",
+                "kubesphere-system/kubesphere-secret",
+                json!({"data": data}),
+            ),
+        );
+        mk_add(
+            &mut snapshot,
+            with(&[&format!("authentication.adminPassword={given}")]),
+        );
         assert_eq!(install::first_password(&snapshot), expect);
     };
     let made = FirstPassword::Made {

@@ -143,7 +143,9 @@ pub(super) async fn install(global: &Global, args: InstallArgs) -> anyhow::Resul
     };
     if args.dry_run {
         if json {
-            output::json(&json!({"installed": false, "dryRun": true, "plan": plan, "findings": prepared.findings()}))?;
+            output::json(
+                &json!({"installed": false, "dryRun": true, "plan": plan, "findings": prepared.findings()}),
+            )?;
         } else {
             output::print("\nNothing was written. Next: ks-installer install, with the same options\n");
         }
@@ -207,7 +209,11 @@ async fn carry_out(
         }
         Err(failed) => return Err(not_finished(&failed.into())),
     };
-    let now = session.cluster.snapshot(&Scope::upgrade()).await.map_err(read_error)?;
+    let now = session
+        .cluster
+        .snapshot(&Scope::upgrade())
+        .await
+        .map_err(read_error)?;
     if json {
         output::json(&to_json(&outcome, made, &now))?;
     } else {
@@ -238,7 +244,12 @@ fn changed_meanwhile(shown: &Prepared, now: &Prepared, made: &[Object]) -> Vec<S
             changed.extend(
                 differences
                     .iter()
-                    .filter(|difference| difference.object.as_ref().is_none_or(|object| !made.contains(object)))
+                    .filter(|difference| {
+                        difference
+                            .object
+                            .as_ref()
+                            .is_none_or(|object| !made.contains(object))
+                    })
                     .map(ToString::to_string),
             );
         }
@@ -290,16 +301,19 @@ fn show(prepared: &Prepared) {
 async fn already_there(session: &Session<'_>, prepared: &Prepared, json: bool) -> anyhow::Result<Verdict> {
     run::close_journal(session.cluster).await;
     let to = &prepared.decision.to;
-    let findings =
-        upgrade::verify_upgrade(None, &prepared.snapshot, session.releases, &session.options);
-    let verified = findings.iter().all(|finding| finding.severity != Severity::Blocker);
+    let findings = upgrade::verify_upgrade(None, &prepared.snapshot, session.releases, &session.options);
+    let verified = findings
+        .iter()
+        .all(|finding| finding.severity != Severity::Blocker);
     let left = prepared.decision.plan.as_ref().map_or(0, Plan::writes);
     if json {
         output::json(&json!({
             "installed": verified, "to": to, "written": 0, "pendingWrites": left, "verified": verified, "findings": findings,
         }))?;
     } else {
-        output::print(&format!("KubeSphere {to} is installed already: nothing was written.\n"));
+        output::print(&format!(
+            "KubeSphere {to} is installed already: nothing was written.\n"
+        ));
         if left > 0 {
             output::print(&format!(
                 "{} not as the release has them; look with ks-installer plan, repair with ks-installer upgrade.\n",
@@ -352,7 +366,11 @@ fn to_json(outcome: &Outcome, founded: usize, now: &Snapshot) -> Value {
 fn to_text(outcome: &Outcome, founded: usize) -> String {
     let report = &outcome.report;
     let verified = if report.is_verified() {
-        format!("{} KubeSphere {} is installed and verified", text::tick(), outcome.to)
+        format!(
+            "{} KubeSphere {} is installed and verified",
+            text::tick(),
+            outcome.to
+        )
     } else {
         format!("KubeSphere {} was installed, but verification failed", outcome.to)
     };

@@ -97,7 +97,12 @@ impl Waits {
     };
 }
 
-pub(crate) fn session<'a>(cluster: &'a Cluster, releases: &'a Releases, options: Options, waits: Waits) -> Session<'a> {
+pub(crate) fn session<'a>(
+    cluster: &'a Cluster,
+    releases: &'a Releases,
+    options: Options,
+    waits: Waits,
+) -> Session<'a> {
     let old_managers = upgrade::target(releases, &options)
         .map(|r| r.field_managers.clone())
         .unwrap_or_default();

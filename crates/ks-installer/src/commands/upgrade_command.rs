@@ -249,7 +249,9 @@ async fn claimed(
         let work = claim.carry_out(session.cluster, run, follow, async |recorder| {
             session.execute_recorded(prepared, Some(recorder), &listen).await
         });
-        let report = Box::pin(work).await.map_err(|stopped| Failed::Stopped(stopped, None))?;
+        let report = Box::pin(work)
+            .await
+            .map_err(|stopped| Failed::Stopped(stopped, None))?;
         return Ok(Outcome {
             report,
             to,
@@ -348,9 +350,7 @@ pub(super) fn session_error(error: SessionError) -> anyhow::Error {
         SessionError::Run(error) => error.hint(),
         SessionError::ReadSnapshot(error) => error.hint(),
         SessionError::Blocked(findings) => findings.first().and_then(|f| f.hint.clone()),
-        SessionError::KeepsChanging(_) => {
-            Some("find out who keeps writing them, then run it again".into())
-        }
+        SessionError::KeepsChanging(_) => Some("find out who keeps writing them, then run it again".into()),
     };
     with_hint(error.into(), hint)
 }

@@ -8,13 +8,7 @@ use std::sync::{
 use engine::{Event, Outcome};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::Histogram,
-        info::Info,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 use upgrade::{Finding, Severity};
@@ -64,11 +58,18 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of the installer", build);
         let leader = Gauge::default();
-        registry.register("leader", "Whether this replica is the one that acts", leader.clone());
+        registry.register(
+            "leader",
+            "Whether this replica is the one that acts",
+            leader.clone(),
+        );
         let reconciliations = Family::default();
-        registry.register("reconciliations", "Reconciliations by result", reconciliations.clone());
-        let reconcile_seconds =
-            Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]);
+        registry.register(
+            "reconciliations",
+            "Reconciliations by result",
+            reconciliations.clone(),
+        );
+        let reconcile_seconds = Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]);
         registry.register_with_unit(
             "reconcile",
             "Time of a reconciliation, waits for rollouts included",
@@ -87,9 +88,17 @@ impl Metrics {
         let retries = Counter::default();
         registry.register("write_retries", "Writes that were tried again", retries.clone());
         let findings = Family::default();
-        registry.register("findings", "Findings of the last reconciliation", findings.clone());
+        registry.register(
+            "findings",
+            "Findings of the last reconciliation",
+            findings.clone(),
+        );
         let healthy = Family::default();
-        registry.register("workload_healthy", "Whether a workload of the platform runs", healthy.clone());
+        registry.register(
+            "workload_healthy",
+            "Whether a workload of the platform runs",
+            healthy.clone(),
+        );
         let drifted = Gauge::default();
         registry.register(
             "drifted_objects",
@@ -191,7 +200,10 @@ mod tests {
         let metrics = Metrics::new();
         metrics.leads(true);
         metrics.reconciled("settled", 0.2);
-        metrics.found(&[Finding::warning("SomeReason", "words"), Finding::warning("SomeReason", "words")]);
+        metrics.found(&[
+            Finding::warning("SomeReason", "words"),
+            Finding::warning("SomeReason", "words"),
+        ]);
         metrics.event(&Event::StageStarted {
             index: 0,
             name: "workloads".into(),

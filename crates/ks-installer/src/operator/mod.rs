@@ -108,7 +108,10 @@ pub(crate) async fn operate(global: &Global, args: OperatorArgs) -> anyhow::Resu
             acquired = Lease::acquire(&cluster, &clock, LEADER, &holder, |_| ()) => acquired,
             () = stop.cancelled() => break,
         };
-        ready.store(!matches!(acquired, Err(LeaseError::ReadLease(_))), Ordering::Relaxed);
+        ready.store(
+            !matches!(acquired, Err(LeaseError::ReadLease(_))),
+            Ordering::Relaxed,
+        );
         let lease = match acquired {
             Ok(lease) => lease,
             Err(LeaseError::Held { holder, .. }) => {
@@ -185,7 +188,9 @@ async fn lead(client: &kube::Client, reconciler: &mut Reconciler) {
         at = pause(next, tries).map(|pause| Instant::now() + pause);
         if watched != reconciler.managed {
             watched.clone_from(&reconciler.managed);
-            changes = watch::objects(client, &reconciler.served, &watched).into_iter().collect();
+            changes = watch::objects(client, &reconciler.served, &watched)
+                .into_iter()
+                .collect();
         }
     }
 }

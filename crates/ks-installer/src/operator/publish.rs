@@ -154,7 +154,10 @@ fn clipped(mut text: String) -> String {
     if text.len() > LONGEST / 4 {
         let end = text.floor_char_boundary(LONGEST / 4);
         text.truncate(end);
-        let _ = write!(text, "\n… the rest does not fit here: ks-installer plan --details");
+        let _ = write!(
+            text,
+            "\n… the rest does not fit here: ks-installer plan --details"
+        );
     }
     text
 }

@@ -131,19 +131,25 @@ impl Reconciler {
         self.workloads(&prepared);
 
         let spec = digest_value(configuration.get("/spec").unwrap_or(&Value::Null));
-        let Some(plan) = prepared.decision.plan.clone().filter(|_| prepared.blockers().next().is_none()) else {
+        let Some(plan) = prepared
+            .decision
+            .plan
+            .clone()
+            .filter(|_| prepared.blockers().next().is_none())
+        else {
             return self.blocked(&configuration, &spec, &prepared).await;
         };
         if plan.is_empty() {
             self.metrics.drifted(0);
-            let findings =
-                upgrade::verify_upgrade(None, &prepared.snapshot, &releases, &session.options);
+            let findings = upgrade::verify_upgrade(None, &prepared.snapshot, &releases, &session.options);
             let report = in_place(&spec, &plan.to, &findings);
             let changed = self.publisher.status(&report).await?;
             if changed {
                 self.say_in_place(&configuration, &prepared, &plan.to);
             }
-            let healthy = findings.iter().all(|finding| finding.severity != Severity::Blocker);
+            let healthy = findings
+                .iter()
+                .all(|finding| finding.severity != Severity::Blocker);
             return Ok(if healthy {
                 ("settled", Next::Settled)
             } else {
@@ -161,9 +167,12 @@ impl Reconciler {
         let digest = publish::digest(&plan);
         let is_manual = configuration.annotation(APPROVAL) == Some("manual");
         if is_manual && configuration.annotation(APPROVED_PLAN) != Some(&digest) {
-            return self.awaiting(&configuration, &spec, &plan, &digest, &prepared).await;
+            return self
+                .awaiting(&configuration, &spec, &plan, &digest, &prepared)
+                .await;
         }
-        self.carry_out(&session, &configuration, &spec, plan, prepared).await
+        self.carry_out(&session, &configuration, &spec, plan, prepared)
+            .await
     }
 
     fn workloads(&self, prepared: &Prepared) {
@@ -194,7 +203,10 @@ impl Reconciler {
     ) -> Result<(&'static str, Next), Trouble> {
         let blockers: Vec<&Finding> = prepared.blockers().collect();
         let (reason, message) = match blockers.as_slice() {
-            [] => (reasons::NOT_INSTALLED.to_owned(), "no plan can be made".to_owned()),
+            [] => (
+                reasons::NOT_INSTALLED.to_owned(),
+                "no plan can be made".to_owned(),
+            ),
             [first, rest @ ..] => {
                 let more = match rest.len() {
                     0 => String::new(),
@@ -241,12 +253,19 @@ impl Reconciler {
         );
         let findings = prepared.findings();
         let mut report = in_place(spec, &plan.to, findings);
-        report.conditions.push(Condition::new("Drifted", true, "ChangedByOthers", message.clone()));
+        report.conditions.push(Condition::new(
+            "Drifted",
+            true,
+            "ChangedByOthers",
+            message.clone(),
+        ));
         report.plan = Some(json!({"digest": publish::digest(plan), "writes": plan.writes()}));
         self.publisher.status(&report).await?;
         let said = format!("drift: {message}");
         if self.said != said {
-            self.publisher.event(configuration, true, "Drifted", &message).await;
+            self.publisher
+                .event(configuration, true, "Drifted", &message)
+                .await;
         }
         self.say(&said);
         Ok(("drifted", Next::Settled))
@@ -260,7 +279,9 @@ impl Reconciler {
         digest: &str,
         prepared: &Prepared,
     ) -> Result<(&'static str, Next), Trouble> {
-        self.publisher.plan(configuration, plan, prepared.findings()).await?;
+        self.publisher
+            .plan(configuration, plan, prepared.findings())
+            .await?;
         let message = format!(
             "the plan for {} writes {}; look at it in ConfigMap {}, and approve it with: kubectl -n {NAMESPACE} annotate --overwrite clusterconfiguration ks-installer {APPROVED_PLAN}={digest}",
             plan.to,
@@ -279,7 +300,9 @@ impl Reconciler {
             plan: Some(summary(plan, digest)),
         };
         if self.publisher.status(&report).await? {
-            self.publisher.event(configuration, false, "AwaitingApproval", &message).await;
+            self.publisher
+                .event(configuration, false, "AwaitingApproval", &message)
+                .await;
         }
         self.say(&message);
         Ok(("awaiting approval", Next::Settled))
@@ -294,7 +317,9 @@ impl Reconciler {
         prepared: Prepared,
     ) -> Result<(&'static str, Next), Trouble> {
         let digest = publish::digest(&plan);
-        self.publisher.plan(configuration, &plan, prepared.findings()).await?;
+        self.publisher
+            .plan(configuration, &plan, prepared.findings())
+            .await?;
         let begun = |phase: Phase, progress: &str| Report {
             phase,
             progress: progress.to_owned(),
@@ -306,10 +331,14 @@ impl Reconciler {
             ],
             plan: Some(summary(&plan, &digest)),
         };
-        self.publisher.status(&begun(Phase::Upgrading, "0: backup")).await?;
+        self.publisher
+            .status(&begun(Phase::Upgrading, "0: backup"))
+            .await?;
         let words = format!("from {} to {}", plan.from, plan.to);
         self.say(&format!("upgrading {words}"));
-        self.publisher.event(configuration, false, "Upgrading", &words).await;
+        self.publisher
+            .event(configuration, false, "Upgrading", &words)
+            .await;
 
         let follower = Follower::new(Arc::clone(&self.metrics), plan.stages.len());
         let place = Location::Secret {
@@ -335,10 +364,16 @@ impl Reconciler {
             }
         };
         let (done, ()) = futures::join!(work, tell);
-        let backed_up = Condition::new("BackedUp", true, "Verified", format!("read back and verified: {location}"));
+        let backed_up = Condition::new(
+            "BackedUp",
+            true,
+            "Verified",
+            format!("read back and verified: {location}"),
+        );
         match done {
             Ok(outcome) => {
-                self.finished(configuration, spec, &plan, &outcome.report, backed_up).await
+                self.finished(configuration, spec, &plan, &outcome.report, backed_up)
+                    .await
             }
             Err(Failed::Stopped(Stopped::Held(error), _)) => {
                 self.say(&format!("somebody else is at work: {error}"));
@@ -348,12 +383,20 @@ impl Reconciler {
                 let has_backup = matches!(&failed, Failed::Stopped(_, Some(_)));
                 let is_stop = matches!(
                     &failed,
-                    Failed::Stopped(Stopped::Failed(SessionError::Run(engine::RunError::Interrupted)), _)
+                    Failed::Stopped(
+                        Stopped::Failed(SessionError::Run(engine::RunError::Interrupted)),
+                        _
+                    )
                 );
                 let message = format!("{:#}", anyhow::Error::from(failed));
                 let reason = if is_stop { "Stopped" } else { "RunFailed" };
                 let mut conditions = vec![
-                    Condition::new("Progressing", true, "Retrying", "the run stopped and is tried again"),
+                    Condition::new(
+                        "Progressing",
+                        true,
+                        "Retrying",
+                        "the run stopped and is tried again",
+                    ),
                     Condition::new("Degraded", true, reason, message.clone()),
                 ];
                 conditions.extend(has_backup.then_some(backed_up));
@@ -397,12 +440,16 @@ impl Reconciler {
         if !run.is_verified() {
             let trouble = run.findings.first().map(words_of).unwrap_or_default();
             let message = format!("{words}, but not verified: {trouble}");
-            self.publisher.event(configuration, true, "NotVerified", &message).await;
+            self.publisher
+                .event(configuration, true, "NotVerified", &message)
+                .await;
             self.say(&message);
             return Ok(("not verified", Next::Patience));
         }
         let message = format!("KubeSphere is at {} and verified: {words}", plan.to);
-        self.publisher.event(configuration, false, "Upgraded", &message).await;
+        self.publisher
+            .event(configuration, false, "Upgraded", &message)
+            .await;
         self.say(&message);
         let snapshot = self.cluster.snapshot(&cluster::Scope::upgrade()).await?;
         if let Some(configuration) = snapshot.get(&configuration.key()).cloned() {
@@ -431,9 +478,16 @@ fn words_of(finding: &Finding) -> String {
 
 /// What is said where the release is in place; a blocker among the findings says that not all of it runs.
 fn in_place(spec: &str, version: &str, findings: &[Finding]) -> Report {
-    let trouble = findings.iter().find(|finding| finding.severity == Severity::Blocker);
+    let trouble = findings
+        .iter()
+        .find(|finding| finding.severity == Severity::Blocker);
     let (reason, message) = trouble.map_or_else(
-        || ("Verified".to_owned(), format!("KubeSphere is at {version} and runs")),
+        || {
+            (
+                "Verified".to_owned(),
+                format!("KubeSphere is at {version} and runs"),
+            )
+        },
         |finding| (finding.reason.clone(), words(finding)),
     );
     let runs = trouble.is_none();
@@ -445,7 +499,12 @@ fn in_place(spec: &str, version: &str, findings: &[Finding]) -> Report {
             Condition::new("Preflight", true, "Passed", "nothing stands in the way"),
             Condition::new("Progressing", false, "Done", ""),
             Condition::new("Available", runs, reason.clone(), message.clone()),
-            Condition::new("Degraded", !runs, reason, if runs { String::new() } else { message }),
+            Condition::new(
+                "Degraded",
+                !runs,
+                reason,
+                if runs { String::new() } else { message },
+            ),
             Condition::new("Drifted", false, "AsInstalled", ""),
         ],
         plan: None,
@@ -565,7 +624,10 @@ impl Follow for Follower {
                 object,
                 message,
                 after,
-            } => tracing::warn!("{object}: {message}; trying again in {:.1} s", after.as_secs_f64()),
+            } => tracing::warn!(
+                "{object}: {message}; trying again in {:.1} s",
+                after.as_secs_f64()
+            ),
             Event::Replanning { objects } => tracing::info!(
                 "{} changed meanwhile; planning again from what is there",
                 output::text::count(objects.len(), "object")

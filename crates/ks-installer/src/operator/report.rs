@@ -90,7 +90,8 @@ pub(super) fn patch(live: &Value, report: &Report, now: Timestamp) -> Option<Val
     };
     for condition in &report.conditions {
         let status = condition.status();
-        let old = named(condition.kind).filter(|old| old.get("status").and_then(Value::as_str) == Some(status));
+        let old =
+            named(condition.kind).filter(|old| old.get("status").and_then(Value::as_str) == Some(status));
         let since = old.and_then(|old| old.get("lastTransitionTime")).cloned();
         conditions.push(json!({
             "type": condition.kind, "status": status, "reason": condition.reason, "message": condition.message,
@@ -186,7 +187,10 @@ mod tests {
         let first = merged(&live, patch(&live, &mk(Phase::Running, true), at(0)));
         assert_eq!(first["core"]["status"], "enabled");
         assert_eq!(first["phase"], "Running");
-        assert_eq!(first["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        assert_eq!(
+            first["conditions"][0]["lastTransitionTime"],
+            "1970-01-01T00:00:00Z"
+        );
         assert_eq!(patch(&first, &mk(Phase::Running, true), at(60)), None);
 
         // Only a change of the status moves the time of the transition.
@@ -194,9 +198,15 @@ mod tests {
         other.conditions[0].message = "all runs still".into();
         let second = merged(&first, patch(&first, &other, at(60)));
         assert_eq!(second["conditions"][0]["message"], "all runs still");
-        assert_eq!(second["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        assert_eq!(
+            second["conditions"][0]["lastTransitionTime"],
+            "1970-01-01T00:00:00Z"
+        );
         let third = merged(&second, patch(&second, &mk(Phase::Retrying, false), at(60)));
-        assert_eq!(third["conditions"][0]["lastTransitionTime"], "1970-01-01T00:01:00Z");
+        assert_eq!(
+            third["conditions"][0]["lastTransitionTime"],
+            "1970-01-01T00:01:00Z"
+        );
     }
 
     #[test]
@@ -208,7 +218,12 @@ mod tests {
         let mut report = mk(Phase::Upgrading, true);
         report.plan = Some(json!({"digest": "new"}));
         let after = merged(&live, patch(&live, &report, at(0)));
-        let kinds: Vec<_> = after["conditions"].as_array().unwrap().iter().map(|c| &c["type"]).collect();
+        let kinds: Vec<_> = after["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| &c["type"])
+            .collect();
         assert_eq!(kinds, ["Available", "BackedUp"]);
         assert_eq!(after["plan"], json!({"digest": "new"}));
         report.plan = None;

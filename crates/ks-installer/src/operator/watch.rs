@@ -98,7 +98,10 @@ pub(super) fn objects(
     let mut places: BTreeMap<(&str, &str, Option<&str>), BTreeMap<String, ObjectKey>> = BTreeMap::new();
     for key in keys {
         let place = (key.group.as_str(), key.kind.as_str(), key.namespace.as_deref());
-        places.entry(place).or_default().insert(key.name.clone(), key.clone());
+        places
+            .entry(place)
+            .or_default()
+            .insert(key.name.clone(), key.clone());
     }
     let mut streams = Vec::new();
     for ((group, kind, namespace), names) in places {
@@ -154,9 +157,9 @@ fn watch_metadata(
                 Ok(Event::Apply(object)) => {
                     let name = object.metadata.name.clone().unwrap_or_default();
                     let now = version(&object.metadata);
-                    names.get(&name).and_then(|key| {
-                        (seen.insert(name, now.clone()) != Some(now)).then(|| key.clone())
-                    })
+                    names
+                        .get(&name)
+                        .and_then(|key| (seen.insert(name, now.clone()) != Some(now)).then(|| key.clone()))
                 }
                 Ok(Event::Delete(object)) => {
                     let name = object.metadata.name.unwrap_or_default();
@@ -192,7 +195,10 @@ fn version(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta
                 annotations
             }),
         ])),
-        _ => format!("{uid} {}", metadata.resource_version.as_deref().unwrap_or_default()),
+        _ => format!(
+            "{uid} {}",
+            metadata.resource_version.as_deref().unwrap_or_default()
+        ),
     }
 }
 

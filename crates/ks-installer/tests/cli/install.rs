@@ -28,7 +28,10 @@ fn install(served: &Served, more: &[&str]) -> Value {
     let ended = served.run(&with(&[more, &["-o", "json"]].concat()));
     assert_eq!(ended.code, 0, "{ended:?}");
     let report = ended.json();
-    assert_eq!((&report["installed"], &report["verified"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        (&report["installed"], &report["verified"]),
+        (&json!(true), &json!(true))
+    );
     report
 }
 
@@ -56,9 +59,15 @@ fn it_installs_shows_where_the_password_is_and_a_second_run_writes_nothing() {
     let state = State::of(&served.sandbox);
     let live = state.get(&configuration());
     assert_eq!(live["status"]["core"]["version"], "v3.3.1");
-    let password = text_of(state.get(&system("", "Secret", "kubesphere-secret")), "initAdminPassword");
+    let password = text_of(
+        state.get(&system("", "Secret", "kubesphere-secret")),
+        "initAdminPassword",
+    );
     assert_eq!(password.len(), 16);
-    assert_eq!(state.get(&iam("User", "admin"))["spec"]["password"], json!(password));
+    assert_eq!(
+        state.get(&iam("User", "admin"))["spec"]["password"],
+        json!(password)
+    );
     let binding = state.get(&iam("GlobalRoleBinding", "admin"));
     assert_eq!(binding["roleRef"]["name"], "platform-admin");
     let (out, err) = (&ended.out, &ended.err);
@@ -66,22 +75,43 @@ fn it_installs_shows_where_the_password_is_and_a_second_run_writes_nothing() {
     for (key, value) in &state.0 {
         // The account, and the Secret in which it is kept (in base64).
         let is_its_place = *key == iam("User", "admin");
-        assert!(is_its_place || !value.to_string().contains(&password), "{key} holds the password");
+        assert!(
+            is_its_place || !value.to_string().contains(&password),
+            "{key} holds the password"
+        );
     }
     // As Helm would have left it.
     let record = state.get(&system("", "Secret", "sh.helm.release.v1.ks-core.v1"));
     assert_eq!(record["metadata"]["labels"]["status"], "deployed");
-    assert!(!state.0.keys().any(|key| key.name.starts_with("ks-installer-backup")));
+    assert!(
+        !state
+            .0
+            .keys()
+            .any(|key| key.name.starts_with("ks-installer-backup"))
+    );
 
     let again = served.check_reads(&INSTALL, 0);
-    assert!(again.out.contains("is installed already: nothing was written"), "{}", again.out);
+    assert!(
+        again.out.contains("is installed already: nothing was written"),
+        "{}",
+        again.out
+    );
     let again = served.check_reads(&with(&["-o", "json"]), 0).json();
-    assert_eq!((&again["written"], &again["pendingWrites"]), (&json!(0), &json!(0)));
+    assert_eq!(
+        (&again["written"], &again["pendingWrites"]),
+        (&json!(0), &json!(0))
+    );
     let status = served.check_reads(&["status", "-o", "json"], 0).json();
-    assert_eq!((&status["version"], &status["pendingWrites"]), (&json!("v3.3.1"), &json!(0)));
+    assert_eq!(
+        (&status["version"], &status["pendingWrites"]),
+        (&json!("v3.3.1"), &json!(0))
+    );
     assert_eq!(status["lastRun"]["kind"], "install");
     // An upgrade finds nothing to do either.
-    assert_eq!(served.check_reads(&["upgrade", "--yes", "-o", "json"], 0).json()["written"], 0);
+    assert_eq!(
+        served.check_reads(&["upgrade", "--yes", "-o", "json"], 0).json()["written"],
+        0
+    );
 }
 
 #[test]
@@ -101,8 +131,13 @@ fn a_dry_run_shows_everything_and_writes_nothing() {
     for words in ["Foundation (3 writes", "Webhooks", "Nothing was written"] {
         assert!(ended.out.contains(words), "{words:?} is not in: {}", ended.out);
     }
-    let json = served.check_reads(&["install", "--dry-run", "-o", "json"], 0).json();
-    assert_eq!((&json["dryRun"], &json["plan"]["from"]), (&json!(true), &json!("nothing")));
+    let json = served
+        .check_reads(&["install", "--dry-run", "-o", "json"], 0)
+        .json();
+    assert_eq!(
+        (&json["dryRun"], &json["plan"]["from"]),
+        (&json!(true), &json!("nothing"))
+    );
     assert_eq!(json["plan"]["stages"][0]["name"], "foundation");
     assert_eq!(json["plan"]["options"]["install"], "only");
     // Without a terminal it must be told.
@@ -123,9 +158,19 @@ spec:
 status: {core: {version: v3.2.1}}
 ",
     );
-    let settings = ["--config", &file, "--set", "common.core.console.port=30881", "--set", "terminal.timeout=60"];
+    let settings = [
+        "--config",
+        &file,
+        "--set",
+        "common.core.console.port=30881",
+        "--set",
+        "terminal.timeout=60",
+    ];
     let report = install(&served, &settings);
-    assert_eq!(report["password"], json!({"setting": "authentication.adminPassword"}));
+    assert_eq!(
+        report["password"],
+        json!({"setting": "authentication.adminPassword"})
+    );
     assert!(report["console"].as_str().unwrap().ends_with(":30881"));
     let state = State::of(&served.sandbox);
     let live = state.get(&configuration());
@@ -139,16 +184,25 @@ status: {core: {version: v3.2.1}}
     served.check_reads(&with(&settings), 0);
     served.check_reads(&with(&["--set", "terminal.timeout=60"]), 0);
     let other = served.check_reads(&with(&["--set", "authentication.adminPassword=Another99"]), 1);
-    assert!(other.out.contains("spec.authentication.adminPassword"), "{}", other.out);
+    assert!(
+        other.out.contains("spec.authentication.adminPassword"),
+        "{}",
+        other.out
+    );
     assert!(!other.out.contains("Another99") && !other.out.contains("Initial88"));
-    let other = served.check_reads(&with(&["--set", "terminal.timeout=61", "-o", "json"]), 1).json();
+    let other = served
+        .check_reads(&with(&["--set", "terminal.timeout=61", "-o", "json"]), 1)
+        .json();
     assert!(other["why"].as_str().unwrap().contains("spec.terminal.timeout"));
 }
 
 #[test]
 fn wrong_input_is_refused_before_any_write() {
     let served = serve(support::bare());
-    let other = served.installer.write("other.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n");
+    let other = served.installer.write(
+        "other.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n",
+    );
     let two = served.installer.write("two.yaml", "a: 1\n---\nb: 2\n");
     let none = served.installer.write("none.yaml", "a: [\n");
     for (arguments, words) in [
@@ -158,7 +212,10 @@ fn wrong_input_is_refused_before_any_write() {
         (&["--config", &none], &["neither YAML nor JSON"]),
         (&["--set", "terminal"], &["path=value", "hint: "]),
         (&["--set", "a..b=1"], &["path=value"]),
-        (&["--set", "etcd.port.number=1"], &["etcd.port.number cannot be set, since spec.etcd.port is no map"]),
+        (
+            &["--set", "etcd.port.number=1"],
+            &["etcd.port.number cannot be set, since spec.etcd.port is no map"],
+        ),
     ] {
         let ended = served.check_reads(&with(arguments), 2);
         for word in words {
@@ -166,17 +223,29 @@ fn wrong_input_is_refused_before_any_write() {
         }
     }
     // A wrong type is a finding like any other.
-    for setting in ["terminal.timeout=soon", "common.redis.enabled=[1]", "authentication.adminPassword=short"] {
-        let ended = served.check_reads(&with(&["--set", setting, "-o", "json"]), 1).json();
+    for setting in [
+        "terminal.timeout=soon",
+        "common.redis.enabled=[1]",
+        "authentication.adminPassword=short",
+    ] {
+        let ended = served
+            .check_reads(&with(&["--set", setting, "-o", "json"]), 1)
+            .json();
         assert_eq!(ended["why"], "blockers", "{setting}: {ended:#}");
     }
-    assert!(State::of(&served.sandbox).find(&ObjectKey::cluster("", "Namespace", "kubesphere-system")).is_none());
+    assert!(
+        State::of(&served.sandbox)
+            .find(&ObjectKey::cluster("", "Namespace", "kubesphere-system"))
+            .is_none()
+    );
 }
 
 #[test]
 fn what_stands_in_the_way_is_named_before_any_write() {
     let check = |served: &Served, more: &[&str], reasons: &[&str]| {
-        let ended = served.check_reads(&with(&[more, &["-o", "json"]].concat()), 1).json();
+        let ended = served
+            .check_reads(&with(&[more, &["-o", "json"]].concat()), 1)
+            .json();
         let found: Vec<_> = ended["findings"]
             .as_array()
             .unwrap()
@@ -190,8 +259,21 @@ fn what_stands_in_the_way_is_named_before_any_write() {
     check(&old, &[], &["KubernetesUnsupported"]);
     let classless = serve(support::bare_of(support::KUBERNETES, false));
     check(&classless, &[], &["NoDefaultStorageClass"]);
-    check(&classless, &["--set", "persistence.storageClass=fast"], &["StorageClassMissing"]);
-    check(&classless, &["--set", "persistence.storageClass=standard", "--set", "enableHA=true"], &["RedisMissing"]);
+    check(
+        &classless,
+        &["--set", "persistence.storageClass=fast"],
+        &["StorageClassMissing"],
+    );
+    check(
+        &classless,
+        &[
+            "--set",
+            "persistence.storageClass=standard",
+            "--set",
+            "enableHA=true",
+        ],
+        &["RedisMissing"],
+    );
     install(&classless, &["--set", "persistence.storageClass=standard"]);
 }
 
@@ -199,11 +281,18 @@ fn what_stands_in_the_way_is_named_before_any_write() {
 fn a_cluster_with_another_kubesphere_is_left_to_an_upgrade() {
     let served = serve(support::tenants());
     let ended = served.check_reads(&INSTALL, 1);
-    assert!(ended.out.contains("KubeSphere v3.2.1 is installed already"), "{}", ended.out);
+    assert!(
+        ended.out.contains("KubeSphere v3.2.1 is installed already"),
+        "{}",
+        ended.out
+    );
     assert!(ended.out.contains("ks-installer upgrade"), "{}", ended.out);
     assert!(!ended.out.contains("to write"), "no plan: {}", ended.out);
     let json = served.check_reads(&with(&["-o", "json"]), 1).json();
-    assert_eq!((&json["installed"], &json["why"]), (&json!(false), &json!("blockers")));
+    assert_eq!(
+        (&json["installed"], &json["why"]),
+        (&json!(false), &json!("blockers"))
+    );
     served.check_reads(&["install", "--dry-run"], 1);
 
     let upgraded = serve(support::upgraded());
@@ -218,6 +307,11 @@ fn other_commands_name_it_where_there_is_no_kubesphere() {
         let ended = served.check_reads(&[command], 1);
         assert!(ended.out.contains("ks-installer install"), "{}", ended.out);
     }
-    assert!(served.check_reads(&["upgrade", "--yes"], 1).out.contains("ks-installer install"));
+    assert!(
+        served
+            .check_reads(&["upgrade", "--yes"], 1)
+            .out
+            .contains("ks-installer install")
+    );
     assert!(served.check_reads(&["status"], 0).out.contains("not installed"));
 }

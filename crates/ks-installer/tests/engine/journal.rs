@@ -69,7 +69,9 @@ async fn a_second_run_is_refused_while_the_first_gives_signs_of_life() {
     let sandbox = support::tenants();
     let cluster = support::client(&sandbox);
     let (clock, seconds) = mk_clock();
-    let first = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "first", |_| ()).await.unwrap();
+    let first = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "first", |_| ())
+        .await
+        .unwrap();
     seconds.fetch_add(12, Ordering::Relaxed);
     let told = Mutex::new(Vec::new());
     let second = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "second", |held| {
@@ -88,9 +90,11 @@ async fn a_second_run_is_refused_while_the_first_gives_signs_of_life() {
 
     // It ended.
     first.release().await;
-    let third = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "third", |held| panic!("{held}"))
-        .await
-        .unwrap();
+    let third = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "third", |held| {
+        panic!("{held}")
+    })
+    .await
+    .unwrap();
     third.release().await;
 }
 
@@ -105,7 +109,9 @@ async fn a_run_without_a_sign_of_life_is_followed_whatever_its_clock_says() {
         .await
         .unwrap();
     let started = tokio::time::Instant::now();
-    let lease = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "next", |_| ()).await.unwrap();
+    let lease = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "next", |_| ())
+        .await
+        .unwrap();
     let waited = started.elapsed();
     assert!((15..20).contains(&waited.as_secs()), "{waited:?}");
     // One that gives back what it no longer has takes it from nobody.
@@ -128,9 +134,11 @@ async fn a_run_that_is_known_to_be_dead_is_not_waited_for() {
         .await
         .unwrap();
     let started = tokio::time::Instant::now();
-    let lease = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "next", |held| panic!("{held}"))
-        .await
-        .unwrap();
+    let lease = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "next", |held| {
+        panic!("{held}")
+    })
+    .await
+    .unwrap();
     assert_eq!(started.elapsed().as_secs(), 0);
     lease.release().await;
 }
@@ -140,7 +148,9 @@ async fn a_claim_is_renewed_while_the_work_goes_on_and_ends_it_when_it_is_lost()
     let sandbox = support::tenants();
     let cluster = support::client(&sandbox);
     let (clock, _) = mk_clock();
-    let lease = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "first", |_| ()).await.unwrap();
+    let lease = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "first", |_| ())
+        .await
+        .unwrap();
     let before = sandbox.requests().writes();
     lease
         .hold(tokio::time::sleep(Duration::from_mins(1)))
@@ -148,7 +158,9 @@ async fn a_claim_is_renewed_while_the_work_goes_on_and_ends_it_when_it_is_lost()
         .unwrap();
     assert_eq!(sandbox.requests().writes() - before, 11);
     // Silent for too long: somebody else goes on, and the first one stops at its next sign of life.
-    let _second = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "second", |_| ()).await.unwrap();
+    let _second = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "second", |_| ())
+        .await
+        .unwrap();
     let lost = lease.hold(std::future::pending::<()>()).await.unwrap_err();
     assert!(matches!(lost, LeaseError::Lost { holder } if holder == "second"));
 }

@@ -25,8 +25,7 @@ const SETTINGS: [&str; 2] = [
 ];
 
 fn mk_configuration() -> Object {
-    let mut configuration =
-        from_nothing::read_configuration(from_nothing::DEFAULT_CONFIGURATION).unwrap();
+    let mut configuration = from_nothing::read_configuration(from_nothing::DEFAULT_CONFIGURATION).unwrap();
     for setting in SETTINGS {
         from_nothing::set(&mut configuration, setting).unwrap();
     }
@@ -72,7 +71,11 @@ async fn try_install(
     if plan.is_empty() {
         return Ok(());
     }
-    assert!(plan.is_installation() || install == Install::WhereAbsent, "{}", plan.from);
+    assert!(
+        plan.is_installation() || install == Install::WhereAbsent,
+        "{}",
+        plan.from
+    );
     let lease = Lease::acquire(cluster, clock, engine::RUN_LEASE, id, |_| ())
         .await
         .map_err(|e| words(&e))?;
@@ -84,7 +87,9 @@ async fn try_install(
         to: plan.to,
         backup: None,
     };
-    let (recorder, _) = Recorder::begin(cluster, clock, run).await.map_err(|e| words(&e))?;
+    let (recorder, _) = Recorder::begin(cluster, clock, run)
+        .await
+        .map_err(|e| words(&e))?;
     let work = session.execute_recorded(prepared, Some(&recorder), &|_| {});
     let done = lease.hold(Box::pin(work)).await.map_err(|e| words(&e))?;
     let noted = done.as_ref().map(|_| ()).map_err(ToString::to_string);
@@ -127,7 +132,15 @@ fn outcome(state: &State) -> State {
     fn forget(value: &mut Value) {
         match value {
             Value::Object(map) => {
-                for name in ["uid", "caBundle", "clusterIP", "clusterIPs", "ca.crt", "tls.crt", "tls.key"] {
+                for name in [
+                    "uid",
+                    "caBundle",
+                    "clusterIP",
+                    "clusterIPs",
+                    "ca.crt",
+                    "tls.crt",
+                    "tls.key",
+                ] {
                     map.remove(name);
                 }
                 map.values_mut().for_each(forget);
@@ -190,7 +203,9 @@ async fn check_nothing_to_do(sandbox: &Sandbox, at: &str) {
         let prepared = engine::prepare(&session).await.unwrap();
         assert_eq!(prepared.decision.from.as_deref(), Some("v3.3.1"), "{at}");
         let plan = prepared.decision.plan.as_ref().unwrap();
-        let writes = plan.steps().filter(|step| !matches!(step.action, Action::Wait { .. }));
+        let writes = plan
+            .steps()
+            .filter(|step| !matches!(step.action, Action::Wait { .. }));
         assert_eq!(writes.collect::<Vec<_>>(), Vec::<&upgrade::Step>::new(), "{at}");
     }
 }
@@ -227,7 +242,8 @@ fn wherever_an_installation_is_cut_the_next_one_comes_to_the_same() {
 #[test]
 fn wherever_it_is_cut_the_operator_goes_on() {
     const STEP: usize = 7;
-    let is_founded = |write: &Write| write.path.contains("clusterconfigurations") && write.path.contains("namespaces");
+    let is_founded =
+        |write: &Write| write.path.contains("clusterconfigurations") && write.path.contains("namespaces");
     let founded = RUN.writes.iter().position(is_founded).unwrap() + 1;
     let last = RUN.writes.len();
     let states: Vec<usize> = (founded..=last).step_by(STEP).chain(last - 8..=last).collect();
@@ -275,11 +291,22 @@ fn what_is_relied_on_is_written_first() {
         let found = RUN.writes.iter().position(|write| write.path.contains(part));
         found.unwrap_or_else(|| panic!("no write of {part}"))
     };
-    let last = |part: &str| RUN.writes.iter().rposition(|write| write.path.contains(part)).unwrap();
+    let last = |part: &str| {
+        RUN.writes
+            .iter()
+            .rposition(|write| write.path.contains(part))
+            .unwrap()
+    };
     let order = [
         (first("/api/v1/namespaces"), first("/customresourcedefinitions")),
-        (first("/customresourcedefinitions"), first("/namespaces/kubesphere-system/clusterconfigurations")),
-        (first("/namespaces/kubesphere-system/clusterconfigurations"), first("/leases")),
+        (
+            first("/customresourcedefinitions"),
+            first("/namespaces/kubesphere-system/clusterconfigurations"),
+        ),
+        (
+            first("/namespaces/kubesphere-system/clusterconfigurations"),
+            first("/leases"),
+        ),
         (first("/leases"), first("ks-installer-journal")),
         (last("/customresourcedefinitions"), first("/secrets")),
         (last("/customresourcedefinitions"), first("/globalroles")),
@@ -290,7 +317,12 @@ fn what_is_relied_on_is_written_first() {
         (last("/secrets"), last("/clusterconfigurations/ks-installer")),
     ];
     for (n, (before, after)) in order.into_iter().enumerate() {
-        assert!(before < after, "{n}: {:?} before {:?}", RUN.writes[before], RUN.writes[after]);
+        assert!(
+            before < after,
+            "{n}: {:?} before {:?}",
+            RUN.writes[before],
+            RUN.writes[after]
+        );
     }
     for (n, write) in RUN.writes.iter().enumerate() {
         let now = State::of(&write.after);
@@ -307,18 +339,34 @@ fn what_was_made_is_what_was_planned() {
     let prepared = block_on(async {
         let cluster = support::client(&RUN.start);
         let session = support::session(&cluster, options(Install::Only));
-        engine::prepare_installation(&session, &mk_configuration()).await.unwrap()
+        engine::prepare_installation(&session, &mk_configuration())
+            .await
+            .unwrap()
     });
     let plan = prepared.decision.plan.unwrap();
-    let planned: std::collections::BTreeSet<ObjectKey> = plan.steps().map(|step| step.object.clone()).collect();
+    let planned: std::collections::BTreeSet<ObjectKey> =
+        plan.steps().map(|step| step.object.clone()).collect();
     let before = State::of(&RUN.start);
     let made = RUN.after.0.keys().filter(|key| before.find(key).is_none());
     let unplanned: Vec<String> = made
         .filter(|key| !planned.contains(key))
-        .filter(|key| !["Lease", "Pod", "ReplicaSet", "Endpoints", "EndpointSlice", "Event", "APIService"].contains(&key.kind.as_str()))
+        .filter(|key| {
+            ![
+                "Lease",
+                "Pod",
+                "ReplicaSet",
+                "Endpoints",
+                "EndpointSlice",
+                "Event",
+                "APIService",
+            ]
+            .contains(&key.kind.as_str())
+        })
         .filter(|key| **key != journal_key())
         // What Kubernetes makes in every new namespace.
-        .filter(|key| !["default", "kube-root-ca.crt"].contains(&key.name.as_str()) && !key.name.contains("-token-"))
+        .filter(|key| {
+            !["default", "kube-root-ca.crt"].contains(&key.name.as_str()) && !key.name.contains("-token-")
+        })
         .map(ToString::to_string)
         .collect();
     assert_eq!(unplanned, [""; 0]);

@@ -78,7 +78,9 @@ pub(crate) fn bare_of(kubernetes: &str, has_default_class: bool) -> Sandbox {
     });
     std::thread::scope(|scope| {
         let made = scope.spawn(|| block_on(async { client(&sandbox).create(&class).await }));
-        made.join().expect("nobody panics").expect("the class is accepted");
+        made.join()
+            .expect("nobody panics")
+            .expect("the class is accepted");
     });
     sandbox
 }

@@ -28,7 +28,9 @@ pub(super) struct Components {
 /// ks-apiserver does not start when it is told of a redis that is not there, and redis is not a part of the core.
 pub(super) fn check_redis(snapshot: &Snapshot, settings: &Settings, install: Install) -> Option<Finding> {
     let hint = match install {
-        Install::No => "let the present release install redis first, or set enableHA and common.redis.enabled to false",
+        Install::No => {
+            "let the present release install redis first, or set enableHA and common.redis.enabled to false"
+        }
         Install::WhereAbsent | Install::Only => {
             "set enableHA and common.redis.enabled to false (ks-installer install --set enableHA=false), or bring a redis with the Service redis in namespace kubesphere-system first"
         }

@@ -339,7 +339,11 @@ impl<'a> Decider<'a> {
     /// use, and only its status was lost: it deserves a backup.
     fn check_users_are_left_alone(&mut self) {
         let of_users = ["bindings", "custom-roles", "removed-roles"];
-        if self.stages.iter().any(|stage| of_users.contains(&stage.name.as_str())) {
+        if self
+            .stages
+            .iter()
+            .any(|stage| of_users.contains(&stage.name.as_str()))
+        {
             self.findings.push(
                 Finding::blocker(
                     reasons::ALREADY_INSTALLED,
@@ -400,7 +404,8 @@ impl<'a> Decider<'a> {
         if let Some(settings) = settings {
             self.findings
                 .extend(settings.check(self.snapshot.get(&admin).is_some()));
-            self.findings.extend(core::check_redis(self.snapshot, settings, self.options.install));
+            self.findings
+                .extend(core::check_redis(self.snapshot, settings, self.options.install));
         }
         let founded = self
             .foundation
