@@ -34,7 +34,7 @@ pub use journal::{
     BackupEntry, Journal, JournalError, NewRun, Recorder, RunEntry, RunKind, RunOutcome, StageEntry,
     journal_key, random_id,
 };
-pub use lease::{Clock, Lease, LeaseError, RUN as RUN_LEASE};
+pub use lease::{Claimant, Clock, Lease, LeaseError, RUN as RUN_LEASE};
 pub use rollback::{Rollback, prepare_rollback};
 pub use run::{RunOptions, RunSummary, run};
 pub use session::{Prepared, Report, Session, SessionError, prepare};

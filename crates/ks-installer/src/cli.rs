@@ -85,7 +85,7 @@ pub(crate) enum Command {
     /// Go back to what was there before an upgrade; keeps what people changed since
     Rollback(RollbackArgs),
     /// Show KubeSphere's version, its health and what an upgrade would find; only reads
-    Status(DecideArgs),
+    Status(StatusArgs),
     /// Save all that an upgrade may touch to an archive; list, verify and restore such archives
     Backup(BackupArgs),
     /// Run in the cluster: upgrade as the ClusterConfiguration says, and report in its status
@@ -158,6 +158,15 @@ pub(crate) struct PlanArgs {
     /// Show every field that changes
     #[arg(long)]
     pub details: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub decide: DecideArgs,
+    /// Follow the run that is under way, the operator's or that of a command elsewhere, until it ends
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 #[derive(Debug, Args)]

@@ -197,7 +197,7 @@ async fn carry_out(
     }
     // Nothing is backed up, so nothing goes there.
     let unused = backup::Target::new(None, Path::new("."), Encryption::None);
-    let outcome = match Box::pin(execute(session, again, unused, &progress)).await {
+    let outcome = match Box::pin(execute(session, again, unused, run::claimant(), &progress)).await {
         Ok(outcome) => outcome,
         Err(Failed::Stopped(Stopped::Held(error), _)) => {
             let hint = error.hint().unwrap_or_default();

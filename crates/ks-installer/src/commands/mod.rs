@@ -3,6 +3,7 @@
 pub(crate) mod backup;
 mod demo;
 mod drift;
+mod handover;
 mod install;
 mod plan;
 mod rehearse;

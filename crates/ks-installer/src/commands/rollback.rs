@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use upgrade::{Backup, Plan, Snapshot};
 
 use super::{
-    Verdict, Waits, backup, connect, read_error, read_plan, releases,
+    Verdict, Waits, backup, connect, handover, read_error, read_plan, releases,
     run::{self, Stopped},
     save_plan, session,
 };
@@ -242,7 +242,16 @@ pub(super) async fn carry_out(
         return Err(Stopped::NotBegun(anyhow!("there is no plan to go back")));
     };
     let run = run::new_run(RunKind::Rollback, plan, Some(backup));
-    let claim = run::claim(rollback.cluster).await?;
+    let claim = run::claim(rollback.cluster, run::claimant()).await?;
+    match hold_back(rollback.cluster).await {
+        Ok(false) => {}
+        Ok(true) => progress
+            .note("the operator in the cluster waits for approval from now on: it would go forward again"),
+        Err(error) => {
+            claim.release().await;
+            return Err(Stopped::NotBegun(error));
+        }
+    }
     let listen = |event| progress.event(event);
     let work = claim.carry_out(rollback.cluster, run, &progress, async |recorder| {
         rollback.execute(prepared, Some(recorder), &listen).await
@@ -250,6 +259,15 @@ pub(super) async fn carry_out(
     let done = Box::pin(work).await;
     claim.release().await;
     done
+}
+
+/// Has the operator wait, if there is one.
+async fn hold_back(cluster: &Cluster) -> anyhow::Result<bool> {
+    let runs = handover::leader(cluster).await?.is_some();
+    if runs {
+        handover::hold_back(cluster).await?;
+    }
+    Ok(runs)
 }
 
 fn confirm(plan: &Plan) -> anyhow::Result<bool> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cluster::{Cluster, archive::Contents, store::Location};
 use engine::{
-    BackupEntry, Clock, Event, Journal, JournalError, Lease, LeaseError, NewRun, Recorder, Report, RunKind,
-    SessionError,
+    BackupEntry, Claimant, Clock, Event, Journal, JournalError, Lease, LeaseError, NewRun, Recorder, Report,
+    RunKind, SessionError,
 };
 use upgrade::Plan;
 
@@ -93,13 +93,18 @@ pub(super) struct Claim {
 }
 
 /// Takes the right to write, before anything is prepared for it.
-pub(super) async fn claim(cluster: &Cluster) -> Result<Claim, Stopped> {
+pub(super) async fn claim(cluster: &Cluster, claimant: Claimant) -> Result<Claim, Stopped> {
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     let waits = |held: &LeaseError| {
         output::note(&format!("{held}; waiting for a sign that it is alive"));
     };
-    let lease = Lease::acquire(cluster, &clock, engine::RUN_LEASE, &holder(), waits).await?;
+    let lease = Lease::acquire(cluster, &clock, claimant, waits).await?;
     Ok(Claim { lease, clock })
+}
+
+/// Who runs a command.
+pub(super) fn claimant() -> Claimant {
+    Claimant::run(&holder())
 }
 
 /// `host, process 4711, 3f9a0c12`: who runs, for whoever comes second.

@@ -8,12 +8,14 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use cluster::store::Location;
-use engine::{BackupEntry, Prepared, Report, RunKind, Session, SessionError};
+use engine::{BackupEntry, Claimant, Prepared, Report, RunKind, Session, SessionError};
 use serde_json::{Value, json};
 use upgrade::{Backup, Plan};
 
 use super::{
-    Verdict, Waits, backup, connect, drift, plan, read_error, read_plan, releases, rollback,
+    Verdict, Waits, backup, connect, drift,
+    handover::{self, Ended},
+    plan, read_error, read_plan, releases, rollback,
     run::{self, Follow, Stopped},
     session, with_hint,
 };
@@ -25,6 +27,7 @@ use crate::{
 pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Result<Verdict> {
     let saved = args.plan.as_deref().map(read_plan).transpose()?;
     let json = global.output == Format::Json;
+    let (has_target, encrypts) = (args.backup.is_some(), args.encrypt.is_asked_for());
     let target = backup::Target::new(args.backup, Path::new("."), backup::encryption(&args.encrypt)?);
     if !args.yes && !std::io::stdin().is_terminal() {
         bail!(
@@ -37,6 +40,25 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
     }
     let cluster = connect(global).await?;
     let releases = releases()?;
+    let leader = handover::leader(&cluster).await?;
+    if let Some(leader) = &leader {
+        handover::refuse_options(
+            leader,
+            &[
+                ("--to", args.decide.to.is_some()),
+                ("--drift", args.decide.drift.is_some()),
+                ("--no-refresh-templates", args.decide.no_refresh_templates),
+                (
+                    "--allow-unsupported-kubernetes",
+                    args.decide.allow_unsupported_kubernetes,
+                ),
+                ("--backup", has_target),
+                ("--rollback-on-failure", args.rollback_on_failure),
+                ("encryption", encrypts),
+            ],
+        )?;
+        options = handover::options(&cluster, options).await?;
+    }
     let waits = Waits {
         rollout: Duration::from_secs(args.wait),
         controllers: Duration::from_secs(args.wait_controllers),
@@ -106,7 +128,16 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         output::print("Nothing was written.\n");
         return Ok(Verdict::Refused);
     }
-    let outcome = match execute(&session, prepared, target, &Progress::new(!json)).await {
+    if leader.is_some() {
+        if !json {
+            output::note(
+                "The operator in the cluster does it; interrupting this command does not interrupt it.",
+            );
+        }
+        let ended = handover::hand_over(&cluster, plan, !json).await?;
+        return handed_over(&ended, json);
+    }
+    let outcome = match execute(&session, prepared, target, run::claimant(), &Progress::new(!json)).await {
         Ok(outcome) => match &outcome.made {
             Some(made) if args.rollback_on_failure && !outcome.report.is_verified() => {
                 if !json {
@@ -137,6 +168,27 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         output::print(&outcome.to_text());
     }
     Ok(if outcome.report.is_verified() {
+        Verdict::Done
+    } else {
+        Verdict::Refused
+    })
+}
+
+/// What the operator made of it.
+fn handed_over(ended: &Ended, json: bool) -> anyhow::Result<Verdict> {
+    if json {
+        output::json(&json!({
+            "upgraded": ended.is_good, "to": ended.version, "by": "operator", "message": ended.message,
+        }))?;
+    } else if ended.is_good {
+        output::print(&format!("{} {}\n", text::tick(), ended.message));
+    } else {
+        output::print(&format!(
+            "The upgrade did not come to its end: {}\nThe operator tries again by itself; follow it with: ks-installer status --watch\n",
+            ended.message
+        ));
+    }
+    Ok(if ended.is_good {
         Verdict::Done
     } else {
         Verdict::Refused
@@ -221,9 +273,10 @@ pub(crate) async fn execute(
     session: &Session<'_>,
     prepared: Prepared,
     target: backup::Target,
+    claimant: Claimant,
     follow: &dyn Follow,
 ) -> Result<Outcome, Failed> {
-    let claim = run::claim(session.cluster)
+    let claim = run::claim(session.cluster, claimant)
         .await
         .map_err(|stopped| Failed::Stopped(stopped, None))?;
     let done = claimed(session, prepared, target, follow, &claim).await;

@@ -41,12 +41,11 @@ pub(crate) fn welcome(snapshot: &Snapshot, version: &str) -> String {
 }
 
 /// The command that shows the first password of admin, where that one was made and counts still; where it was given, that.
-pub(crate) fn first_password(snapshot: &Snapshot) -> Option<String> {
+fn first_password(snapshot: &Snapshot) -> Option<String> {
     use upgrade::install::FirstPassword;
     match upgrade::install::first_password(snapshot)? {
         FirstPassword::Given => Some(
-            "as authentication.adminPassword of the ClusterConfiguration gives it, until it is changed"
-                .to_owned(),
+            "as authentication.adminPassword of the ClusterConfiguration gives it, until it is changed".to_owned(),
         ),
         FirstPassword::Made { secret, key } => Some(format!(
             "kubectl -n {} get secret {} -o jsonpath='{{.data.{key}}}' | base64 -d",

@@ -30,10 +30,8 @@ struct ResultLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct WorkloadLabels {
-    kind: String,
-    namespace: String,
-    name: String,
+struct ComponentLabel {
+    component: String,
 }
 
 /// All metrics of the operator.
@@ -46,7 +44,7 @@ pub(super) struct Metrics {
     writes: Counter,
     retries: Counter,
     findings: Family<FindingLabels, Gauge>,
-    healthy: Family<WorkloadLabels, Gauge>,
+    healthy: Family<ComponentLabel, Gauge>,
     drifted: Gauge<i64, AtomicI64>,
     /// The stage under way.
     stage: Mutex<String>,
@@ -95,8 +93,8 @@ impl Metrics {
         );
         let healthy = Family::default();
         registry.register(
-            "workload_healthy",
-            "Whether a workload of the platform runs",
+            "component_healthy",
+            "Whether all workloads of a component run",
             healthy.clone(),
         );
         let drifted = Gauge::default();
@@ -156,13 +154,11 @@ impl Metrics {
         }
     }
 
-    pub(super) fn workload(&self, key: &object::ObjectKey, healthy: bool) {
-        let labels = WorkloadLabels {
-            kind: key.kind.clone(),
-            namespace: key.namespace.clone().unwrap_or_default(),
-            name: key.name.clone(),
+    pub(super) fn component(&self, name: &str, healthy: bool) {
+        let label = ComponentLabel {
+            component: name.to_owned(),
         };
-        self.healthy.get_or_create(&labels).set(healthy.into());
+        self.healthy.get_or_create(&label).set(healthy.into());
     }
 
     pub(super) fn drifted(&self, objects: usize) {
@@ -199,6 +195,7 @@ mod tests {
     fn names_and_units_are_those_of_the_conventions() {
         let metrics = Metrics::new();
         metrics.leads(true);
+        metrics.component("ks-core", true);
         metrics.reconciled("settled", 0.2);
         metrics.found(&[
             Finding::warning("SomeReason", "words"),
@@ -217,6 +214,7 @@ mod tests {
         let text = metrics.text();
         for line in [
             "ks_installer_leader 1",
+            "ks_installer_component_healthy{component=\"ks-core\"} 1",
             "ks_installer_reconciliations_total{result=\"settled\"} 1",
             "ks_installer_reconcile_seconds_count 1",
             "ks_installer_findings{severity=\"warning\",reason=\"SomeReason\"} 2",

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use cluster::Cluster;
-use engine::{Clock, Lease, NewRun, Recorder, RunKind, RunOutcome, journal_key};
+use engine::{Claimant, Clock, Lease, NewRun, Recorder, RunKind, RunOutcome, journal_key};
 use object::{Object, ObjectKey};
 use release::helm::Record;
 use sandbox::{
@@ -76,7 +76,7 @@ async fn try_install(
         "{}",
         plan.from
     );
-    let lease = Lease::acquire(cluster, clock, engine::RUN_LEASE, id, |_| ())
+    let lease = Lease::acquire(cluster, clock, Claimant::run(id), |_| ())
         .await
         .map_err(|e| words(&e))?;
     let run = NewRun {

@@ -1,5 +1,7 @@
 //! The components of the release, the ClusterConfiguration, and the installer that was there before.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use object::{Object, ObjectKey};
 use release::{Component, Manifest, Phase, helm, secret::Reference};
@@ -23,6 +25,8 @@ pub(super) struct Components {
     pub manifests: Vec<Manifest>,
     /// What must be seen well.
     pub targets: release::Target,
+    /// The workloads among it, by component.
+    pub workloads: BTreeMap<String, Vec<ObjectKey>>,
 }
 
 /// ks-apiserver does not start when it is told of a redis that is not there, and redis is not a part of the core.
@@ -110,6 +114,8 @@ impl Decider<'_> {
                 Ok((manifests, secrets)) => {
                     self.component(component, &manifests, &secrets, settings.spec());
                     let targets = component.targets(&manifests);
+                    all.workloads
+                        .insert(component.name.clone(), targets.workloads.clone());
                     all.targets.workloads.extend(targets.workloads);
                     all.targets.custom_resource_definitions.extend(targets.custom_resource_definitions);
                     all.targets.webhook_services.extend(targets.webhook_services);

@@ -8,9 +8,9 @@ mod step;
 
 pub(crate) use step::{merge_patch, patch_changes, step};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ::access::Impact;
+use ::access::{Impact, TEMPLATE};
 use object::{
     Object, ObjectKey,
     drift::{Drift, DriftPolicy, Verdict},
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, Finding, Plan, Snapshot, Stage, cluster_configuration_key,
-    plan::{self, Body, Condition, FORMAT, NOTHING},
+    plan::{self, Body, Condition, FORMAT, NOTHING, digest_value},
     preflight, reasons,
     settings::{self, Settings},
     verify,
@@ -254,23 +254,52 @@ pub fn verify_upgrade(
     findings
 }
 
-/// The objects that the target release sets: what a drift watch watches. The ClusterConfiguration is not among them.
-pub fn managed_objects(snapshot: &Snapshot, releases: &Releases, options: &Options) -> BTreeSet<ObjectKey> {
+/// What the target release is in a cluster, with its settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outline {
+    /// The objects that it sets: what a drift watch watches. The ClusterConfiguration is not among them.
+    pub managed: BTreeSet<ObjectKey>,
+    /// Those among it that are role templates, by their label.
+    pub templates: BTreeSet<ObjectKey>,
+    /// By component, the workloads that must run.
+    pub workloads: BTreeMap<String, Vec<ObjectKey>>,
+    /// Whether the settings were understood, so that the above is all of it.
+    pub is_whole: bool,
+    /// Digest of the settings in the shape of the target release: what is moved to where it reads them changes nothing.
+    pub settings: String,
+}
+
+/// What the target release is in a cluster.
+pub fn outline(snapshot: &Snapshot, releases: &Releases, options: &Options) -> Outline {
     let Ok(release) = target(releases, options) else {
-        return BTreeSet::new();
+        return Outline::default();
     };
     let mut decider = Decider::new(snapshot, release, options);
     let catalog = decider.catalog(&release.version);
-    let manifests = decider.stages_of(None).manifests;
-    let templates = catalog
-        .iter()
-        .flat_map(|(catalog, _)| catalog.objects())
-        .map(Object::key);
-    manifests
-        .iter()
-        .map(|manifest| manifest.object.key())
-        .chain(templates)
-        .collect()
+    let components = decider.stages_of(None);
+    let objects = || {
+        let catalog = catalog.iter().flat_map(|(catalog, _)| catalog.objects());
+        let manifests = components.manifests.iter();
+        manifests.map(|manifest| &manifest.object).chain(catalog)
+    };
+    let rendered: BTreeSet<&String> = components.workloads.keys().collect();
+    Outline {
+        is_whole: release
+            .components
+            .iter()
+            .all(|component| rendered.contains(&component.name)),
+        managed: objects().map(Object::key).collect(),
+        templates: objects()
+            .filter(|object| object.label(TEMPLATE).is_some())
+            .map(Object::key)
+            .collect(),
+        workloads: components.workloads,
+        settings: decider
+            .settings
+            .as_ref()
+            .map(|settings| digest_value(settings.spec()))
+            .unwrap_or_default(),
+    }
 }
 
 struct Decider<'a> {
