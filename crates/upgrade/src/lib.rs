@@ -23,8 +23,8 @@ mod snapshot;
 pub mod verify;
 
 pub use decide::{
-    Decision, DriftAnswer, DriftOf, Install, OPERATOR_LABEL, Options, Outline, decide, installer_key, is_operator,
-    outline, target, verify_upgrade,
+    Decision, DriftAnswer, DriftOf, Install, OPERATOR_LABEL, Options, Outline, decide, installer_key,
+    is_operator, outline, target, verify_upgrade,
 };
 pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};

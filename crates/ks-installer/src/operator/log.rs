@@ -45,7 +45,8 @@ fn first_password(snapshot: &Snapshot) -> Option<String> {
     use upgrade::install::FirstPassword;
     match upgrade::install::first_password(snapshot)? {
         FirstPassword::Given => Some(
-            "as authentication.adminPassword of the ClusterConfiguration gives it, until it is changed".to_owned(),
+            "as authentication.adminPassword of the ClusterConfiguration gives it, until it is changed"
+                .to_owned(),
         ),
         FirstPassword::Made { secret, key } => Some(format!(
             "kubectl -n {} get secret {} -o jsonpath='{{.data.{key}}}' | base64 -d",

@@ -78,6 +78,7 @@ pub enum Install {
 }
 
 impl Install {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_no(&self) -> bool {
         *self == Self::No
     }
