@@ -309,8 +309,8 @@ fn what_is_relied_on_is_written_first() {
         ),
         (first("/leases"), first("ks-installer-journal")),
         (last("/customresourcedefinitions"), first("/secrets")),
-        (last("/customresourcedefinitions"), first("/globalroles")),
-        (last("/globalroles"), first("/deployments")),
+        (last("/customresourcedefinitions"), first("/v1alpha2/globalroles")),
+        (last("/v1alpha2/globalroles"), first("/deployments")),
         (last("/deployments"), first("webhookconfigurations")),
         // The last Secret is Helm's record.
         (last("webhookconfigurations"), last("/secrets")),
