@@ -15,6 +15,7 @@
 mod error;
 mod event;
 mod generate;
+mod install;
 mod journal;
 mod lease;
 mod process;
@@ -28,6 +29,7 @@ mod write;
 
 pub use error::RunError;
 pub use event::{Event, Outcome};
+pub use install::prepare_installation;
 pub use journal::{
     BackupEntry, Journal, JournalError, NewRun, Recorder, RunEntry, RunKind, RunOutcome, StageEntry,
     journal_key, random_id,

@@ -173,7 +173,7 @@ fn done(listen: Listener<'_>, index: usize, step: &Step, outcome: Outcome) {
 }
 
 /// Polls until the step's condition holds, at growing intervals.
-async fn wait(
+pub(crate) async fn wait(
     cluster: &Cluster,
     index: usize,
     step: &Step,
@@ -237,7 +237,12 @@ async fn check(
         });
     };
     match condition {
-        Condition::Established => Ok(health::crd_established(&object)),
+        Condition::Established => match health::crd_established(&object) {
+            Health::Complete if !is_served(cluster, &object).await? => {
+                Ok(Health::Progressing("its resource is not served yet".into()))
+            }
+            health => Ok(health),
+        },
         Condition::RolledOut => match health::rollout(&object) {
             Health::Progressing(progress) => {
                 let pods = pods(cluster, &object).await?;
@@ -250,6 +255,14 @@ async fn check(
         Condition::Stopped => Ok(health::stopped(&object, &pods(cluster, &object).await?)),
         Condition::Served => Ok(Health::Complete),
     }
+}
+
+/// Whether the API server serves what a CustomResourceDefinition defines: it says that it is established a moment earlier.
+async fn is_served(cluster: &Cluster, definition: &Object) -> Result<bool, cluster::ReadError> {
+    let text = |pointer| definition.get_str(pointer).unwrap_or_default();
+    cluster
+        .serves(text("/spec/group"), text("/spec/names/kind"))
+        .await
 }
 
 /// The pods of a workload, by its selector.

@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod backup;
+pub(crate) mod install;
 pub(crate) mod rollback;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -11,10 +12,11 @@ use object::drift::DriftPolicy;
 
 use self::{
     backup::{BackupArgs, EncryptArgs},
+    install::InstallArgs,
     rollback::RollbackArgs,
 };
 
-/// Upgrades KubeSphere on a Kubernetes cluster that somebody else set up.
+/// Upgrades KubeSphere, or installs it, on a Kubernetes cluster that somebody else set up.
 ///
 /// It previews, rehearses on a copy, backs up, says who loses which permission, and goes on where it was cut.
 #[derive(Debug, Parser)]
@@ -76,6 +78,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Carry the same upgrade out on a copy of the cluster in the sandbox; the cluster is only read
     Rehearse(RehearseArgs),
+    /// Install KubeSphere on a cluster that has none, and verify
+    Install(InstallArgs),
     /// Back up, upgrade and verify
     Upgrade(UpgradeArgs),
     /// Go back to what was there before an upgrade; keeps what people changed since
@@ -248,6 +252,7 @@ impl DecideArgs {
             drift_answers: Vec::new(),
             allow_unsupported_kubernetes: self.allow_unsupported_kubernetes,
             refresh_templates: !self.no_refresh_templates,
+            install: upgrade::Install::No,
             now: Some(jiff::Timestamp::now().as_second()),
         }
     }

@@ -4,6 +4,7 @@ pub(crate) mod backup;
 mod demo;
 mod drift;
 mod handover;
+mod install;
 mod plan;
 mod rehearse;
 mod rollback;
@@ -38,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Preflight(args) => plan::preflight(&global, &args).await,
         Command::Plan(args) => plan::plan(&global, &args).await,
         Command::Rehearse(args) => rehearse::rehearse(&global, args).await,
+        Command::Install(args) => install::install(&global, args).await,
         Command::Upgrade(args) => upgrade_command::upgrade(&global, args).await,
         Command::Rollback(args) => rollback::rollback(&global, args).await,
         Command::Operator(args) => crate::operator::operate(&global, args).await,

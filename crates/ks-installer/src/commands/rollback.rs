@@ -12,7 +12,7 @@ use cluster::{
     Cluster,
     store::{Backup as Archive, Location},
 };
-use engine::{BackupEntry, Prepared, Report, Rollback, RunKind};
+use engine::{BackupEntry, Journal, Prepared, Report, Rollback, RunKind};
 use release::Releases;
 use serde_json::{Value, json};
 use upgrade::{Backup, Plan, Snapshot};
@@ -40,9 +40,19 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
         );
     }
     let cluster = connect(global).await?;
+    let journal = Journal::read(&cluster).await.map_err(read_error)?;
+    let is_installation = journal.last().is_some_and(|run| run.kind == RunKind::Install);
+    if args.to.is_none() && is_installation {
+        let why = "Nothing was written: the last run installed KubeSphere where there was none, so there is nothing to go back to.";
+        if json {
+            output::json(&json!({"rolledBack": false, "why": why, "findings": []}))?;
+        }
+        output::note(why);
+        return Ok(Verdict::Refused);
+    }
     let (location, expected) = match args.to {
         Some(location) => (location, None),
-        None => journaled(&cluster).await?,
+        None => journaled(&journal)?,
     };
     let open = OpenArgs {
         location: location.clone(),
@@ -155,16 +165,15 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
 }
 
 /// The backup before the last upgrade, by the journal, and its digest.
-async fn journaled(cluster: &Cluster) -> anyhow::Result<(Location, Option<String>)> {
-    let entry = run::journaled_backup(cluster).await.map_err(read_error)?;
-    let entry = entry.ok_or_else(|| {
+fn journaled(journal: &Journal) -> anyhow::Result<(Location, Option<String>)> {
+    let entry = journal.backup().ok_or_else(|| {
         anyhow!("the cluster has no journal of an upgrade, so it is not known which backup to go back to\nhint: name it with --to")
     })?;
     let location = entry
         .location
         .parse()
         .with_context(|| format!("the journal names the backup {}", entry.location))?;
-    Ok((location, entry.sha256))
+    Ok((location, entry.sha256.clone()))
 }
 
 /// Opens the backup that an earlier run made before it changed anything. One that is encrypted needs a key, which an upgrade
@@ -232,7 +241,7 @@ pub(super) async fn carry_out(
     let Some(plan) = &prepared.decision.plan else {
         return Err(Stopped::NotBegun(anyhow!("there is no plan to go back")));
     };
-    let run = run::new_run(RunKind::Rollback, plan, backup);
+    let run = run::new_run(RunKind::Rollback, plan, Some(backup));
     let claim = run::claim(rollback.cluster, run::claimant()).await?;
     match hold_back(rollback.cluster).await {
         Ok(false) => {}

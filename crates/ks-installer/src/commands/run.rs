@@ -123,7 +123,7 @@ pub(crate) fn holder() -> String {
 }
 
 /// The run of a plan, for the journal.
-pub(super) fn new_run(kind: RunKind, plan: &Plan, backup: BackupEntry) -> NewRun {
+pub(super) fn new_run(kind: RunKind, plan: &Plan, backup: Option<BackupEntry>) -> NewRun {
     let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     NewRun {
         id: format!("{now}-{}", engine::random_id()),
@@ -131,7 +131,7 @@ pub(super) fn new_run(kind: RunKind, plan: &Plan, backup: BackupEntry) -> NewRun
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         from: plan.from.clone(),
         to: plan.to.clone(),
-        backup: Some(backup),
+        backup,
     }
 }
 
@@ -191,11 +191,14 @@ impl Claim {
     }
 }
 
-/// Notes down that an upgrade which was cut after its last write is done. It is no matter if that cannot be written.
+/// Notes down that an upgrade or installation which was cut after its last write is done. It is no matter if that cannot be
+/// written.
 pub(super) async fn close_journal(cluster: &Cluster) {
     let clock: Clock = Arc::new(jiff::Timestamp::now);
-    if let Err(error) = Recorder::close(cluster, &clock, RunKind::Upgrade).await {
-        tracing::warn!(%error, "that the last run is done is not in the journal");
+    for kind in [RunKind::Upgrade, RunKind::Install] {
+        if let Err(error) = Recorder::close(cluster, &clock, kind).await {
+            tracing::warn!(%error, "that the last run is done is not in the journal");
+        }
     }
 }
 

@@ -138,13 +138,15 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         return handed_over(&ended, json);
     }
     let outcome = match execute(&session, prepared, target, run::claimant(), &Progress::new(!json)).await {
-        Ok(outcome) if args.rollback_on_failure && !outcome.report.is_verified() => {
-            if !json {
-                output::print(&outcome.to_text());
+        Ok(outcome) => match &outcome.made {
+            Some(made) if args.rollback_on_failure && !outcome.report.is_verified() => {
+                if !json {
+                    output::print(&outcome.to_text());
+                }
+                return go_back(&session, made, waits, "verification failed", json).await;
             }
-            return go_back(&session, &outcome.made, waits, "verification failed", json).await;
-        }
-        Ok(outcome) => outcome,
+            _ => outcome,
+        },
         Err(Failed::Stopped(Stopped::Held(error), _)) => {
             let hint = error.hint().unwrap_or_default();
             output::note(&format!("Nothing was written: {error}\nhint: {hint}"));
@@ -220,9 +222,9 @@ fn confirm(writes: usize) -> anyhow::Result<bool> {
 /// What a whole upgrade came to.
 pub(crate) struct Outcome {
     pub report: Report,
-    pub backup: Location,
     pub to: String,
-    made: Made,
+    /// `None` for an installation: there was nothing to back up.
+    made: Option<Made>,
 }
 
 /// The backup that was made, as it is in memory.
@@ -265,7 +267,8 @@ impl From<Failed> for anyhow::Error {
     }
 }
 
-/// Backs up, carries out, verifies. No other run writes meanwhile.
+/// Backs up, carries out, verifies. No other run writes meanwhile. An installation is not backed up: there is nothing to go
+/// back to, and `target` stays unused.
 pub(crate) async fn execute(
     session: &Session<'_>,
     prepared: Prepared,
@@ -293,6 +296,21 @@ async fn claimed(
         let blocked = SessionError::Blocked(prepared.decision.findings);
         return Err(Failed::Stopped(Stopped::Failed(blocked), None));
     };
+    if plan.is_installation() {
+        let run = run::new_run(RunKind::Install, &plan, None);
+        let listen = |event| follow.event(event);
+        let work = claim.carry_out(session.cluster, run, follow, async |recorder| {
+            session.execute_recorded(prepared, Some(recorder), &listen).await
+        });
+        let report = Box::pin(work)
+            .await
+            .map_err(|stopped| Failed::Stopped(stopped, None))?;
+        return Ok(Outcome {
+            report,
+            to,
+            made: None,
+        });
+    }
     follow.begin("Backup");
     let saved = backup::write(session.cluster, &prepared.snapshot, Some(&plan), &target)
         .await
@@ -304,7 +322,7 @@ async fn claimed(
         target.location
     ));
     let entry = run::backup_entry(&target.location, &saved);
-    let run = run::new_run(RunKind::Upgrade, &plan, entry.clone());
+    let run = run::new_run(RunKind::Upgrade, &plan, Some(entry.clone()));
     let mut made = Made {
         back: entry.location.clone(),
         location: target.location,
@@ -329,9 +347,8 @@ async fn claimed(
     match report {
         Ok(report) => Ok(Outcome {
             report,
-            backup: made.location.clone(),
             to,
-            made,
+            made: Some(made),
         }),
         Err(stopped) => Err(Failed::Stopped(stopped, Some(Box::new(made)))),
     }
@@ -386,9 +403,7 @@ pub(super) fn session_error(error: SessionError) -> anyhow::Error {
         SessionError::Run(error) => error.hint(),
         SessionError::ReadSnapshot(error) => error.hint(),
         SessionError::Blocked(findings) => findings.first().and_then(|f| f.hint.clone()),
-        SessionError::KeepsChanging(_) => {
-            Some("find out who keeps writing them, then run the upgrade again".into())
-        }
+        SessionError::KeepsChanging(_) => Some("find out who keeps writing them, then run it again".into()),
     };
     with_hint(error.into(), hint)
 }
@@ -403,7 +418,7 @@ impl Outcome {
             "writingSeconds": self.report.writing.as_secs_f64(),
             "verified": self.report.is_verified(),
             "findings": self.report.findings,
-            "backup": self.backup.to_string(),
+            "backup": self.made.as_ref().map(|made| made.location.to_string()),
         })
     }
 
@@ -414,12 +429,15 @@ impl Outcome {
             format!("KubeSphere was upgraded to {}, but verification failed", self.to)
         };
         format!(
-            "{}\n{verified}: {} written in {} ({} of it writing).\nBackup: {}\n",
+            "{}\n{verified}: {} written in {} ({} of it writing).\n{}",
             text::findings(&self.report.findings),
             text::count(self.report.written, "object"),
             text::duration(self.report.took),
             text::duration(self.report.writing),
-            self.backup
+            self.made
+                .as_ref()
+                .map(|made| format!("Backup: {}\n", made.location))
+                .unwrap_or_default()
         )
     }
 }

@@ -23,21 +23,41 @@ pub(super) fn tasks(configuration: &Object) -> Vec<String> {
 }
 
 /// The banner that says where the console is. A password is named by where it is, never printed.
-pub(super) fn welcome(snapshot: &Snapshot, version: &str) -> String {
+pub(crate) fn welcome(snapshot: &Snapshot, version: &str) -> String {
     let line = "#".repeat(54);
     let console =
         console(snapshot).unwrap_or_else(|| "kubectl -n kubesphere-system get service ks-console".to_owned());
     let mut out = format!("{line}\n###              Welcome to KubeSphere!            ###\n{line}\n\n");
     let _ = writeln!(out, "Version: {version}\nConsole: {console}\nAccount: admin");
+    let password = first_password(snapshot);
     let _ = writeln!(
         out,
-        "Password: as it was before; this installer neither sets nor prints one\n\nStatus:  kubectl -n kubesphere-system get clusterconfiguration ks-installer\n{line}"
+        "Password: {}\n\nStatus:  kubectl -n kubesphere-system get clusterconfiguration ks-installer\n{line}",
+        password
+            .as_deref()
+            .unwrap_or("as it was before; this installer neither sets nor prints one")
     );
     out
 }
 
+/// The command that shows the first password of admin, where that one was made and counts still; where it was given, that.
+fn first_password(snapshot: &Snapshot) -> Option<String> {
+    use upgrade::install::FirstPassword;
+    match upgrade::install::first_password(snapshot)? {
+        FirstPassword::Given => Some(
+            "as authentication.adminPassword of the ClusterConfiguration gives it, until it is changed"
+                .to_owned(),
+        ),
+        FirstPassword::Made { secret, key } => Some(format!(
+            "kubectl -n {} get secret {} -o jsonpath='{{.data.{key}}}' | base64 -d",
+            secret.namespace.as_deref().unwrap_or_default(),
+            secret.name
+        )),
+    }
+}
+
 /// `http://10.0.0.1:30880`
-fn console(snapshot: &Snapshot) -> Option<String> {
+pub(crate) fn console(snapshot: &Snapshot) -> Option<String> {
     let service = snapshot.get(&ObjectKey::namespaced(
         "",
         "Service",

@@ -10,7 +10,7 @@
 
 mod follower;
 mod http;
-mod log;
+pub(crate) mod log;
 mod metrics;
 pub(crate) mod publish;
 mod reconcile;

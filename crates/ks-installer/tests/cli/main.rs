@@ -12,5 +12,6 @@ mod blockers;
 mod commands;
 mod drift;
 mod operator;
+mod install;
 mod plans;
 mod s3;

@@ -12,7 +12,7 @@ use super::{
     step::{self, step},
 };
 use crate::{
-    Action, Finding, Snapshot,
+    Action, Finding, Install, Snapshot,
     health::{self, Health},
     plan::Condition,
     reasons,
@@ -30,7 +30,15 @@ pub(super) struct Components {
 }
 
 /// ks-apiserver does not start when it is told of a redis that is not there, and redis is not a part of the core.
-pub(super) fn check_redis(snapshot: &Snapshot, settings: &Settings) -> Option<Finding> {
+pub(super) fn check_redis(snapshot: &Snapshot, settings: &Settings, install: Install) -> Option<Finding> {
+    let hint = match install {
+        Install::No => {
+            "let the present release install redis first, or set enableHA and common.redis.enabled to false"
+        }
+        Install::WhereAbsent | Install::Only => {
+            "set enableHA and common.redis.enabled to false (ks-installer install --set enableHA=false), or bring a redis with the Service redis in namespace kubesphere-system first"
+        }
+    };
     let service = ObjectKey::namespaced("", "Service", "kubesphere-system", "redis");
     (settings.redis != Redis::None && snapshot.get(&service).is_none()).then(|| {
         Finding::blocker(
@@ -38,7 +46,7 @@ pub(super) fn check_redis(snapshot: &Snapshot, settings: &Settings) -> Option<Fi
             "the settings ask for redis (common.redis.enabled, or high availability), and there is none: ks-apiserver would not start",
         )
         .on(service)
-        .hint("let the present release install redis first, or set enableHA and common.redis.enabled to false")
+        .hint(hint)
     })
 }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, Finding, Plan, Snapshot, Stage, cluster_configuration_key,
-    plan::{FORMAT, digest_value},
+    plan::{self, Body, Condition, FORMAT, NOTHING, digest_value},
     preflight, reasons,
     settings::{self, Settings},
     verify,
@@ -41,6 +41,9 @@ pub struct Options {
     pub allow_unsupported_kubernetes: bool,
     /// Bring the rules of kept templates up to the new release in custom roles.
     pub refresh_templates: bool,
+    /// What becomes of a cluster without KubeSphere.
+    #[serde(skip_serializing_if = "Install::is_no")]
+    pub install: Install,
     /// The time of deciding, in Unix seconds, where that is known: an operation of Helm that began just before is one that
     /// may be under way.
     #[serde(skip)]
@@ -55,8 +58,29 @@ impl Default for Options {
             drift_answers: Vec::new(),
             allow_unsupported_kubernetes: false,
             refresh_templates: true,
+            install: Install::No,
             now: None,
         }
+    }
+}
+
+/// Whether a cluster without KubeSphere gets one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Install {
+    /// It stays without: that there is none is a blocker.
+    #[default]
+    No,
+    /// It gets one where there is a ClusterConfiguration. One that is there is upgraded.
+    WhereAbsent,
+    /// The same, and one of another version that is there is left alone: a blocker.
+    Only,
+}
+
+impl Install {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_no(&self) -> bool {
+        *self == Self::No
     }
 }
 
@@ -130,6 +154,16 @@ pub fn target<'a>(releases: &'a Releases, options: &Options) -> Result<&'a Relea
 
 /// Decides what to do, from what is there alone.
 pub fn decide(snapshot: &Snapshot, releases: &Releases, options: &Options) -> Decision {
+    decide_upon(snapshot, &[], releases, options)
+}
+
+/// The same, upon objects that are in the snapshot and not in the cluster: they are made first.
+pub(crate) fn decide_upon(
+    snapshot: &Snapshot,
+    foundation: &[Object],
+    releases: &Releases,
+    options: &Options,
+) -> Decision {
     let from = preflight::installed(snapshot).version().map(str::to_owned);
     let release = match target(releases, options) {
         Ok(release) => release,
@@ -145,6 +179,16 @@ pub fn decide(snapshot: &Snapshot, releases: &Releases, options: &Options) -> De
         }
     };
     let mut decider = Decider::new(snapshot, release, options);
+    decider.foundation = foundation;
+    let components = decider.stages_of(from.as_deref());
+    let rendered: Vec<&Object> = components.manifests.iter().map(|m| &m.object).collect();
+    // One that was begun and not finished is none yet.
+    let from = from.filter(|_| !preflight::is_installation(snapshot, options.install, &rendered));
+    if from.is_none() {
+        decider.check_users_are_left_alone();
+    }
+    decider.lay_foundation();
+    decider.preflight(&components, &rendered);
     let plan = decider.plan(from.as_deref());
     let mut findings = decider.findings;
     preflight::sort(&mut findings);
@@ -263,6 +307,8 @@ struct Decider<'a> {
     snapshot: &'a Snapshot,
     release: &'a Release,
     options: &'a Options,
+    /// What is in the snapshot and not yet in the cluster.
+    foundation: &'a [Object],
     files: Files,
     findings: Vec<Finding>,
     stages: Vec<Stage>,
@@ -279,6 +325,7 @@ impl<'a> Decider<'a> {
             snapshot,
             release,
             options,
+            foundation: &[],
             files: Files::embedded(),
             findings: Vec::new(),
             stages: Vec::new(),
@@ -318,10 +365,44 @@ impl<'a> Decider<'a> {
         components
     }
 
+    /// Who begins with an installation has no users yet. Where roles and bindings of users would change, the platform is in
+    /// use, and only its status was lost: it deserves a backup.
+    fn check_users_are_left_alone(&mut self) {
+        let of_users = ["bindings", "custom-roles", "removed-roles"];
+        if self
+            .stages
+            .iter()
+            .any(|stage| of_users.contains(&stage.name.as_str()))
+        {
+            self.findings.push(
+                Finding::blocker(
+                    reasons::ALREADY_INSTALLED,
+                    "KubeSphere is in use here, though no version is noted down: users' roles would change",
+                )
+                .on(cluster_configuration_key())
+                .hint("bring it to the release with: ks-installer upgrade, which makes a backup first"),
+            );
+        }
+    }
+
+    /// Plans to make what everything else is decided on.
+    fn lay_foundation(&mut self) {
+        for object in self.foundation {
+            let action = Action::Apply {
+                digest: plan::digest(object),
+                body: Body(object.as_value().clone()),
+                previous: Body::default(),
+            };
+            self.push(FOUNDATION, step(object.key(), action, None));
+            if object.kind() == "CustomResourceDefinition" {
+                self.wait(FOUNDATION, object.key(), Condition::Established);
+            }
+        }
+        self.order();
+    }
+
     fn plan(&mut self, from: Option<&str>) -> Option<Plan> {
         let snapshot = self.snapshot;
-        let components = self.stages_of(from);
-        self.preflight(&components);
         let untouched_components = self
             .settings
             .iter()
@@ -335,7 +416,7 @@ impl<'a> Decider<'a> {
         Some(Plan {
             format: FORMAT,
             cluster: snapshot.cluster_id().unwrap_or_default().to_owned(),
-            from: from.unwrap_or("nothing").to_owned(),
+            from: from.unwrap_or(NOTHING).to_owned(),
             to: self.release.version.to_string(),
             kubernetes: snapshot.kubernetes.clone(),
             options: self.options.clone(),
@@ -347,21 +428,27 @@ impl<'a> Decider<'a> {
         })
     }
 
-    fn preflight(&mut self, components: &core::Components) {
+    fn preflight(&mut self, components: &core::Components, rendered: &[&Object]) {
         let settings = self.settings.as_ref();
         let admin = ObjectKey::cluster("iam.kubesphere.io", "User", "admin");
         if let Some(settings) = settings {
             self.findings
                 .extend(settings.check(self.snapshot.get(&admin).is_some()));
-            self.findings.extend(core::check_redis(self.snapshot, settings));
+            self.findings
+                .extend(core::check_redis(self.snapshot, settings, self.options.install));
         }
+        let founded = self
+            .foundation
+            .iter()
+            .map(|object| preflight::Write::of_object(object, preflight::Operation::Create));
         let writes: Vec<_> = self
             .stages
             .iter()
+            .filter(|stage| stage.name != FOUNDATION)
             .flat_map(|stage| &stage.steps)
             .filter_map(|step| preflight::Write::of_step(step, self.snapshot))
+            .chain(founded)
             .collect();
-        let rendered: Vec<&Object> = components.manifests.iter().map(|m| &m.object).collect();
         let context = preflight::Context {
             target: &self.release.version,
             upgrade_from: &self.release.upgrade_from,
@@ -372,9 +459,10 @@ impl<'a> Decider<'a> {
                 Some(settings::StorageClass::Default) => preflight::StorageClass::Default,
                 Some(settings::StorageClass::Named(name)) => preflight::StorageClass::Named(name),
             },
-            rendered: &rendered,
+            rendered,
             workloads: &components.targets.workloads,
             writes: &writes,
+            install: self.options.install,
             now: self.options.now,
         };
         let findings = preflight::check(self.snapshot, &context);
@@ -389,9 +477,13 @@ impl<'a> Decider<'a> {
     }
 }
 
+/// The stage of what everything else is decided on.
+const FOUNDATION: &str = "foundation";
+
 /// All stages, in order: whatever is read by a later one is written by an earlier one, and what judges writes
 /// (webhooks) or says that all is done (the version in the status) comes last.
-const ORDER: [(&str, &str); 15] = [
+const ORDER: [(&str, &str); 16] = [
+    (FOUNDATION, "Foundation"),
     ("old-installer", "Old installer"),
     ("configuration", "Configuration"),
     ("namespaces", "Namespaces"),
