@@ -95,10 +95,10 @@ fn images_file(images: &str, own: &str) -> Vec<u8> {
 
 /// The files, and the list of their checksums as `sha256sum --check` reads it.
 fn with_checksums(mut files: Files) -> Files {
-    let list: String = files
-        .iter()
-        .map(|(name, content)| format!("{}  {name}\n", sha256(content)))
-        .collect();
+    let mut list = String::new();
+    for (name, content) in &files {
+        list.push_str(&format!("{}  {name}\n", sha256(content)));
+    }
     files.insert(CHECKSUMS.to_owned(), list.into_bytes());
     files
 }

@@ -195,10 +195,11 @@ fn to_json(value: &impl Serialize) -> anyhow::Result<Vec<u8>> {
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut text = String::new();
+    for byte in Sha256::digest(bytes) {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
 }
 
 fn tar(entries: &[Entry], date: u64) -> io::Result<Vec<u8>> {
