@@ -284,21 +284,21 @@ mod tests {
     #[test]
     fn a_folder_inside_another_is_told_after_it() {
         let places = in_order(vec![
-            mk_place("/work/target", "target"),
-            mk_place("/work", "sources"),
-            mk_place("/work/.cargo/home", "cargo"),
+            mk_place("/home/me/target", "target"),
+            mk_place("/home/me", "sources"),
+            mk_place("/home/me/.cargo/home", "cargo"),
         ]);
         let [(_, rust), (_, c)] = variables(&places).unwrap();
         assert_eq!(
             rust.split('\x1f').collect::<Vec<_>>(),
             [
-                "--remap-path-prefix=/work=sources",
-                "--remap-path-prefix=/work/target=target",
-                "--remap-path-prefix=/work/.cargo/home=cargo",
+                "--remap-path-prefix=/home/me=sources",
+                "--remap-path-prefix=/home/me/target=target",
+                "--remap-path-prefix=/home/me/.cargo/home=cargo",
             ]
         );
         assert!(
-            c.starts_with("-ffile-prefix-map=/work=sources -ffile-prefix-map=/work/target=target "),
+            c.starts_with("-ffile-prefix-map=/home/me=sources -ffile-prefix-map=/home/me/target=target "),
             "{c}"
         );
     }
@@ -322,9 +322,9 @@ mod tests {
 
     #[test]
     fn a_binary_that_names_a_folder_is_refused() {
-        let check = |text: &str| check_paths(text.as_bytes(), [Path::new("/work/here")]);
-        assert!(check("cargo/registry /work/heretic /elsewhere").is_ok());
-        let error = check("panicked at /work/here/src/main.rs").unwrap_err();
-        assert!(error.to_string().contains("/work/here"), "{error}");
+        let check = |text: &str| check_paths(text.as_bytes(), [Path::new("/home/me/here")]);
+        assert!(check("cargo/registry /home/me/heretic /elsewhere").is_ok());
+        let error = check("panicked at /home/me/here/src/main.rs").unwrap_err();
+        assert!(error.to_string().contains("/home/me/here"), "{error}");
     }
 }
