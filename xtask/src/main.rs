@@ -64,9 +64,9 @@ struct BenchArguments {
     /// Leave out what needs a real control plane
     #[arg(long)]
     skip_control_plane: bool,
-    /// Measure the backup of a large cluster alone, and print the results instead of writing them
-    #[arg(long)]
-    only_backup: bool,
+    /// Measure this alone, and print the results instead of writing them
+    #[arg(long, value_enum)]
+    only: Option<bench::Only>,
 }
 
 #[derive(Args)]
@@ -185,10 +185,10 @@ fn run_bench(arguments: BenchArguments) -> anyhow::Result<()> {
         runs: arguments.runs.into(),
         dump: std::path::absolute(&dump).with_context(|| format!("cannot use {}", dump.display()))?,
         skip_control_plane: arguments.skip_control_plane,
-        only_backup: arguments.only_backup,
+        only: arguments.only,
     };
     let results = bench::run(&root, &options, &report)?;
-    if arguments.only_backup {
+    if arguments.only.is_some() {
         print!("\n{results}");
         return Ok(());
     }

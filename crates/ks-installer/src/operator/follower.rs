@@ -38,7 +38,11 @@ struct State {
 impl Follower {
     pub(super) fn new(metrics: Arc<Metrics>, plan: &Plan) -> Self {
         let progress = Progress {
-            now: format!("0/{} Backup", plan.stages.len()),
+            now: if plan.is_installation() {
+                format!("0/{}", plan.stages.len())
+            } else {
+                format!("0/{} Backup", plan.stages.len())
+            },
             ..Progress::default()
         };
         Self {

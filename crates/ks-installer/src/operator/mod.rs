@@ -200,7 +200,9 @@ async fn lead(client: &kube::Client, reconciler: &mut Reconciler) {
             () = timer => {}
             () = stop.cancelled() => return,
         }
+        tracing::debug!("reconciling");
         let next = Box::pin(reconciler.reconcile()).await;
+        tracing::debug!(?next, "reconciled");
         tries = if next == last { tries + 1 } else { 0 };
         last = next;
         at = pause(next, tries).map(|pause| Instant::now() + pause);

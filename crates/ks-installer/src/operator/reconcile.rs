@@ -18,7 +18,7 @@ use object::{Object, drift::DriftPolicy};
 use release::Releases;
 use serde_json::{Map, Value, json};
 use upgrade::{
-    Finding, Options, Outline, Plan, ServedResource, Severity, Snapshot,
+    Finding, Install, Options, Outline, Plan, ServedResource, Severity, Snapshot,
     health::{self, Health},
     plan::digest_value,
     reasons,
@@ -133,6 +133,7 @@ impl Reconciler {
         }
         let options = Options {
             now: Some(jiff::Timestamp::now().as_second()),
+            install: Install::WhereAbsent,
             ..Options::default()
         };
         let options = decides(asked.as_ref(), options);
@@ -461,12 +462,22 @@ impl Reconciler {
             }
         };
         let (done, ()) = futures::join!(work, tell);
-        let backed_up = Condition::new(
-            "BackedUp",
-            true,
-            "Verified",
-            format!("read back and verified: {location}"),
-        );
+        // An installation has no earlier state that could be lost.
+        let backed_up = if plan.is_installation() {
+            Condition::new(
+                "BackedUp",
+                false,
+                "NothingToBackUp",
+                "this was installed where nothing was",
+            )
+        } else {
+            Condition::new(
+                "BackedUp",
+                true,
+                "Verified",
+                format!("read back and verified: {location}"),
+            )
+        };
         match done {
             Ok(outcome) => {
                 let mut report = begun(Phase::Running, &follower.last());

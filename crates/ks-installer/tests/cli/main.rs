@@ -11,7 +11,7 @@ mod bad_input;
 mod blockers;
 mod commands;
 mod drift;
-mod operator;
 mod install;
+mod operator;
 mod plans;
 mod s3;
