@@ -271,7 +271,9 @@ impl Lease {
         let version = match version {
             Some(version) => version,
             None => match self.cluster.get(&self.key).await? {
-                Some(found) => self.still_held(&found)?,
+                Some(found) => self
+                    .still_held(&found)
+                    .map_err(|holder| LeaseError::Lost { holder })?,
                 None => return self.take_again().await,
             },
         };
@@ -291,7 +293,10 @@ impl Lease {
                     return Err(error.into());
                 }
                 match self.cluster.get(&self.key).await? {
-                    Some(found) => self.still_held(&found).map(drop),
+                    Some(found) => match self.still_held(&found) {
+                        Ok(_) => Ok(()),
+                        Err(holder) => Err(LeaseError::Lost { holder }),
+                    },
                     None => self.take_again().await,
                 }
             }
@@ -304,16 +309,15 @@ impl Lease {
         Ok(())
     }
 
-    /// The resource version of a Lease that is this one's.
-    fn still_held(&self, found: &Object) -> Result<String, LeaseError> {
-        let holder = found.get_str("/spec/holderIdentity").unwrap_or_default();
-        if holder != self.claimant.holder {
-            let holder = if holder.is_empty() { "somebody" } else { holder };
-            return Err(LeaseError::Lost {
-                holder: holder.to_owned(),
-            });
+    /// The resource version of a Lease that is this one's; who has it otherwise.
+    fn still_held(&self, found: &Object) -> Result<String, String> {
+        match found.get_str("/spec/holderIdentity").unwrap_or_default() {
+            holder if holder == self.claimant.holder => {
+                Ok(found.resource_version().unwrap_or_default().to_owned())
+            }
+            "" => Err("somebody".to_owned()),
+            holder => Err(holder.to_owned()),
         }
-        Ok(found.resource_version().unwrap_or_default().to_owned())
     }
 
     /// Who else has the claim and may be alive.

@@ -91,7 +91,9 @@ pub(crate) async fn run_recorded(
     });
     let mut summary = RunSummary::default();
     for (index, stage) in plan.stages.iter().enumerate() {
-        check_stop(&options.stop)?;
+        if options.stop.is_cancelled() {
+            return Err(RunError::Interrupted);
+        }
         if let Some(recorder) = recorder {
             recorder.stage(&stage.name).await?;
         }
@@ -111,7 +113,9 @@ pub(crate) async fn run_recorded(
             .map(|step| {
                 let (writer, written) = (&writer, &written);
                 async move {
-                    check_stop(&options.stop)?;
+                    if options.stop.is_cancelled() {
+                        return Err(RunError::Interrupted);
+                    }
                     let outcome = writer.step(step, snapshot.get(&step.object)).await?;
                     if outcome == Outcome::Changed {
                         written.fetch_add(1, Ordering::Relaxed);
@@ -154,13 +158,6 @@ pub(crate) async fn run_recorded(
         took: started.elapsed(),
     });
     Ok(summary)
-}
-
-fn check_stop(stop: &Stop) -> Result<(), RunError> {
-    if stop.is_cancelled() {
-        return Err(RunError::Interrupted);
-    }
-    Ok(())
 }
 
 fn done(listen: Listener<'_>, index: usize, step: &Step, outcome: Outcome) {

@@ -9,11 +9,15 @@ use kube::Client;
 use serde_json::json;
 use xtask::control_plane::{ControlPlane, Options};
 
-use common::{ACCOUNT, Caller, GROUPS, Kubectl, deployed, dump, forbidden, scale};
+use common::{Caller, dump, scale};
+use kubectl::{ACCOUNT, GROUPS, Kubectl, deployed, forbidden};
 
 #[path = "control_plane/common.rs"]
 #[allow(dead_code, reason = "shared with the other tests on the control plane")]
 mod common;
+#[path = "control_plane/kubectl.rs"]
+#[allow(dead_code, reason = "shared with the other tests on the control plane")]
+mod kubectl;
 
 const SETTLES: Duration = Duration::from_mins(2);
 const NAMESPACE: &str = "kubesphere-system";

@@ -12,7 +12,7 @@ use object::Object;
 use serde_json::{Value, json};
 use upgrade::{Options, Plan};
 
-use super::{read_error, with_hint};
+use super::{Verdict, read_error, with_hint};
 use crate::{
     operator::{
         LEADER, decides,
@@ -67,6 +67,30 @@ pub(super) async fn options(cluster: &Cluster, options: Options) -> anyhow::Resu
     let key = upgrade::cluster_configuration_key();
     let configuration = cluster.get(&key).await.map_err(read_error)?;
     Ok(decides(configuration.as_ref(), options))
+}
+
+impl Ended {
+    /// Says what came of it; `words` are what was done and what that is called.
+    pub(super) fn report(&self, words: (&str, &str), json: bool) -> anyhow::Result<Verdict> {
+        let (done, work) = words;
+        if json {
+            output::json(&json!({
+                done: self.is_good, "to": self.version, "by": "operator", "message": self.message,
+            }))?;
+        } else if self.is_good {
+            output::print(&format!("{} {}\n", output::text::tick(), self.message));
+        } else {
+            output::print(&format!(
+                "The {work} did not come to its end: {}\nThe operator tries again by itself; follow it with: ks-installer status --watch\n",
+                self.message
+            ));
+        }
+        Ok(if self.is_good {
+            Verdict::Done
+        } else {
+            Verdict::Refused
+        })
+    }
 }
 
 /// Gives the operator the word for this plan, and follows it to its end.
@@ -150,7 +174,7 @@ impl Seen {
     }
 }
 
-/// Follows the operator until the work with this plan (any, where none is given) has ended.
+/// Follows the operator until the work with this plan has ended; where none is given, until the platform is in place.
 pub(super) async fn follow(cluster: &Cluster, digest: Option<&str>, show: bool) -> anyhow::Result<Ended> {
     let key = upgrade::cluster_configuration_key();
     let since = Instant::now();
@@ -173,7 +197,7 @@ pub(super) async fn follow(cluster: &Cluster, digest: Option<&str>, show: bool) 
             "Blocked" => return Ok(seen.ended(false, "Degraded")),
             "Retrying" if begun => return Ok(seen.ended(false, "Degraded")),
             // An approval that is used up stands for a run that was too fast to be seen.
-            "Running" if begun || digest.is_some() && seen.is_used => {
+            "Running" if begun || digest.is_none() || seen.is_used => {
                 return Ok(seen.ended(seen.holds("Available"), "Available"));
             }
             "AwaitingApproval" if !begun && !is_ours && since.elapsed() > BEGIN => bail!(

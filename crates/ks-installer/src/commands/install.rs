@@ -1,7 +1,7 @@
 //! `install`: KubeSphere on a cluster that has none, by the engine that upgrades.
 
 use std::{
-    io::{BufRead as _, IsTerminal as _, Read as _, Write as _},
+    io::{IsTerminal as _, Read as _},
     path::Path,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use upgrade::{
 };
 
 use super::{
-    Verdict, Waits, backup, connect, read_error, releases,
+    Verdict, Waits, backup, confirm, connect, handover, read_error, releases,
     run::{self, Stopped},
     session,
     upgrade_command::{Failed, Outcome, execute},
@@ -151,7 +151,12 @@ pub(super) async fn install(global: &Global, args: InstallArgs) -> anyhow::Resul
         }
         return Ok(Verdict::Done);
     }
-    if !args.yes && !confirm(plan.writes())? {
+    if !args.yes
+        && !confirm(&format!(
+            "\nThere is nothing to back up, and no way back but to remove KubeSphere. Write {} to the cluster?",
+            text::count(plan.writes(), "object")
+        ))?
+    {
         output::print("Nothing was written.\n");
         return Ok(Verdict::Refused);
     }
@@ -182,6 +187,12 @@ async fn carry_out(
         })?;
     if !foundation.is_empty() {
         progress.end(&format!("{} made", text::count(made, "object")));
+    }
+    if handover::leader(session.cluster).await?.is_some() {
+        // It began as soon as there was a ClusterConfiguration.
+        progress.note("the operator in the cluster does the rest");
+        let ended = handover::follow(session.cluster, None, !json).await?;
+        return ended.report(("installed", "installation"), json);
     }
     let again = engine::prepare(session).await.map_err(read_error)?;
     if let Some(why) = otherwise(given, configuration, &again.snapshot) {
@@ -326,19 +337,6 @@ async fn already_there(session: &Session<'_>, prepared: &Prepared, json: bool) -
         output::print(&text::findings(&findings));
     }
     Ok(if verified { Verdict::Done } else { Verdict::Refused })
-}
-
-fn confirm(writes: usize) -> anyhow::Result<bool> {
-    let mut err = std::io::stderr().lock();
-    write!(
-        err,
-        "\nThere is nothing to back up, and no way back but to remove KubeSphere. Write {} to the cluster? [y/N] ",
-        text::count(writes, "object")
-    )?;
-    err.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn to_json(outcome: &Outcome, founded: usize, now: &Snapshot) -> Value {

@@ -12,7 +12,11 @@ pub(crate) mod run;
 mod status;
 pub(crate) mod upgrade_command;
 
-use std::{path::Path, time::Duration};
+use std::{
+    io::{BufRead as _, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use cluster::{Cluster, ConnectOptions};
@@ -55,6 +59,11 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
 
 /// Connects to the cluster that the options choose; says which.
 async fn connect(global: &Global) -> anyhow::Result<Cluster> {
+    client(global).await.map(Cluster::new)
+}
+
+/// The same, as whoever watches needs it.
+pub(crate) async fn client(global: &Global) -> anyhow::Result<kube::Client> {
     let options = ConnectOptions {
         kubeconfig: global.kubeconfig.clone(),
         context: global.context.clone(),
@@ -64,7 +73,17 @@ async fn connect(global: &Global) -> anyhow::Result<Cluster> {
         with_hint(error.into(), hint)
     })?;
     tracing::info!(%name, "connected");
-    Ok(Cluster::new(client))
+    Ok(client)
+}
+
+/// Asks; only a yes is one.
+fn confirm(question: &str) -> anyhow::Result<bool> {
+    let mut err = std::io::stderr().lock();
+    write!(err, "{question} [y/N] ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 pub(crate) fn with_hint(error: anyhow::Error, hint: Option<String>) -> anyhow::Error {

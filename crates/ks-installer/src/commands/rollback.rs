@@ -1,11 +1,6 @@
 //! `rollback`: back to a backup, by a plan like any other.
 
-use std::{
-    collections::BTreeMap,
-    io::{BufRead as _, IsTerminal as _, Write as _},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::IsTerminal as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use cluster::{
@@ -18,7 +13,7 @@ use serde_json::{Value, json};
 use upgrade::{Backup, Plan, Snapshot};
 
 use super::{
-    Verdict, Waits, backup, connect, handover, read_error, read_plan, releases,
+    Verdict, Waits, backup, confirm, connect, handover, read_error, read_plan, releases,
     run::{self, Stopped},
     save_plan, session,
 };
@@ -133,7 +128,13 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
         }
         return Ok(Verdict::Done);
     }
-    if !args.yes && !confirm(plan)? {
+    if !args.yes
+        && !confirm(&format!(
+            "\nGo back to {}, and write {} to the cluster?",
+            plan.to,
+            text::count(plan.writes(), "object")
+        ))?
+    {
         output::print("Nothing was written.\n");
         return Ok(Verdict::Refused);
     }
@@ -268,20 +269,6 @@ async fn hold_back(cluster: &Cluster) -> anyhow::Result<bool> {
         handover::hold_back(cluster).await?;
     }
     Ok(runs)
-}
-
-fn confirm(plan: &Plan) -> anyhow::Result<bool> {
-    let mut err = std::io::stderr().lock();
-    write!(
-        err,
-        "\nGo back to {}, and write {} to the cluster? [y/N] ",
-        plan.to,
-        text::count(plan.writes(), "object")
-    )?;
-    err.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 pub(super) fn to_json(report: &Report, to: &str) -> Value {

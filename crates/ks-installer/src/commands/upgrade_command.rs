@@ -1,10 +1,6 @@
 //! `upgrade`: the one command that writes to a cluster.
 
-use std::{
-    io::{BufRead as _, IsTerminal as _, Write as _},
-    path::Path,
-    time::Duration,
-};
+use std::{io::IsTerminal as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use cluster::store::Location;
@@ -13,9 +9,8 @@ use serde_json::{Value, json};
 use upgrade::{Backup, Plan};
 
 use super::{
-    Verdict, Waits, backup, connect, drift,
-    handover::{self, Ended},
-    plan, read_error, read_plan, releases, rollback,
+    Verdict, Waits, backup, confirm, connect, drift, handover, plan, read_error, read_plan, releases,
+    rollback,
     run::{self, Follow, Stopped},
     session, with_hint,
 };
@@ -124,7 +119,12 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         }
         return Ok(if verified { Verdict::Done } else { Verdict::Refused });
     }
-    if !args.yes && !confirm(plan.writes())? {
+    if !args.yes
+        && !confirm(&format!(
+            "\nA backup is made first. Write {} to the cluster?",
+            text::count(plan.writes(), "object")
+        ))?
+    {
         output::print("Nothing was written.\n");
         return Ok(Verdict::Refused);
     }
@@ -135,7 +135,7 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
             );
         }
         let ended = handover::hand_over(&cluster, plan, !json).await?;
-        return handed_over(&ended, json);
+        return ended.report(("upgraded", "upgrade"), json);
     }
     let outcome = match execute(&session, prepared, target, run::claimant(), &Progress::new(!json)).await {
         Ok(outcome) => match &outcome.made {
@@ -174,27 +174,6 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
     })
 }
 
-/// What the operator made of it.
-fn handed_over(ended: &Ended, json: bool) -> anyhow::Result<Verdict> {
-    if json {
-        output::json(&json!({
-            "upgraded": ended.is_good, "to": ended.version, "by": "operator", "message": ended.message,
-        }))?;
-    } else if ended.is_good {
-        output::print(&format!("{} {}\n", text::tick(), ended.message));
-    } else {
-        output::print(&format!(
-            "The upgrade did not come to its end: {}\nThe operator tries again by itself; follow it with: ks-installer status --watch\n",
-            ended.message
-        ));
-    }
-    Ok(if ended.is_good {
-        Verdict::Done
-    } else {
-        Verdict::Refused
-    })
-}
-
 /// The options of a saved plan, among them what was answered when it was made. What may be said anew goes before it.
 fn as_planned(options: upgrade::Options, saved: &Plan) -> upgrade::Options {
     upgrade::Options {
@@ -204,19 +183,6 @@ fn as_planned(options: upgrade::Options, saved: &Plan) -> upgrade::Options {
         now: options.now,
         ..saved.options.clone()
     }
-}
-
-fn confirm(writes: usize) -> anyhow::Result<bool> {
-    let mut err = std::io::stderr().lock();
-    write!(
-        err,
-        "\nA backup is made first. Write {} to the cluster? [y/N] ",
-        text::count(writes, "object")
-    )?;
-    err.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// What a whole upgrade came to.

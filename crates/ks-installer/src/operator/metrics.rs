@@ -148,7 +148,7 @@ impl Metrics {
                     Severity::Info => "info",
                 }
                 .to_owned(),
-                reason: finding.reason.to_string(),
+                reason: finding.reason.clone(),
             };
             self.findings.get_or_create(&labels).inc();
         }

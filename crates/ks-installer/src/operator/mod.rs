@@ -27,7 +27,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use cluster::{Cluster, ConnectOptions};
+use cluster::Cluster;
 use engine::{Claimant, Clock, Lease, LeaseError, Stop};
 use futures::{FutureExt as _, StreamExt as _, stream::SelectAll};
 use object::{Object, drift::DriftPolicy};
@@ -45,7 +45,7 @@ use self::{
 };
 use crate::{
     cli::{Global, LogFormat, OperatorArgs},
-    commands::{Verdict, Waits, releases, run::holder, with_hint},
+    commands::{Verdict, Waits, client, releases, run::holder},
 };
 
 /// The Lease of the replica that acts.
@@ -69,15 +69,8 @@ pub(crate) fn decides(configuration: Option<&Object>, options: Options) -> Optio
 }
 
 pub(crate) async fn operate(global: &Global, args: OperatorArgs) -> anyhow::Result<Verdict> {
-    let options = ConnectOptions {
-        kubeconfig: global.kubeconfig.clone(),
-        context: global.context.clone(),
-    };
-    let (client, name) = cluster::connect(&options).await.map_err(|error| {
-        let hint = error.hint();
-        with_hint(error.into(), hint)
-    })?;
-    tracing::info!("ks-installer {} on {name:?}", env!("CARGO_PKG_VERSION"));
+    tracing::info!("ks-installer {}", env!("CARGO_PKG_VERSION"));
+    let client = client(global).await?;
     let cluster = Cluster::new(client.clone());
     let metrics = Metrics::new();
     let ready = Arc::new(AtomicBool::new(false));

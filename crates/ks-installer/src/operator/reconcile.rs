@@ -445,7 +445,7 @@ impl Reconciler {
             .event(configuration, false, "Upgrading", &words)
             .await;
 
-        let target = self.backup_target(&plan);
+        let target = Self::backup_target(&plan);
         let location = target.location.to_string();
         let claimant = self.claimant();
         let work = async {
@@ -519,7 +519,7 @@ impl Reconciler {
     }
 
     /// Backups are kept in the cluster, next to what they are of. Those of upgrades stay until somebody deletes them.
-    fn backup_target(&self, plan: &Plan) -> backup::Target {
+    fn backup_target(plan: &Plan) -> backup::Target {
         let place = Location::Secret {
             namespace: NAMESPACE.to_owned(),
             id: None,

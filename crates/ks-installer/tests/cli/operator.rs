@@ -14,7 +14,7 @@ use crate::{
 };
 
 const SPEC: &str = "installer.kubesphere.io";
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A served cluster, and an operator on it.
 struct Operated {
