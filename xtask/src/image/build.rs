@@ -22,6 +22,9 @@ const PACKAGE: &str = "ks-installer";
 const C_COMPILER: &str = "musl-gcc";
 const C_COMPILER_PACKAGE: &str = "musl-tools";
 
+/// The profile in the workspace's Cargo.toml.
+const PROFILE: &str = "image";
+
 /// The variables that name the compiler of C for the target, and its options.
 const CC: &str = "CC_x86_64_unknown_linux_musl";
 const CFLAGS: &str = "CFLAGS_x86_64_unknown_linux_musl";
@@ -135,7 +138,8 @@ fn compile(root: &Path, target: &Path, places: &[Place]) -> anyhow::Result<Binar
     command
         .args([
             "build",
-            "--release",
+            "--profile",
+            PROFILE,
             "--locked",
             "--message-format",
             "json-render-diagnostics",

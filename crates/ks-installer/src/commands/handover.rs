@@ -9,6 +9,7 @@ use anyhow::{anyhow, bail};
 use cluster::Cluster;
 use engine::{Clock, Lease};
 use object::Object;
+use release::Releases;
 use serde_json::{Value, json};
 use upgrade::{Options, Plan};
 
@@ -62,11 +63,15 @@ pub(super) fn refuse_options(leader: &str, options: &[(&str, bool)]) -> anyhow::
     )
 }
 
-/// How the operator would decide: what was changed by hand is its business only where the ClusterConfiguration says so.
-pub(super) async fn options(cluster: &Cluster, options: Options) -> anyhow::Result<Options> {
+/// How the operator would decide.
+pub(super) async fn options(
+    cluster: &Cluster,
+    releases: &Releases,
+    options: Options,
+) -> anyhow::Result<Options> {
     let key = upgrade::cluster_configuration_key();
     let configuration = cluster.get(&key).await.map_err(read_error)?;
-    Ok(decides(configuration.as_ref(), options))
+    Ok(decides(configuration.as_ref(), releases, options))
 }
 
 impl Ended {

@@ -52,7 +52,7 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
                 ("encryption", encrypts),
             ],
         )?;
-        options = handover::options(&cluster, options).await?;
+        options = handover::options(&cluster, &releases, options).await?;
     }
     let waits = Waits {
         rollout: Duration::from_secs(args.wait),

@@ -15,6 +15,7 @@ mod metrics;
 pub(crate) mod publish;
 mod reconcile;
 mod report;
+mod run;
 pub(crate) mod watch;
 
 use std::{
@@ -31,6 +32,7 @@ use cluster::Cluster;
 use engine::{Claimant, Clock, Lease, LeaseError, Stop};
 use futures::{FutureExt as _, StreamExt as _, stream::SelectAll};
 use object::{Object, drift::DriftPolicy};
+use release::Releases;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::Instant,
@@ -55,14 +57,17 @@ pub(crate) const HOLDER: &str = "operator ";
 
 /// Edits that come together are taken together.
 const TOGETHER: Duration = Duration::from_millis(20);
-/// What the ClusterConfiguration says of how to decide.
-pub(crate) fn decides(configuration: Option<&Object>, options: Options) -> Options {
+/// What the ClusterConfiguration says of how to decide. Once the release is in place, what people changed of it by hand stays,
+/// also where its settings are edited; on the way there, what decides about programs is the release's.
+pub(crate) fn decides(configuration: Option<&Object>, releases: &Releases, options: Options) -> Options {
     let overwrites = configuration.and_then(|c| c.annotation(watch::DRIFT)) == Some("overwrite");
+    let version = configuration.and_then(|c| c.get_str("/status/core/version"));
+    let latest = releases.latest().map(|release| release.version.to_string());
     Options {
-        drift: if overwrites {
-            DriftPolicy::Overwrite
-        } else {
-            DriftPolicy::default()
+        drift: match version {
+            _ if overwrites => DriftPolicy::Overwrite,
+            Some(version) if latest.as_deref() == Some(version) => DriftPolicy::Keep,
+            _ => DriftPolicy::default(),
         },
         ..options
     }
@@ -93,10 +98,11 @@ pub(crate) async fn operate(global: &Global, args: OperatorArgs) -> anyhow::Resu
     };
     tokio::spawn(stopped);
 
+    // They are read when they are needed. That they can be is said now.
+    releases()?;
     let mut reconciler = Reconciler {
         publisher: Publisher::new(client.clone(), cluster.clone()),
         cluster: cluster.clone(),
-        releases: releases()?,
         metrics: Arc::clone(&metrics),
         stop: stop.clone(),
         waits: Waits {

@@ -6,14 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cluster::{
-    Cluster,
-    encryption::Encryption,
-    store::{self, Location},
-};
-use engine::{
-    Claimant, Clock, Journal, Lease, Prepared, RUN_LEASE, Report as RunReport, Session, SessionError, Stop,
-};
+use cluster::{Cluster, ErrorClass};
+use engine::{Claimant, Clock, Journal, Lease, LeaseError, Prepared, RUN_LEASE, Stop};
 use object::{Object, drift::DriftPolicy};
 use release::Releases;
 use serde_json::{Map, Value, json};
@@ -25,29 +19,17 @@ use upgrade::{
 };
 
 use super::{
-    HOLDER, decides,
-    follower::{Follower, Progress},
-    log,
+    HOLDER, decides, log,
     metrics::Metrics,
     publish::{self, PublishError, Publisher},
     report::{Condition, Phase, Report},
+    run::summary,
     watch::{APPROVAL, APPROVED_PLAN, DRIFT, NAMESPACE},
 };
 use crate::{
-    commands::{
-        Waits, backup, read_error,
-        run::Stopped,
-        session,
-        upgrade_command::{Failed, execute},
-    },
+    commands::{Waits, read_error, session},
     output,
 };
-
-/// How many backups of repairs (drift that was put back, settings that were followed) are kept. Those of upgrades are
-/// never removed.
-const REPAIRS: usize = 3;
-/// How the IDs of their backups begin.
-const REPAIR: &str = "repair-";
 
 /// What comes after a reconciliation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +44,6 @@ pub(super) enum Next {
 
 pub(super) struct Reconciler {
     pub cluster: Cluster,
-    pub releases: Releases,
     pub publisher: Publisher,
     pub metrics: Arc<Metrics>,
     pub stop: Stop,
@@ -80,7 +61,7 @@ pub(super) struct Reconciler {
 }
 
 /// Why a reconciliation came to no end.
-enum Trouble {
+pub(super) enum Trouble {
     Read(cluster::ReadError),
     Publish(PublishError),
 }
@@ -97,25 +78,44 @@ impl From<PublishError> for Trouble {
     }
 }
 
+impl Trouble {
+    /// What passes by itself is worth trying again soon; a refusal has to be resolved by somebody. Who was overtaken, and who
+    /// found a kind gone, looks at once at what is there now.
+    fn next(&self) -> Next {
+        let class = match self {
+            Self::Read(error) | Self::Publish(PublishError::Read(error)) => error.class(),
+            Self::Publish(PublishError::Write(error)) => error.class(),
+        };
+        match class {
+            ErrorClass::Conflict | ErrorClass::NotFound | ErrorClass::NotServed | ErrorClass::Expired => {
+                Next::Retry
+            }
+            class if class.is_transient() => Next::Retry,
+            _ => Next::Patience,
+        }
+    }
+}
+
 impl Reconciler {
     pub(super) async fn reconcile(&mut self) -> Next {
         let started = Instant::now();
         let (result, next) = match self.attempt().await {
             Ok((result, next)) => (result, next),
             Err(trouble) => {
+                let next = trouble.next();
                 let message = match trouble {
                     Trouble::Read(error) => format!("{:#}", read_error(error)),
                     Trouble::Publish(error) => error.to_string(),
                 };
                 self.say(&format!("cannot reconcile: {message}"));
-                ("error", Next::Retry)
+                ("error", next)
             }
         };
         self.metrics.reconciled(result, started.elapsed().as_secs_f64());
         next
     }
 
-    fn say(&mut self, message: &str) {
+    pub(super) fn say(&mut self, message: &str) {
         if self.said != message {
             tracing::info!("{message}");
             message.clone_into(&mut self.said);
@@ -128,17 +128,23 @@ impl Reconciler {
         // Somebody with a command line; looking at what changes meanwhile would only be in the way.
         let clock: Clock = Arc::new(jiff::Timestamp::now);
         if let Some(held) = Lease::held(&self.cluster, &clock, self.claimant()).await? {
-            self.say(&format!("somebody else is at work: {held}"));
+            if let LeaseError::Held { holder, .. } = &held {
+                self.say(&format!("somebody else is at work: {holder}"));
+            }
             return Ok(("held", Next::Retry));
         }
+        // Not kept from one time to the next: the operator idles for months, and this takes a moment.
+        let Ok(releases) = Releases::embedded() else {
+            return Ok(("error", Next::Patience));
+        };
         let options = Options {
             now: Some(jiff::Timestamp::now().as_second()),
             install: Install::WhereAbsent,
             ..Options::default()
         };
-        let options = decides(asked.as_ref(), options);
+        let options = decides(asked.as_ref(), &releases, options);
         let overwrites = options.drift == DriftPolicy::Overwrite;
-        let (cluster, releases) = (self.cluster.clone(), self.releases.clone());
+        let cluster = self.cluster.clone();
         let mut session = session(&cluster, &releases, options, self.waits);
         session.run.stop = self.stop.clone();
         let prepared = engine::prepare(&session).await?;
@@ -185,7 +191,7 @@ impl Reconciler {
         Box::pin(self.carry_out(&session, &configuration, &spec, plan, prepared)).await
     }
 
-    fn claimant(&self) -> Claimant {
+    pub(super) fn claimant(&self) -> Claimant {
         Claimant {
             lease: RUN_LEASE.to_owned(),
             holder: self.holder.clone(),
@@ -205,7 +211,7 @@ impl Reconciler {
     }
 
     /// What is published beside the conditions: the components, and which installer looked.
-    fn details(&self, snapshot: &Snapshot) -> Map<String, Value> {
+    pub(super) fn details(&self, snapshot: &Snapshot) -> Map<String, Value> {
         let mut components = Vec::new();
         for (name, workloads) in &self.outline.workloads {
             let states: Vec<Health> = workloads
@@ -237,7 +243,7 @@ impl Reconciler {
         ])
     }
 
-    fn say_in_place(&mut self, snapshot: &Snapshot, version: &str) {
+    pub(super) fn say_in_place(&mut self, snapshot: &Snapshot, version: &str) {
         let configuration = snapshot.get(&upgrade::cluster_configuration_key());
         for task in configuration.map(log::tasks).unwrap_or_default() {
             tracing::info!("{task}");
@@ -393,233 +399,6 @@ impl Reconciler {
         self.say(&message);
         Ok(("awaiting approval", Next::Settled))
     }
-
-    async fn carry_out(
-        &mut self,
-        session: &Session<'_>,
-        configuration: &Object,
-        spec: &str,
-        plan: Plan,
-        prepared: Prepared,
-    ) -> Result<(&'static str, Next), Trouble> {
-        // A run that goes on with one that was approved has a smaller plan, and is approved by the same word.
-        let approved = configuration.annotation(APPROVED_PLAN);
-        let manual = configuration.annotation(APPROVAL) == Some("manual");
-        let digest = match approved.filter(|_| manual) {
-            Some(approved) => approved.to_owned(),
-            None => publish::digest(&plan),
-        };
-        self.publisher
-            .plan(configuration, &plan, &digest, prepared.findings())
-            .await?;
-        let follower = Follower::new(Arc::clone(&self.metrics), &plan);
-        let details = self
-            .details(&prepared.snapshot)
-            .into_iter()
-            .chain([("plan".to_owned(), summary(&plan, &digest, &self.outline.settings))])
-            .collect::<Map<_, _>>();
-        let begun = |phase: Phase, progress: &Progress| {
-            Report {
-                phase,
-                progress: progress.now.clone(),
-                spec: spec.to_owned(),
-                conditions: vec![
-                    Condition::new("Preflight", true, "Passed", "nothing stands in the way"),
-                    Condition::new("Progressing", true, "Upgrading", progress.now.clone()),
-                    Condition::new("Degraded", false, "Upgrading", ""),
-                ],
-                details: details.clone(),
-            }
-            .with("stages", follower.stages(progress))
-        };
-        self.publisher
-            .status(&begun(Phase::Upgrading, &follower.last()))
-            .await?;
-        let words = if plan.from == plan.to {
-            format!("{} is brought to what its settings say", plan.to)
-        } else {
-            format!("from {} to {}", plan.from, plan.to)
-        };
-        tracing::info!("upgrading: {words}");
-        self.publisher
-            .event(configuration, false, "Upgrading", &words)
-            .await;
-
-        let target = Self::backup_target(&plan);
-        let location = target.location.to_string();
-        let claimant = self.claimant();
-        let work = async {
-            let done = Box::pin(execute(session, prepared, target, claimant, &follower)).await;
-            follower.end();
-            done
-        };
-        let publisher = &self.publisher;
-        let tell = async {
-            while let Some(progress) = follower.next().await {
-                if let Err(error) = publisher.status(&begun(Phase::Upgrading, &progress)).await {
-                    tracing::warn!(%error, "the progress is not in the status");
-                }
-            }
-        };
-        let (done, ()) = futures::join!(work, tell);
-        // An installation has no earlier state that could be lost.
-        let backed_up = if plan.is_installation() {
-            Condition::new(
-                "BackedUp",
-                false,
-                "NothingToBackUp",
-                "this was installed where nothing was",
-            )
-        } else {
-            Condition::new(
-                "BackedUp",
-                true,
-                "Verified",
-                format!("read back and verified: {location}"),
-            )
-        };
-        match done {
-            Ok(outcome) => {
-                let mut report = begun(Phase::Running, &follower.last());
-                report.conditions = vec![backed_up];
-                self.finished(configuration, &plan, &outcome.report, report).await
-            }
-            Err(Failed::Stopped(Stopped::Held(error), _)) => {
-                self.say(&format!("somebody else is at work: {error}"));
-                Ok(("held", Next::Retry))
-            }
-            Err(failed) => {
-                let has_backup = matches!(&failed, Failed::Stopped(_, Some(_)));
-                let is_stop = matches!(
-                    &failed,
-                    Failed::Stopped(
-                        Stopped::Failed(SessionError::Run(engine::RunError::Interrupted)),
-                        _
-                    )
-                );
-                let message = format!("{:#}", anyhow::Error::from(failed));
-                let reason = if is_stop { "Stopped" } else { "RunFailed" };
-                let mut report = begun(Phase::Retrying, &follower.last());
-                report.conditions = vec![
-                    Condition::new(
-                        "Progressing",
-                        true,
-                        "Retrying",
-                        "the run stopped and is tried again",
-                    ),
-                    Condition::new("Degraded", true, reason, message.clone()),
-                ];
-                report.conditions.extend(has_backup.then_some(backed_up));
-                self.publisher.status(&report).await?;
-                self.publisher.event(configuration, true, reason, &message).await;
-                self.say(&message);
-                Ok(("failed", Next::Retry))
-            }
-        }
-    }
-
-    /// Backups are kept in the cluster, next to what they are of. Those of upgrades stay until somebody deletes them.
-    fn backup_target(plan: &Plan) -> backup::Target {
-        let place = Location::Secret {
-            namespace: NAMESPACE.to_owned(),
-            id: None,
-        };
-        let mut location = place.for_new_backup(jiff::Timestamp::now(), false);
-        if let Location::Secret { id: Some(id), .. } = &mut location
-            && plan.from == plan.to
-        {
-            id.insert_str(0, REPAIR);
-        }
-        backup::Target {
-            location,
-            encryption: Encryption::default(),
-        }
-    }
-
-    /// Removes the oldest backups of repairs. One that cannot be removed now can be the next time.
-    async fn tidy(&self) {
-        let place = Location::Secret {
-            namespace: NAMESPACE.to_owned(),
-            id: None,
-        };
-        let is_repair = |location: &Location| matches!(location, Location::Secret { id: Some(id), .. } if id.starts_with(REPAIR));
-        let tidied = async {
-            let found = store::list(Some(&self.cluster), &place).await?;
-            let repairs: Vec<_> = found
-                .into_iter()
-                .map(|listed| listed.location)
-                .filter(is_repair)
-                .collect();
-            let too_many = repairs.len().saturating_sub(REPAIRS);
-            for location in &repairs[..too_many] {
-                store::delete(Some(&self.cluster), location).await?;
-            }
-            Ok::<_, store::StoreError>(())
-        };
-        if let Err(error) = tidied.await {
-            tracing::warn!(%error, "old backups of repairs were not removed");
-        }
-    }
-
-    /// `report` holds what is known of the run.
-    async fn finished(
-        &mut self,
-        configuration: &Object,
-        plan: &Plan,
-        run: &RunReport,
-        mut report: Report,
-    ) -> Result<(&'static str, Next), Trouble> {
-        self.metrics.found(&run.findings);
-        self.metrics.drifted(0);
-        let snapshot = self.cluster.snapshot(&cluster::Scope::upgrade()).await?;
-        self.served.clone_from(&snapshot.served);
-        // The run may have moved settings to where the release reads them.
-        let now = snapshot.get(&configuration.key());
-        let spec = now.and_then(|now| now.get("/spec")).map(digest_value);
-        let done = in_place(&spec.unwrap_or(report.spec), &plan.to, &run.findings);
-        report.details.extend(self.details(&snapshot));
-        if let Some(stages) = report.details.get_mut("stages").and_then(Value::as_array_mut) {
-            for stage in stages {
-                stage["state"] = "Done".into();
-            }
-        }
-        report = Report {
-            conditions: report.conditions.into_iter().chain(done.conditions).collect(),
-            details: report.details,
-            ..done
-        };
-        self.publisher.status(&report).await?;
-        if now.is_some_and(|now| now.annotation(APPROVED_PLAN).is_some()) {
-            // It was for this plan. What comes next, also if it is the same once more, is approved anew.
-            let used = json!({"metadata": {"annotations": {APPROVED_PLAN: Value::Null}}});
-            self.cluster
-                .merge_patch(&configuration.key(), &used)
-                .await
-                .map_err(PublishError::from)?;
-        }
-        self.tidy().await;
-        let words = format!(
-            "{} written in {}",
-            output::text::count(run.written, "object"),
-            output::text::duration(run.took)
-        );
-        if !run.is_verified() {
-            let trouble = run.findings.first().map(in_words).unwrap_or_default();
-            let message = format!("{words}, but not verified: {trouble}");
-            self.publisher
-                .event(configuration, true, "NotVerified", &message)
-                .await;
-            self.say(&message);
-            return Ok(("not verified", Next::Patience));
-        }
-        let message = format!("KubeSphere is at {} and verified: {words}", plan.to);
-        self.publisher
-            .event(configuration, false, "Upgraded", &message)
-            .await;
-        tracing::info!("{message}");
-        self.say_in_place(&snapshot, &plan.to);
-        Ok(("upgraded", Next::Settled))
-    }
 }
 
 /// Whether somebody approved this plan, or the one that it goes on with: a run that was cut leaves a plan with fewer steps and
@@ -642,7 +421,7 @@ fn is_healthy(findings: &[Finding]) -> bool {
 }
 
 /// `Deployment a/b: it does not roll out`
-fn in_words(finding: &Finding) -> String {
+pub(super) fn in_words(finding: &Finding) -> String {
     match &finding.object {
         Some(object) => format!("{object}: {}", finding.message),
         None => finding.message.clone(),
@@ -650,7 +429,7 @@ fn in_words(finding: &Finding) -> String {
 }
 
 /// What is said where the release is in place; a blocker among the findings says that not all of it runs.
-fn in_place(spec: &str, version: &str, findings: &[Finding]) -> Report {
+pub(super) fn in_place(spec: &str, version: &str, findings: &[Finding]) -> Report {
     let trouble = findings
         .iter()
         .find(|finding| finding.severity == Severity::Blocker);
@@ -682,28 +461,6 @@ fn in_place(spec: &str, version: &str, findings: &[Finding]) -> Report {
         ],
         details: Map::new(),
     }
-}
-
-/// Digest and size of a plan, and who loses permissions by it.
-fn summary(plan: &Plan, digest: &str, settings: &str) -> Value {
-    let losing: BTreeSet<&String> = plan
-        .impact
-        .subjects
-        .iter()
-        .filter(|subject| !subject.lost.is_empty())
-        .map(|subject| &subject.name)
-        .collect();
-    let some: Vec<&&String> = losing.iter().take(20).collect();
-    json!({
-        "digest": digest,
-        "settings": settings,
-        "from": plan.from,
-        "to": plan.to,
-        "writes": plan.writes(),
-        "losePermissions": losing.len(),
-        "losePermissionsAmongThem": some,
-        "details": format!("ConfigMap {NAMESPACE}/{}", publish::plan_key().name),
-    })
 }
 
 /// How long to wait before the next try, after so many in a row: a fifth more or less, so that replicas and clusters do not

@@ -148,6 +148,21 @@ fn version(status: &Value) -> &Value {
     &status["core"]["version"]
 }
 
+/// The image that the console's Deployment has.
+fn image(operated: &Operated) -> Value {
+    let objects = operated.served.sandbox.objects();
+    let console = objects
+        .iter()
+        .find(|o| o["kind"] == "Deployment" && o["metadata"]["name"] == "ks-console");
+    console.unwrap()["spec"]["template"]["spec"]["containers"][0]["image"].clone()
+}
+
+/// Somebody runs a console of their own.
+fn changed_by_hand() -> Value {
+    json!({"spec": {"template": {"spec": {"containers": [
+        {"name": "ks-console", "image": "example.org/mine:1"}]}}}})
+}
+
 fn console() -> ObjectKey {
     ObjectKey::namespaced("apps", "Deployment", "kubesphere-system", "ks-console")
 }
@@ -343,17 +358,8 @@ fn it_waits_for_approval_where_that_is_asked_for() {
 fn drift_is_told_and_put_back_only_where_that_is_asked_for() {
     let mut operated = Operated::on(upgraded());
     operated.wait("at rest", |now| now["status"]["phase"] == "Running");
-    let paused = json!({"spec": {"paused": true, "template": {"spec": {"containers": [
-        {"name": "ks-console", "image": "example.org/mine:1"}]}}}});
-    let image = |operated: &Operated| {
-        let objects = operated.served.sandbox.objects();
-        let console = objects
-            .iter()
-            .find(|o| o["kind"] == "Deployment" && o["metadata"]["name"] == "ks-console");
-        console.unwrap()["spec"]["template"]["spec"]["containers"][0]["image"].clone()
-    };
     let released = image(&operated);
-    operated.patch(&console(), &paused);
+    operated.patch(&console(), &changed_by_hand());
     let status = operated.wait_for("Drifted", "True");
     let drifted = condition(&status, "Drifted").unwrap();
     assert!(
@@ -374,9 +380,11 @@ fn drift_is_told_and_put_back_only_where_that_is_asked_for() {
 }
 
 #[test]
-fn an_edit_is_followed() {
+fn an_edit_is_followed_and_overwrites_nothing() {
     let mut operated = Operated::on(upgraded());
     operated.wait("at rest", |now| now["status"]["phase"] == "Running");
+    operated.patch(&console(), &changed_by_hand());
+    operated.wait_for("Drifted", "True");
     operated.edit(&json!({"spec": {"common": {"core": {"console": {"port": 31234}}}}}));
     let port = |operated: &Operated| {
         let objects = operated.served.sandbox.objects();
@@ -387,6 +395,15 @@ fn an_edit_is_followed() {
     };
     operated.wait("followed", |_| port(&operated) == 31234);
     operated.wait("at rest", |now| now["status"]["phase"] == "Running");
+    assert_eq!(image(&operated), "example.org/mine:1");
+    // A mistake and its correction overwrite nothing, either.
+    operated.edit(&json!({"spec": {"etcd": {"port": "many"}}}));
+    operated.wait_for("Degraded", "True");
+    operated.edit(&json!({"spec": {"etcd": {"port": 2379}}}));
+    operated.wait("at rest", |now| now["status"]["phase"] == "Running");
+    let status = operated.wait_for("Degraded", "False");
+    assert_eq!(condition(&status, "Drifted").unwrap()["status"], "True");
+    assert_eq!(image(&operated), "example.org/mine:1");
     operated.end();
 }
 
