@@ -10,6 +10,7 @@
 //! The real control plane is begun anew, from the dump, for every upgrade that is measured on it.
 
 mod backup;
+mod operator;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -31,8 +32,17 @@ pub struct Options {
     pub dump: PathBuf,
     /// Leave out what needs a real control plane.
     pub skip_control_plane: bool,
-    /// Measure the backup of a large cluster, and nothing else.
-    pub only_backup: bool,
+    /// Measure this and nothing else.
+    pub only: Option<Only>,
+}
+
+/// A part of the measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Only {
+    /// The backup of a large cluster.
+    Backup,
+    /// The operator.
+    Operator,
 }
 
 /// The dump that is measured with unless told otherwise, below the workspace's root.
@@ -106,12 +116,17 @@ pub fn run(root: &Path, options: &Options, report: &dyn Fn(&str)) -> anyhow::Res
     };
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let mut rows = Vec::new();
-    if !options.only_backup {
+    if options.only.is_none() {
         rows.extend([bench.demo()?, bench.rehearsal()?]);
     }
-    rows.push(backup::measure(&bench, root)?);
+    if options.only != Some(Only::Operator) {
+        rows.push(backup::measure(&bench, root)?);
+    }
+    if options.only != Some(Only::Backup) {
+        rows.extend(operator::measure(&bench, root)?);
+    }
     let mut skipped = None;
-    if options.skip_control_plane || options.only_backup {
+    if options.skip_control_plane || options.only.is_some() {
         skipped = Some("left out on request".to_owned());
     } else {
         match control_plane::ensure(report) {

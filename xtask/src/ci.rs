@@ -85,6 +85,11 @@ fn steps(options: Options) -> Vec<Step> {
                 environment: vec![("KS_FAULT_RUNS", "1000")],
             },
         },
+        cargo(
+            "image",
+            "see what it says above; it takes rustup and musl-gcc (package musl-tools): cargo xtask image",
+            &["xtask", "image"],
+        ),
     ];
     if !options.skip_control_plane {
         steps.push(Step {
@@ -208,7 +213,14 @@ mod tests {
         let quick = names(true);
         assert_eq!(
             quick,
-            ["format", "lints", "tests", "generated files", "random faults"]
+            [
+                "format",
+                "lints",
+                "tests",
+                "generated files",
+                "random faults",
+                "image"
+            ]
         );
         let full = names(false);
         assert_eq!(full[..quick.len()], quick);

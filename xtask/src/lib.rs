@@ -7,4 +7,7 @@ pub mod ci;
 pub mod control_plane;
 pub mod generate;
 pub mod helm;
+pub mod image;
 pub mod openapi;
+pub mod release;
+pub mod sbom;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use xtask::control_plane::{self, ControlPlane};
-use xtask::{bench, ci, generate, helm};
+use xtask::{bench, ci, generate, helm, image, release};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer chores of this workspace")]
@@ -37,6 +37,10 @@ enum Chore {
     Helm,
     /// Measure the release build, and write bench/RESULTS.md
     Bench(BenchArguments),
+    /// Build the static binary and write its image as an OCI archive, without a container engine
+    Image(ImageArguments),
+    /// Collect what is given to users: binary, image, manifests, list of images, bill of materials, checksums
+    Release(ReleaseArguments),
     /// A real Kubernetes 1.20.2 control plane on loopback
     #[command(subcommand)]
     ControlPlane(ControlPlaneChore),
@@ -60,9 +64,26 @@ struct BenchArguments {
     /// Leave out what needs a real control plane
     #[arg(long)]
     skip_control_plane: bool,
-    /// Measure the backup of a large cluster alone, and print the results instead of writing them
+    /// Measure this alone, and print the results instead of writing them
+    #[arg(long, value_enum)]
+    only: Option<bench::Only>,
+}
+
+#[derive(Args)]
+struct ImageArguments {
+    /// Where the archive goes [default: target/image/ks-installer.oci.tar]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Build once more from a copy of the sources in another folder, and fail if the digest is another
     #[arg(long)]
-    only_backup: bool,
+    verify: bool,
+}
+
+#[derive(Args)]
+struct ReleaseArguments {
+    /// The folder that all of it goes to [default: target/release-VERSION]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -109,6 +130,8 @@ fn main() -> ExitCode {
         Chore::Generate { check } => run_generate(check),
         Chore::Helm => run_helm(),
         Chore::Bench(arguments) => run_bench(arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Image(arguments) => run_image(arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Release(arguments) => run_release(arguments).map(|()| ExitCode::SUCCESS),
         Chore::ControlPlane(chore) => run_control_plane(chore).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -162,10 +185,10 @@ fn run_bench(arguments: BenchArguments) -> anyhow::Result<()> {
         runs: arguments.runs.into(),
         dump: std::path::absolute(&dump).with_context(|| format!("cannot use {}", dump.display()))?,
         skip_control_plane: arguments.skip_control_plane,
-        only_backup: arguments.only_backup,
+        only: arguments.only,
     };
     let results = bench::run(&root, &options, &report)?;
-    if arguments.only_backup {
+    if arguments.only.is_some() {
         print!("\n{results}");
         return Ok(());
     }
@@ -173,6 +196,21 @@ fn run_bench(arguments: BenchArguments) -> anyhow::Result<()> {
     std::fs::write(&path, &results).with_context(|| format!("cannot write {}", path.display()))?;
     print!("\n{results}");
     println!("wrote {}", path.display());
+    Ok(())
+}
+
+fn run_image(arguments: ImageArguments) -> anyhow::Result<()> {
+    let options = image::Options {
+        output: arguments.output,
+        verify: arguments.verify,
+    };
+    image::run(&generate::workspace(), &options, &report)?;
+    Ok(())
+}
+
+fn run_release(arguments: ReleaseArguments) -> anyhow::Result<()> {
+    let folder = release::run(&generate::workspace(), arguments.output, &report)?;
+    println!("wrote {}", folder.display());
     Ok(())
 }
 

@@ -131,6 +131,14 @@ impl Cluster {
         }
     }
 
+    /// Whether the API server serves a kind. One that is not known may have come since, and is asked for once more.
+    ///
+    /// # Errors
+    /// The API server cannot be asked.
+    pub async fn serves(&self, group: &str, kind: &str) -> Result<bool, ReadError> {
+        Ok(!self.versions(group, kind, None).await?.is_empty())
+    }
+
     /// Reads one object; `None` when it, or its kind, does not exist.
     ///
     /// # Errors

@@ -51,15 +51,13 @@ impl RunError {
                     .map(|n| format!(" -n {n}"))
                     .unwrap_or_default();
                 Some(format!(
-                    "look at it with: kubectl describe {}{namespace} {}; then run the upgrade again, it goes on from here",
+                    "look at it with: kubectl describe {}{namespace} {}; then run it again, it goes on from here",
                     object.kind.to_lowercase(),
                     object.name
                 ))
             }
             Self::Journal(error) => error.hint(),
-            Self::ResolveSecret { .. } => {
-                Some("run the upgrade again: a missing secret is made anew".to_owned())
-            }
+            Self::ResolveSecret { .. } => Some("run it again: a missing secret is made anew".to_owned()),
             _ => None,
         }
     }

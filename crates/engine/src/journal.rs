@@ -29,6 +29,8 @@ const DATA: &str = "runs.json";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunKind {
+    /// From nothing: there is no backup of it, and no way back.
+    Install,
     Upgrade,
     Rollback,
 }
@@ -36,6 +38,7 @@ pub enum RunKind {
 impl std::fmt::Display for RunKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Install => "installation",
             Self::Upgrade => "upgrade",
             Self::Rollback => "rollback",
         })

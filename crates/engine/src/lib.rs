@@ -15,6 +15,7 @@
 mod error;
 mod event;
 mod generate;
+mod install;
 mod journal;
 mod lease;
 mod process;
@@ -28,11 +29,12 @@ mod write;
 
 pub use error::RunError;
 pub use event::{Event, Outcome};
+pub use install::prepare_installation;
 pub use journal::{
     BackupEntry, Journal, JournalError, NewRun, Recorder, RunEntry, RunKind, RunOutcome, StageEntry,
     journal_key, random_id,
 };
-pub use lease::{Clock, Lease, LeaseError, RUN as RUN_LEASE};
+pub use lease::{Claimant, Clock, Lease, LeaseError, RUN as RUN_LEASE};
 pub use rollback::{Rollback, prepare_rollback};
 pub use run::{RunOptions, RunSummary, run};
 pub use session::{Prepared, Report, Session, SessionError, prepare};

@@ -91,7 +91,9 @@ pub(crate) async fn run_recorded(
     });
     let mut summary = RunSummary::default();
     for (index, stage) in plan.stages.iter().enumerate() {
-        check_stop(&options.stop)?;
+        if options.stop.is_cancelled() {
+            return Err(RunError::Interrupted);
+        }
         if let Some(recorder) = recorder {
             recorder.stage(&stage.name).await?;
         }
@@ -111,7 +113,9 @@ pub(crate) async fn run_recorded(
             .map(|step| {
                 let (writer, written) = (&writer, &written);
                 async move {
-                    check_stop(&options.stop)?;
+                    if options.stop.is_cancelled() {
+                        return Err(RunError::Interrupted);
+                    }
                     let outcome = writer.step(step, snapshot.get(&step.object)).await?;
                     if outcome == Outcome::Changed {
                         written.fetch_add(1, Ordering::Relaxed);
@@ -156,13 +160,6 @@ pub(crate) async fn run_recorded(
     Ok(summary)
 }
 
-fn check_stop(stop: &Stop) -> Result<(), RunError> {
-    if stop.is_cancelled() {
-        return Err(RunError::Interrupted);
-    }
-    Ok(())
-}
-
 fn done(listen: Listener<'_>, index: usize, step: &Step, outcome: Outcome) {
     listen(Event::StepDone {
         index,
@@ -173,7 +170,7 @@ fn done(listen: Listener<'_>, index: usize, step: &Step, outcome: Outcome) {
 }
 
 /// Polls until the step's condition holds, at growing intervals.
-async fn wait(
+pub(crate) async fn wait(
     cluster: &Cluster,
     index: usize,
     step: &Step,
@@ -237,7 +234,12 @@ async fn check(
         });
     };
     match condition {
-        Condition::Established => Ok(health::crd_established(&object)),
+        Condition::Established => match health::crd_established(&object) {
+            Health::Complete if !is_served(cluster, &object).await? => {
+                Ok(Health::Progressing("its resource is not served yet".into()))
+            }
+            health => Ok(health),
+        },
         Condition::RolledOut => match health::rollout(&object) {
             Health::Progressing(progress) => {
                 let pods = pods(cluster, &object).await?;
@@ -250,6 +252,14 @@ async fn check(
         Condition::Stopped => Ok(health::stopped(&object, &pods(cluster, &object).await?)),
         Condition::Served => Ok(Health::Complete),
     }
+}
+
+/// Whether the API server serves what a CustomResourceDefinition defines: it says that it is established a moment earlier.
+async fn is_served(cluster: &Cluster, definition: &Object) -> Result<bool, cluster::ReadError> {
+    let text = |pointer| definition.get_str(pointer).unwrap_or_default();
+    cluster
+        .serves(text("/spec/group"), text("/spec/names/kind"))
+        .await
 }
 
 /// The pods of a workload, by its selector.

@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod backup;
+pub(crate) mod install;
 pub(crate) mod rollback;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -11,10 +12,11 @@ use object::drift::DriftPolicy;
 
 use self::{
     backup::{BackupArgs, EncryptArgs},
+    install::InstallArgs,
     rollback::RollbackArgs,
 };
 
-/// Upgrades KubeSphere on a Kubernetes cluster that somebody else set up.
+/// Upgrades KubeSphere, or installs it, on a Kubernetes cluster that somebody else set up.
 ///
 /// It previews, rehearses on a copy, backs up, says who loses which permission, and goes on where it was cut.
 #[derive(Debug, Parser)]
@@ -76,12 +78,14 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Carry the same upgrade out on a copy of the cluster in the sandbox; the cluster is only read
     Rehearse(RehearseArgs),
+    /// Install KubeSphere on a cluster that has none, and verify
+    Install(InstallArgs),
     /// Back up, upgrade and verify
     Upgrade(UpgradeArgs),
     /// Go back to what was there before an upgrade; keeps what people changed since
     Rollback(RollbackArgs),
     /// Show KubeSphere's version, its health and what an upgrade would find; only reads
-    Status(DecideArgs),
+    Status(StatusArgs),
     /// Save all that an upgrade may touch to an archive; list, verify and restore such archives
     Backup(BackupArgs),
     /// Run in the cluster: upgrade as the ClusterConfiguration says, and report in its status
@@ -154,6 +158,15 @@ pub(crate) struct PlanArgs {
     /// Show every field that changes
     #[arg(long)]
     pub details: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub decide: DecideArgs,
+    /// Follow the run that is under way, the operator's or that of a command elsewhere, until it ends
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 #[derive(Debug, Args)]
@@ -239,6 +252,7 @@ impl DecideArgs {
             drift_answers: Vec::new(),
             allow_unsupported_kubernetes: self.allow_unsupported_kubernetes,
             refresh_templates: !self.no_refresh_templates,
+            install: upgrade::Install::No,
             now: Some(jiff::Timestamp::now().as_second()),
         }
     }

@@ -3,104 +3,26 @@
 //! `cargo xtask control-plane build`.
 #![expect(clippy::unwrap_used, reason = "a test that finds nothing fails")]
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use kube::Client;
-use serde_json::{Value, json};
+use serde_json::json;
 use xtask::control_plane::{ControlPlane, Options};
 
-use common::{Caller, dump, kubeconfig_of, scale};
+use common::{Caller, dump, scale};
+use kubectl::{ACCOUNT, GROUPS, Kubectl, deployed, forbidden};
 
 #[path = "control_plane/common.rs"]
 #[allow(dead_code, reason = "shared with the other tests on the control plane")]
 mod common;
+#[path = "control_plane/kubectl.rs"]
+#[allow(dead_code, reason = "shared with the other tests on the control plane")]
+mod kubectl;
 
 const SETTLES: Duration = Duration::from_mins(2);
 const NAMESPACE: &str = "kubesphere-system";
-const ACCOUNT: &str = "system:serviceaccount:kubesphere-system:ks-installer";
-const GROUPS: &[&str] = &[
-    "system:serviceaccounts",
-    "system:serviceaccounts:kubesphere-system",
-    "system:authenticated",
-];
 /// The documented way to its logs.
 const SELECTOR: &str = "app in (ks-install, ks-installer)";
-
-/// The real kubectl, as the cluster's administrator.
-struct Kubectl {
-    program: PathBuf,
-    folder: tempfile::TempDir,
-}
-
-impl Kubectl {
-    fn new(program: PathBuf, control_plane: &ControlPlane) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let kubeconfig = kubeconfig_of(control_plane).to_string();
-        std::fs::write(folder.path().join("kubeconfig"), kubeconfig).unwrap();
-        Self { program, folder }
-    }
-
-    /// What it says, and whether it did not fail.
-    async fn run(&self, arguments: &[&str]) -> (bool, String) {
-        let output = tokio::process::Command::new(&self.program)
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env("KUBECONFIG", "kubeconfig")
-            .env("HOME", self.folder.path())
-            .env("NO_PROXY", "127.0.0.1")
-            .env("no_proxy", "127.0.0.1")
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let complained = String::from_utf8_lossy(&output.stderr);
-        if output.status.success() {
-            (true, said)
-        } else {
-            (false, said + &complained)
-        }
-    }
-
-    async fn say(&self, arguments: &[&str]) -> String {
-        let (worked, said) = self.run(arguments).await;
-        assert!(worked, "kubectl {arguments:?}: {said}");
-        said
-    }
-
-    async fn get(&self, arguments: &[&str]) -> Value {
-        let text = self.say(&[&["get", "-o", "json"], arguments].concat()).await;
-        serde_json::from_str(&text).unwrap()
-    }
-
-    async fn may(&self, arguments: &[&str]) -> bool {
-        let (_, said) = self
-            .run(&[&["auth", "can-i", "--as", ACCOUNT], arguments].concat())
-            .await;
-        said.lines().next() == Some("yes")
-    }
-}
-
-fn deployed(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../deploy")
-        .join(name);
-    path.canonicalize().unwrap().to_str().unwrap().to_owned()
-}
-
-/// How many requests of anybody were answered 403, reads among them: the audit log has only writes.
-async fn forbidden(client: &Client) -> f64 {
-    let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
-    let metrics = client.request_text(request).await.unwrap();
-    assert!(metrics.contains("apiserver_request_total{"));
-    metrics
-        .lines()
-        .filter(|line| line.starts_with("apiserver_request_total{") && line.contains("code=\"403\""))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn control_plane_takes_the_manifest_and_its_rights_are_enough() {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Component, Inputs, Manifest, Release, RenderError, Version, render};
+use crate::{Cluster, Component, Inputs, Manifest, Release, RenderError, Support, Version, render};
 
 /// One image of a release.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -223,6 +223,33 @@ pub fn images(release: &Release, inputs: &Inputs) -> Result<Vec<String>, RenderE
         manifests.extend(render(release, component, inputs)?);
     }
     Ok(images_of(&manifests))
+}
+
+/// The images that a release declares, with every tag that some Kubernetes version it runs on would choose, from their own
+/// registries. Sorted, each once.
+pub fn declared_images(release: &Release) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    for minor in 0..100 {
+        let Ok(version) = format!("v1.{minor}.0").parse::<Version>() else {
+            continue;
+        };
+        if release.kubernetes_support(&version) == Support::Unsupported {
+            continue;
+        }
+        let inputs = Inputs {
+            cluster: Cluster {
+                kubernetes_version: version.to_string(),
+                ..Cluster::default()
+            },
+            ..Inputs::default()
+        };
+        let images = release
+            .images
+            .keys()
+            .filter_map(|name| release.resolve_image(name, &inputs));
+        found.extend(images.map(|(repository, tag)| format!("{repository}:{tag}")));
+    }
+    found.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub use component::{
     Observation, Recipe, Switch, Target,
 };
 pub use files::Files;
-pub use image::{Image, ImageOverride, Registry, images, images_of};
+pub use image::{Image, ImageOverride, Registry, declared_images, images, images_of};
 pub use lint::lint;
 pub use release::{KubernetesSupport, LoadError, Release, Releases, Support, UpgradeFrom, UpgradePath};
 pub use render::{Cluster, Inputs, Manifest, Phase, RenderError, render};

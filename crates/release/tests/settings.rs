@@ -5,7 +5,7 @@
 mod common;
 
 use object::ObjectKey;
-use release::{Inputs, Manifest, images_of};
+use release::{Inputs, Manifest, declared_images, images_of};
 use serde_json::{Value, json};
 
 fn deployment(name: &str) -> ObjectKey {
@@ -525,6 +525,27 @@ fn images() {
     ] {
         assert!(images.iter().any(|i| i == image), "{image}: {images:?}");
     }
+}
+
+/// For a registry that is filled before anybody knows the cluster.
+#[test]
+fn declared_images_hold_what_any_cluster_needs() {
+    let release = common::release("v3.3.1");
+    let declared = declared_images(&release);
+    assert!(declared.is_sorted());
+    let host = json!({"multicluster": {"clusterRole": "host"}});
+    for minor in 19..=23 {
+        let mut inputs = common::inputs(&release, &host);
+        inputs.cluster.kubernetes_version = format!("v1.{minor}.4");
+        for image in images_of(&common::manifests(&release, &inputs)) {
+            assert!(declared.contains(&image), "{image} on 1.{minor}");
+        }
+    }
+    let kubectl: Vec<_> = declared
+        .iter()
+        .filter_map(|image| image.strip_prefix("kubesphere/kubectl:"))
+        .collect();
+    assert_eq!(kubectl, ["v1.19.1", "v1.20.0", "v1.21.0", "v1.22.0"]);
 }
 
 /// Wherever an image is named, in objects and in the documents inside them, it follows the registry.

@@ -1,5 +1,6 @@
 //! Serves a dump (one object a line) and prints a kubeconfig: `cargo run -p sandbox --example serve -- FILE [PORT] [NODES]`.
-//! `-` for a file is an empty cluster; NODES is how many nodes it has.
+//! `-` for a file is an empty cluster; NODES is how many nodes it has. Each line on standard input is answered with how many
+//! requests there were so far.
 #![allow(clippy::print_stdout, reason = "the example talks to the terminal")]
 
 use std::io::BufRead as _;
@@ -32,6 +33,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
         .await?;
     println!("{}", server.kubeconfig());
+    std::thread::spawn(move || {
+        for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
+            let requests = sandbox.requests();
+            println!("{}", requests.reads + requests.writes());
+        }
+    });
     std::future::pending::<()>().await;
     Ok(())
 }

@@ -12,6 +12,7 @@
 mod decide;
 mod finding;
 pub mod health;
+pub mod install;
 pub mod permissions;
 pub mod plan;
 pub mod preflight;
@@ -22,8 +23,8 @@ mod snapshot;
 pub mod verify;
 
 pub use decide::{
-    Decision, DriftAnswer, DriftOf, OPERATOR_LABEL, Options, decide, installer_key, is_operator,
-    managed_objects, target, verify_upgrade,
+    Decision, DriftAnswer, DriftOf, Install, OPERATOR_LABEL, Options, Outline, decide, installer_key,
+    is_operator, outline, target, verify_upgrade,
 };
 pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};

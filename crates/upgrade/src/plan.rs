@@ -13,6 +13,9 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 /// The version of the saved form. A file of another format is refused.
 pub const FORMAT: u32 = 1;
 
+/// Where a plan leads from that installs KubeSphere.
+pub const NOTHING: &str = "nothing";
+
 /// What an upgrade will do. It can be printed, saved, compared and approved; it holds no secrets.
 ///
 /// What is written is decided again from the cluster when a saved plan is run, and must come out the same
@@ -23,7 +26,7 @@ pub struct Plan {
     pub format: u32,
     /// UID of namespace kube-system.
     pub cluster: String,
-    /// KubeSphere's version now.
+    /// KubeSphere's version now; [`NOTHING`] where there is none.
     pub from: String,
     /// KubeSphere's version afterwards.
     pub to: String,
@@ -221,6 +224,11 @@ impl Plan {
         self.writes() == 0
     }
 
+    /// Whether it brings KubeSphere to a cluster that has none: then there is nothing to go back to.
+    pub fn is_installation(&self) -> bool {
+        self.from == NOTHING
+    }
+
     /// Checks that running `fresh`, decided just now, is what this saved plan announced: every step of it stands
     /// in the saved plan, decided on the same state. Steps that are done already are no longer in `fresh`.
     pub fn check_permits(&self, fresh: &Plan) -> Result<(), Vec<Difference>> {
@@ -282,13 +290,16 @@ impl Plan {
     /// What the caller must be allowed to do to carry the plan out.
     pub fn permissions(&self, snapshot: &Snapshot) -> Vec<Permission> {
         let mut found = std::collections::BTreeSet::new();
+        let to_come = self.resources_to_come();
         for step in self.steps() {
             let key = &step.object;
             let resource = snapshot
                 .served
                 .iter()
                 .find(|r| r.group == key.group && r.kind == key.kind)
-                .map_or_else(|| format!("{}s", key.kind.to_lowercase()), |r| r.resource.clone());
+                .map(|r| r.resource.as_str())
+                .or_else(|| to_come.get(&(key.group.as_str(), key.kind.as_str())).copied())
+                .map_or_else(|| format!("{}s", key.kind.to_lowercase()), str::to_owned);
             // Kubernetes lets nobody hand out what they do not hold, unless they may do just that.
             let grants = match (key.group.as_str(), key.kind.as_str(), &step.action) {
                 (RBAC, "Role" | "ClusterRole", Action::Apply { .. } | Action::Patch { .. }) => {
@@ -313,6 +324,23 @@ impl Plan {
             }
         }
         found.into_iter().collect()
+    }
+
+    /// The plurals of the kinds that the plan itself brings, by group and kind: before that nobody serves them.
+    fn resources_to_come(&self) -> BTreeMap<(&str, &str), &str> {
+        let definitions = self.steps().filter_map(|step| match &step.action {
+            Action::Apply { body, .. } if step.object.kind == "CustomResourceDefinition" => Some(&body.0),
+            _ => None,
+        });
+        definitions
+            .filter_map(|definition| {
+                let text = |pointer: &str| definition.pointer(pointer)?.as_str();
+                Some((
+                    (text("/spec/group")?, text("/spec/names/kind")?),
+                    text("/spec/names/plural")?,
+                ))
+            })
+            .collect()
     }
 }
 

@@ -33,6 +33,8 @@ macro_rules! reasons {
 reasons! {
     ALREADY_AT_TARGET = "AlreadyAtTarget" [Info]
         "The cluster is at the target version already; only what is not as it should be is written";
+    ALREADY_INSTALLED = "AlreadyInstalled" [Blocker]
+        "The cluster has a KubeSphere of another version, which an installation leaves alone";
     ANNOTATIONS_NEAR_LIMIT = "AnnotationsNearLimit" [Warning, Info]
         "An object's annotations come near the 256 KiB that Kubernetes allows, mostly by what client-side kubectl apply records";
     API_NOT_SERVED = "ApiNotServed" [Blocker]
@@ -81,6 +83,8 @@ reasons! {
         "Helm's record of the old release cannot be read, so what that release set is not known";
     HELM_RELEASE_PENDING = "HelmReleasePending" [Warning]
         "A Helm release hangs in an operation, because helm was killed in the middle";
+    INSTALLATION_INTERRUPTED = "InstallationInterrupted" [Info]
+        "An earlier installation was cut and is finished by this one";
     KUBERNETES_EXPERIMENTAL = "KubernetesExperimental" [Warning]
         "The release supports this Kubernetes version experimentally";
     KUBERNETES_UNSUPPORTED = "KubernetesUnsupported" [Blocker, Warning]
@@ -256,6 +260,11 @@ const FOREIGN: &[Reason] = &[
         settings::SETTING_MOVED,
         &[Info],
         "A setting of an older shape has a new place",
+    ),
+    reason(
+        settings::UNKNOWN_COMPONENT,
+        &[Blocker],
+        "The settings enable something that is no component of KubeSphere",
     ),
     reason(
         settings::UNKNOWN_SETTING,

@@ -396,8 +396,8 @@ fn an_unknown_setting_is_told_with_the_nearest_known_one() {
                 Some("did you mean common.redis.enableHA?".to_owned())
             ),
             (
-                "acme is no component of KubeSphere: it stays, and has no effect".to_owned(),
-                None
+                "acme.enabled is true, and acme is no component of KubeSphere".to_owned(),
+                Some("remove acme from the ClusterConfiguration, or set its enabled to false".to_owned())
             ),
         ]
     );

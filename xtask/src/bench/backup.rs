@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, bail};
@@ -21,7 +21,7 @@ pub(super) fn measure(bench: &Bench<'_>, root: &Path) -> anyhow::Result<Row> {
     let server = build(root, &["-p", "sandbox", "--example", "serve"])?.join("examples/serve");
     (bench.report)(&format!("a cluster of {OBJECTS} objects"));
     let cluster = bench.folder.join("cluster.ndjson");
-    write_cluster(&cluster, &bench.options.dump)?;
+    write_cluster(&cluster, &bench.options.dump, (0..OBJECTS).map(mk_object))?;
     let kubeconfig = bench.folder.join("kubeconfig");
     let _served = Served::start(&server, &cluster, &kubeconfig)?;
     let place = bench.folder.join("backups");
@@ -58,20 +58,26 @@ pub(super) fn measure(bench: &Bench<'_>, root: &Path) -> anyhow::Result<Row> {
 }
 
 /// A sandbox that is served by a process of its own, until this is dropped.
-struct Served(Child);
+pub(super) struct Served {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
 
 impl Served {
-    fn start(program: &Path, cluster: &Path, kubeconfig: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(program: &Path, cluster: &Path, kubeconfig: &Path) -> anyhow::Result<Self> {
         let mut child = Command::new(program)
             .arg(cluster)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("starting the sandbox")?;
         let out = child.stdout.take().context("the sandbox has no output")?;
-        let served = Self(child);
+        let mut served = Self {
+            child,
+            lines: BufReader::new(out).lines(),
+        };
         let mut text = String::new();
-        for line in BufReader::new(out).lines() {
+        while let Some(line) = served.lines.next() {
             let line = line.context("reading the sandbox's kubeconfig")?;
             text.push_str(&line);
             text.push('\n');
@@ -82,24 +88,47 @@ impl Served {
         }
         bail!("the sandbox ended before it served")
     }
+
+    /// How many requests there were so far.
+    pub(super) fn requests(&mut self) -> anyhow::Result<u64> {
+        let asked = self.child.stdin.as_mut().context("the sandbox has no input")?;
+        writeln!(asked).context("asking the sandbox")?;
+        // What is left of the kubeconfig comes first.
+        for line in &mut self.lines {
+            if let Ok(number) = line.context("reading the sandbox's answer")?.trim().parse() {
+                return Ok(number);
+            }
+        }
+        bail!("the sandbox ended")
+    }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-fn write_cluster(path: &PathBuf, dump: &Path) -> anyhow::Result<()> {
+/// The dump, and more.
+pub(super) fn write_cluster(
+    path: &Path,
+    dump: &Path,
+    more: impl Iterator<Item = Value>,
+) -> anyhow::Result<()> {
     let objects = control_plane::read_dump(dump)?;
     let writing = || format!("writing {}", path.display());
     let mut out = BufWriter::new(File::create(path).with_context(writing)?);
-    let more = (0..OBJECTS).map(mk_object);
     for object in objects.into_iter().chain(more) {
         writeln!(out, "{object}").with_context(writing)?;
     }
     out.flush().with_context(writing)
+}
+
+/// A custom role like those of a busy cluster.
+pub(super) fn mk_role(number: u32) -> Value {
+    // Every third object is one.
+    mk_object(number * 6 + 2 * (number % 2))
 }
 
 /// An object like those of a busy cluster: of some kilobytes, with managedFields, no two alike.

@@ -37,6 +37,7 @@ pub use build::{KUBERNETES_VERSION, Programs, cache_folder, cached, ensure, swag
 pub use process::{Instance, instances, sweep};
 
 use arguments::Files;
+pub(crate) use build::{find_program, is_root};
 use certificates::{Authority, Pair};
 use process::Processes;
 

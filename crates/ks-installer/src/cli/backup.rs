@@ -57,6 +57,12 @@ pub(crate) struct EncryptArgs {
     pub passphrase_file: Option<PathBuf>,
 }
 
+impl EncryptArgs {
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.passphrase || self.passphrase_file.is_some() || !self.recipient.is_empty()
+    }
+}
+
 /// What an encrypted backup is opened with.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Encryption")]

@@ -3,6 +3,8 @@
 pub(crate) mod backup;
 mod demo;
 mod drift;
+mod handover;
+mod install;
 mod plan;
 mod rehearse;
 mod rollback;
@@ -10,7 +12,11 @@ pub(crate) mod run;
 mod status;
 pub(crate) mod upgrade_command;
 
-use std::{path::Path, time::Duration};
+use std::{
+    io::{BufRead as _, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use cluster::{Cluster, ConnectOptions};
@@ -37,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Preflight(args) => plan::preflight(&global, &args).await,
         Command::Plan(args) => plan::plan(&global, &args).await,
         Command::Rehearse(args) => rehearse::rehearse(&global, args).await,
+        Command::Install(args) => install::install(&global, args).await,
         Command::Upgrade(args) => upgrade_command::upgrade(&global, args).await,
         Command::Rollback(args) => rollback::rollback(&global, args).await,
         Command::Operator(args) => crate::operator::operate(&global, args).await,
@@ -52,6 +59,11 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
 
 /// Connects to the cluster that the options choose; says which.
 async fn connect(global: &Global) -> anyhow::Result<Cluster> {
+    client(global).await.map(Cluster::new)
+}
+
+/// The same, as whoever watches needs it.
+pub(crate) async fn client(global: &Global) -> anyhow::Result<kube::Client> {
     let options = ConnectOptions {
         kubeconfig: global.kubeconfig.clone(),
         context: global.context.clone(),
@@ -61,7 +73,17 @@ async fn connect(global: &Global) -> anyhow::Result<Cluster> {
         with_hint(error.into(), hint)
     })?;
     tracing::info!(%name, "connected");
-    Ok(Cluster::new(client))
+    Ok(client)
+}
+
+/// Asks; only a yes is one.
+fn confirm(question: &str) -> anyhow::Result<bool> {
+    let mut err = std::io::stderr().lock();
+    write!(err, "{question} [y/N] ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 pub(crate) fn with_hint(error: anyhow::Error, hint: Option<String>) -> anyhow::Error {
@@ -95,7 +117,12 @@ impl Waits {
     };
 }
 
-pub(crate) fn session<'a>(cluster: &'a Cluster, releases: &'a Releases, options: Options, waits: Waits) -> Session<'a> {
+pub(crate) fn session<'a>(
+    cluster: &'a Cluster,
+    releases: &'a Releases,
+    options: Options,
+    waits: Waits,
+) -> Session<'a> {
     let old_managers = upgrade::target(releases, &options)
         .map(|r| r.field_managers.clone())
         .unwrap_or_default();

@@ -1,24 +1,19 @@
 //! `rollback`: back to a backup, by a plan like any other.
 
-use std::{
-    collections::BTreeMap,
-    io::{BufRead as _, IsTerminal as _, Write as _},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::IsTerminal as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use cluster::{
     Cluster,
     store::{Backup as Archive, Location},
 };
-use engine::{BackupEntry, Prepared, Report, Rollback, RunKind};
+use engine::{BackupEntry, Journal, Prepared, Report, Rollback, RunKind};
 use release::Releases;
 use serde_json::{Value, json};
 use upgrade::{Backup, Plan, Snapshot};
 
 use super::{
-    Verdict, Waits, backup, connect, read_error, read_plan, releases,
+    Verdict, Waits, backup, confirm, connect, handover, read_error, read_plan, releases,
     run::{self, Stopped},
     save_plan, session,
 };
@@ -40,9 +35,19 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
         );
     }
     let cluster = connect(global).await?;
+    let journal = Journal::read(&cluster).await.map_err(read_error)?;
+    let is_installation = journal.last().is_some_and(|run| run.kind == RunKind::Install);
+    if args.to.is_none() && is_installation {
+        let why = "Nothing was written: the last run installed KubeSphere where there was none, so there is nothing to go back to.";
+        if json {
+            output::json(&json!({"rolledBack": false, "why": why, "findings": []}))?;
+        }
+        output::note(why);
+        return Ok(Verdict::Refused);
+    }
     let (location, expected) = match args.to {
         Some(location) => (location, None),
-        None => journaled(&cluster).await?,
+        None => journaled(&journal)?,
     };
     let open = OpenArgs {
         location: location.clone(),
@@ -123,7 +128,13 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
         }
         return Ok(Verdict::Done);
     }
-    if !args.yes && !confirm(plan)? {
+    if !args.yes
+        && !confirm(&format!(
+            "\nGo back to {}, and write {} to the cluster?",
+            plan.to,
+            text::count(plan.writes(), "object")
+        ))?
+    {
         output::print("Nothing was written.\n");
         return Ok(Verdict::Refused);
     }
@@ -155,16 +166,15 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
 }
 
 /// The backup before the last upgrade, by the journal, and its digest.
-async fn journaled(cluster: &Cluster) -> anyhow::Result<(Location, Option<String>)> {
-    let entry = run::journaled_backup(cluster).await.map_err(read_error)?;
-    let entry = entry.ok_or_else(|| {
+fn journaled(journal: &Journal) -> anyhow::Result<(Location, Option<String>)> {
+    let entry = journal.backup().ok_or_else(|| {
         anyhow!("the cluster has no journal of an upgrade, so it is not known which backup to go back to\nhint: name it with --to")
     })?;
     let location = entry
         .location
         .parse()
         .with_context(|| format!("the journal names the backup {}", entry.location))?;
-    Ok((location, entry.sha256))
+    Ok((location, entry.sha256.clone()))
 }
 
 /// Opens the backup that an earlier run made before it changed anything. One that is encrypted needs a key, which an upgrade
@@ -232,8 +242,17 @@ pub(super) async fn carry_out(
     let Some(plan) = &prepared.decision.plan else {
         return Err(Stopped::NotBegun(anyhow!("there is no plan to go back")));
     };
-    let run = run::new_run(RunKind::Rollback, plan, backup);
-    let claim = run::claim(rollback.cluster).await?;
+    let run = run::new_run(RunKind::Rollback, plan, Some(backup));
+    let claim = run::claim(rollback.cluster, run::claimant()).await?;
+    match hold_back(rollback.cluster).await {
+        Ok(false) => {}
+        Ok(true) => progress
+            .note("the operator in the cluster waits for approval from now on: it would go forward again"),
+        Err(error) => {
+            claim.release().await;
+            return Err(Stopped::NotBegun(error));
+        }
+    }
     let listen = |event| progress.event(event);
     let work = claim.carry_out(rollback.cluster, run, &progress, async |recorder| {
         rollback.execute(prepared, Some(recorder), &listen).await
@@ -243,18 +262,13 @@ pub(super) async fn carry_out(
     done
 }
 
-fn confirm(plan: &Plan) -> anyhow::Result<bool> {
-    let mut err = std::io::stderr().lock();
-    write!(
-        err,
-        "\nGo back to {}, and write {} to the cluster? [y/N] ",
-        plan.to,
-        text::count(plan.writes(), "object")
-    )?;
-    err.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+/// Has the operator wait, if there is one.
+async fn hold_back(cluster: &Cluster) -> anyhow::Result<bool> {
+    let runs = handover::leader(cluster).await?.is_some();
+    if runs {
+        handover::hold_back(cluster).await?;
+    }
+    Ok(runs)
 }
 
 pub(super) fn to_json(report: &Report, to: &str) -> Value {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cluster::{Cluster, archive::Contents, store::Location};
 use engine::{
-    BackupEntry, Clock, Event, Journal, JournalError, Lease, LeaseError, NewRun, Recorder, Report, RunKind,
-    SessionError,
+    BackupEntry, Claimant, Clock, Event, Journal, JournalError, Lease, LeaseError, NewRun, Recorder, Report,
+    RunKind, SessionError,
 };
 use upgrade::Plan;
 
@@ -93,13 +93,18 @@ pub(super) struct Claim {
 }
 
 /// Takes the right to write, before anything is prepared for it.
-pub(super) async fn claim(cluster: &Cluster) -> Result<Claim, Stopped> {
+pub(super) async fn claim(cluster: &Cluster, claimant: Claimant) -> Result<Claim, Stopped> {
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     let waits = |held: &LeaseError| {
         output::note(&format!("{held}; waiting for a sign that it is alive"));
     };
-    let lease = Lease::acquire(cluster, &clock, engine::RUN_LEASE, &holder(), waits).await?;
+    let lease = Lease::acquire(cluster, &clock, claimant, waits).await?;
     Ok(Claim { lease, clock })
+}
+
+/// Who runs a command.
+pub(super) fn claimant() -> Claimant {
+    Claimant::run(&holder())
 }
 
 /// `host, process 4711, 3f9a0c12`: who runs, for whoever comes second.
@@ -118,7 +123,7 @@ pub(crate) fn holder() -> String {
 }
 
 /// The run of a plan, for the journal.
-pub(super) fn new_run(kind: RunKind, plan: &Plan, backup: BackupEntry) -> NewRun {
+pub(super) fn new_run(kind: RunKind, plan: &Plan, backup: Option<BackupEntry>) -> NewRun {
     let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     NewRun {
         id: format!("{now}-{}", engine::random_id()),
@@ -126,7 +131,7 @@ pub(super) fn new_run(kind: RunKind, plan: &Plan, backup: BackupEntry) -> NewRun
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         from: plan.from.clone(),
         to: plan.to.clone(),
-        backup: Some(backup),
+        backup,
     }
 }
 
@@ -186,11 +191,14 @@ impl Claim {
     }
 }
 
-/// Notes down that an upgrade which was cut after its last write is done. It is no matter if that cannot be written.
+/// Notes down that an upgrade or installation which was cut after its last write is done. It is no matter if that cannot be
+/// written.
 pub(super) async fn close_journal(cluster: &Cluster) {
     let clock: Clock = Arc::new(jiff::Timestamp::now);
-    if let Err(error) = Recorder::close(cluster, &clock, RunKind::Upgrade).await {
-        tracing::warn!(%error, "that the last run is done is not in the journal");
+    for kind in [RunKind::Upgrade, RunKind::Install] {
+        if let Err(error) = Recorder::close(cluster, &clock, kind).await {
+            tracing::warn!(%error, "that the last run is done is not in the journal");
+        }
     }
 }
 

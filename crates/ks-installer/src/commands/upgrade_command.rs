@@ -1,19 +1,16 @@
 //! `upgrade`: the one command that writes to a cluster.
 
-use std::{
-    io::{BufRead as _, IsTerminal as _, Write as _},
-    path::Path,
-    time::Duration,
-};
+use std::{io::IsTerminal as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use cluster::store::Location;
-use engine::{BackupEntry, Prepared, Report, RunKind, Session, SessionError};
+use engine::{BackupEntry, Claimant, Prepared, Report, RunKind, Session, SessionError};
 use serde_json::{Value, json};
 use upgrade::{Backup, Plan};
 
 use super::{
-    Verdict, Waits, backup, connect, drift, plan, read_error, read_plan, releases, rollback,
+    Verdict, Waits, backup, confirm, connect, drift, handover, plan, read_error, read_plan, releases,
+    rollback,
     run::{self, Follow, Stopped},
     session, with_hint,
 };
@@ -25,6 +22,7 @@ use crate::{
 pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Result<Verdict> {
     let saved = args.plan.as_deref().map(read_plan).transpose()?;
     let json = global.output == Format::Json;
+    let (has_target, encrypts) = (args.backup.is_some(), args.encrypt.is_asked_for());
     let target = backup::Target::new(args.backup, Path::new("."), backup::encryption(&args.encrypt)?);
     if !args.yes && !std::io::stdin().is_terminal() {
         bail!(
@@ -37,6 +35,25 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
     }
     let cluster = connect(global).await?;
     let releases = releases()?;
+    let leader = handover::leader(&cluster).await?;
+    if let Some(leader) = &leader {
+        handover::refuse_options(
+            leader,
+            &[
+                ("--to", args.decide.to.is_some()),
+                ("--drift", args.decide.drift.is_some()),
+                ("--no-refresh-templates", args.decide.no_refresh_templates),
+                (
+                    "--allow-unsupported-kubernetes",
+                    args.decide.allow_unsupported_kubernetes,
+                ),
+                ("--backup", has_target),
+                ("--rollback-on-failure", args.rollback_on_failure),
+                ("encryption", encrypts),
+            ],
+        )?;
+        options = handover::options(&cluster, &releases, options).await?;
+    }
     let waits = Waits {
         rollout: Duration::from_secs(args.wait),
         controllers: Duration::from_secs(args.wait_controllers),
@@ -102,18 +119,34 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
         }
         return Ok(if verified { Verdict::Done } else { Verdict::Refused });
     }
-    if !args.yes && !confirm(plan.writes())? {
+    if !args.yes
+        && !confirm(&format!(
+            "\nA backup is made first. Write {} to the cluster?",
+            text::count(plan.writes(), "object")
+        ))?
+    {
         output::print("Nothing was written.\n");
         return Ok(Verdict::Refused);
     }
-    let outcome = match execute(&session, prepared, target, &Progress::new(!json)).await {
-        Ok(outcome) if args.rollback_on_failure && !outcome.report.is_verified() => {
-            if !json {
-                output::print(&outcome.to_text());
-            }
-            return go_back(&session, &outcome.made, waits, "verification failed", json).await;
+    if leader.is_some() {
+        if !json {
+            output::note(
+                "The operator in the cluster does it; interrupting this command does not interrupt it.",
+            );
         }
-        Ok(outcome) => outcome,
+        let ended = handover::hand_over(&cluster, plan, !json).await?;
+        return ended.report(("upgraded", "upgrade"), json);
+    }
+    let outcome = match execute(&session, prepared, target, run::claimant(), &Progress::new(!json)).await {
+        Ok(outcome) => match &outcome.made {
+            Some(made) if args.rollback_on_failure && !outcome.report.is_verified() => {
+                if !json {
+                    output::print(&outcome.to_text());
+                }
+                return go_back(&session, made, waits, "verification failed", json).await;
+            }
+            _ => outcome,
+        },
         Err(Failed::Stopped(Stopped::Held(error), _)) => {
             let hint = error.hint().unwrap_or_default();
             output::note(&format!("Nothing was written: {error}\nhint: {hint}"));
@@ -152,25 +185,12 @@ fn as_planned(options: upgrade::Options, saved: &Plan) -> upgrade::Options {
     }
 }
 
-fn confirm(writes: usize) -> anyhow::Result<bool> {
-    let mut err = std::io::stderr().lock();
-    write!(
-        err,
-        "\nA backup is made first. Write {} to the cluster? [y/N] ",
-        text::count(writes, "object")
-    )?;
-    err.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
 /// What a whole upgrade came to.
 pub(crate) struct Outcome {
     pub report: Report,
-    pub backup: Location,
     pub to: String,
-    made: Made,
+    /// `None` for an installation: there was nothing to back up.
+    made: Option<Made>,
 }
 
 /// The backup that was made, as it is in memory.
@@ -213,14 +233,16 @@ impl From<Failed> for anyhow::Error {
     }
 }
 
-/// Backs up, carries out, verifies. No other run writes meanwhile.
+/// Backs up, carries out, verifies. No other run writes meanwhile. An installation is not backed up: there is nothing to go
+/// back to, and `target` stays unused.
 pub(crate) async fn execute(
     session: &Session<'_>,
     prepared: Prepared,
     target: backup::Target,
+    claimant: Claimant,
     follow: &dyn Follow,
 ) -> Result<Outcome, Failed> {
-    let claim = run::claim(session.cluster)
+    let claim = run::claim(session.cluster, claimant)
         .await
         .map_err(|stopped| Failed::Stopped(stopped, None))?;
     let done = claimed(session, prepared, target, follow, &claim).await;
@@ -240,6 +262,21 @@ async fn claimed(
         let blocked = SessionError::Blocked(prepared.decision.findings);
         return Err(Failed::Stopped(Stopped::Failed(blocked), None));
     };
+    if plan.is_installation() {
+        let run = run::new_run(RunKind::Install, &plan, None);
+        let listen = |event| follow.event(event);
+        let work = claim.carry_out(session.cluster, run, follow, async |recorder| {
+            session.execute_recorded(prepared, Some(recorder), &listen).await
+        });
+        let report = Box::pin(work)
+            .await
+            .map_err(|stopped| Failed::Stopped(stopped, None))?;
+        return Ok(Outcome {
+            report,
+            to,
+            made: None,
+        });
+    }
     follow.begin("Backup");
     let saved = backup::write(session.cluster, &prepared.snapshot, Some(&plan), &target)
         .await
@@ -251,7 +288,7 @@ async fn claimed(
         target.location
     ));
     let entry = run::backup_entry(&target.location, &saved);
-    let run = run::new_run(RunKind::Upgrade, &plan, entry.clone());
+    let run = run::new_run(RunKind::Upgrade, &plan, Some(entry.clone()));
     let mut made = Made {
         back: entry.location.clone(),
         location: target.location,
@@ -276,9 +313,8 @@ async fn claimed(
     match report {
         Ok(report) => Ok(Outcome {
             report,
-            backup: made.location.clone(),
             to,
-            made,
+            made: Some(made),
         }),
         Err(stopped) => Err(Failed::Stopped(stopped, Some(Box::new(made)))),
     }
@@ -333,9 +369,7 @@ pub(super) fn session_error(error: SessionError) -> anyhow::Error {
         SessionError::Run(error) => error.hint(),
         SessionError::ReadSnapshot(error) => error.hint(),
         SessionError::Blocked(findings) => findings.first().and_then(|f| f.hint.clone()),
-        SessionError::KeepsChanging(_) => {
-            Some("find out who keeps writing them, then run the upgrade again".into())
-        }
+        SessionError::KeepsChanging(_) => Some("find out who keeps writing them, then run it again".into()),
     };
     with_hint(error.into(), hint)
 }
@@ -350,7 +384,7 @@ impl Outcome {
             "writingSeconds": self.report.writing.as_secs_f64(),
             "verified": self.report.is_verified(),
             "findings": self.report.findings,
-            "backup": self.backup.to_string(),
+            "backup": self.made.as_ref().map(|made| made.location.to_string()),
         })
     }
 
@@ -361,12 +395,15 @@ impl Outcome {
             format!("KubeSphere was upgraded to {}, but verification failed", self.to)
         };
         format!(
-            "{}\n{verified}: {} written in {} ({} of it writing).\nBackup: {}\n",
+            "{}\n{verified}: {} written in {} ({} of it writing).\n{}",
             text::findings(&self.report.findings),
             text::count(self.report.written, "object"),
             text::duration(self.report.took),
             text::duration(self.report.writing),
-            self.backup
+            self.made
+                .as_ref()
+                .map(|made| format!("Backup: {}\n", made.location))
+                .unwrap_or_default()
         )
     }
 }

@@ -32,9 +32,9 @@ pub(super) struct Served {
 /// # Errors
 /// The address cannot be listened on.
 pub(super) async fn serve(address: SocketAddr, served: Served) -> anyhow::Result<SocketAddr> {
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}\nhint: choose another one with --metrics-address"))?;
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}\nhint: choose another one with --metrics-address")
+    })?;
     let address = listener.local_addr().context("the listener has no address")?;
     let router = Router::new()
         .route("/metrics", get(metrics))
@@ -58,6 +58,10 @@ async fn ready(State(served): State<Served>) -> Response {
     if served.ready.load(Ordering::Relaxed) {
         "ok".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the API server has not answered yet").into_response()
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the API server has not answered yet",
+        )
+            .into_response()
     }
 }

@@ -23,21 +23,47 @@ pub(super) fn tasks(configuration: &Object) -> Vec<String> {
 }
 
 /// The banner that says where the console is. A password is named by where it is, never printed.
-pub(super) fn welcome(snapshot: &Snapshot, version: &str) -> String {
+pub(crate) fn welcome(snapshot: &Snapshot, version: &str) -> String {
     let line = "#".repeat(54);
-    let console = console(snapshot).unwrap_or_else(|| "kubectl -n kubesphere-system get service ks-console".to_owned());
+    let console =
+        console(snapshot).unwrap_or_else(|| "kubectl -n kubesphere-system get service ks-console".to_owned());
     let mut out = format!("{line}\n###              Welcome to KubeSphere!            ###\n{line}\n\n");
     let _ = writeln!(out, "Version: {version}\nConsole: {console}\nAccount: admin");
+    let password = first_password(snapshot);
     let _ = writeln!(
         out,
-        "Password: as it was before; this installer neither sets nor prints one\n\nStatus:  kubectl -n kubesphere-system get clusterconfiguration ks-installer\n{line}"
+        "Password: {}\n\nStatus:  kubectl -n kubesphere-system get clusterconfiguration ks-installer\n{line}",
+        password
+            .as_deref()
+            .unwrap_or("as it was before; this installer neither sets nor prints one")
     );
     out
 }
 
+/// The command that shows the first password of admin, where that one was made and counts still; where it was given, that.
+fn first_password(snapshot: &Snapshot) -> Option<String> {
+    use upgrade::install::FirstPassword;
+    match upgrade::install::first_password(snapshot)? {
+        FirstPassword::Given => Some(
+            "as authentication.adminPassword of the ClusterConfiguration gives it, until it is changed"
+                .to_owned(),
+        ),
+        FirstPassword::Made { secret, key } => Some(format!(
+            "kubectl -n {} get secret {} -o jsonpath='{{.data.{key}}}' | base64 -d",
+            secret.namespace.as_deref().unwrap_or_default(),
+            secret.name
+        )),
+    }
+}
+
 /// `http://10.0.0.1:30880`
-fn console(snapshot: &Snapshot) -> Option<String> {
-    let service = snapshot.get(&ObjectKey::namespaced("", "Service", "kubesphere-system", "ks-console"))?;
+pub(crate) fn console(snapshot: &Snapshot) -> Option<String> {
+    let service = snapshot.get(&ObjectKey::namespaced(
+        "",
+        "Service",
+        "kubesphere-system",
+        "ks-console",
+    ))?;
     let port = service.get("/spec/ports/0/nodePort")?.as_u64()?;
     let node = snapshot.of_kind("", "Node").next()?;
     let addresses = node.get("/status/addresses")?.as_array()?;
@@ -66,10 +92,12 @@ mod tests {
 
     #[test]
     fn lines_are_as_operators_know_them() {
-        let configuration = mk(json!({"apiVersion": "installer.kubesphere.io/v1alpha1", "kind": "ClusterConfiguration",
+        let configuration = mk(
+            json!({"apiVersion": "installer.kubesphere.io/v1alpha1", "kind": "ClusterConfiguration",
             "metadata": {"name": "ks-installer"},
             "status": {"phase": "Running", "core": {"status": "enabled"}, "redis": {"status": "failed"},
-                "monitoring": {"status": "enabled"}}}));
+                "monitoring": {"status": "enabled"}}}),
+        );
         assert_eq!(
             tasks(&configuration),
             [
@@ -82,13 +110,19 @@ mod tests {
             mk(json!({"apiVersion": "v1", "kind": "Service",
                 "metadata": {"name": "ks-console", "namespace": "kubesphere-system"},
                 "spec": {"ports": [{"nodePort": 30880}]}})),
-            mk(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
-                "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}})),
+            mk(
+                json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
+                "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}}),
+            ),
         ] {
             snapshot.objects.insert(object.key(), Arc::new(object));
         }
         let banner = welcome(&snapshot, "v3.3.1");
-        for words in ["Welcome to KubeSphere!", "Console: http://10.0.0.1:30880\n", "Account: admin\n"] {
+        for words in [
+            "Welcome to KubeSphere!",
+            "Console: http://10.0.0.1:30880\n",
+            "Account: admin\n",
+        ] {
             assert!(banner.contains(words), "{banner}");
         }
         assert!(!banner.contains("P@88"), "{banner}");

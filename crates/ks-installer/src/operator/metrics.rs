@@ -8,13 +8,7 @@ use std::sync::{
 use engine::{Event, Outcome};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::Histogram,
-        info::Info,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 use upgrade::{Finding, Severity};
@@ -36,10 +30,8 @@ struct ResultLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct WorkloadLabels {
-    kind: String,
-    namespace: String,
-    name: String,
+struct ComponentLabel {
+    component: String,
 }
 
 /// All metrics of the operator.
@@ -52,7 +44,7 @@ pub(super) struct Metrics {
     writes: Counter,
     retries: Counter,
     findings: Family<FindingLabels, Gauge>,
-    healthy: Family<WorkloadLabels, Gauge>,
+    healthy: Family<ComponentLabel, Gauge>,
     drifted: Gauge<i64, AtomicI64>,
     /// The stage under way.
     stage: Mutex<String>,
@@ -64,11 +56,18 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of the installer", build);
         let leader = Gauge::default();
-        registry.register("leader", "Whether this replica is the one that acts", leader.clone());
+        registry.register(
+            "leader",
+            "Whether this replica is the one that acts",
+            leader.clone(),
+        );
         let reconciliations = Family::default();
-        registry.register("reconciliations", "Reconciliations by result", reconciliations.clone());
-        let reconcile_seconds =
-            Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]);
+        registry.register(
+            "reconciliations",
+            "Reconciliations by result",
+            reconciliations.clone(),
+        );
+        let reconcile_seconds = Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]);
         registry.register_with_unit(
             "reconcile",
             "Time of a reconciliation, waits for rollouts included",
@@ -87,9 +86,17 @@ impl Metrics {
         let retries = Counter::default();
         registry.register("write_retries", "Writes that were tried again", retries.clone());
         let findings = Family::default();
-        registry.register("findings", "Findings of the last reconciliation", findings.clone());
+        registry.register(
+            "findings",
+            "Findings of the last reconciliation",
+            findings.clone(),
+        );
         let healthy = Family::default();
-        registry.register("workload_healthy", "Whether a workload of the platform runs", healthy.clone());
+        registry.register(
+            "component_healthy",
+            "Whether all workloads of a component run",
+            healthy.clone(),
+        );
         let drifted = Gauge::default();
         registry.register(
             "drifted_objects",
@@ -141,19 +148,17 @@ impl Metrics {
                     Severity::Info => "info",
                 }
                 .to_owned(),
-                reason: finding.reason.to_string(),
+                reason: finding.reason.clone(),
             };
             self.findings.get_or_create(&labels).inc();
         }
     }
 
-    pub(super) fn workload(&self, key: &object::ObjectKey, healthy: bool) {
-        let labels = WorkloadLabels {
-            kind: key.kind.clone(),
-            namespace: key.namespace.clone().unwrap_or_default(),
-            name: key.name.clone(),
+    pub(super) fn component(&self, name: &str, healthy: bool) {
+        let label = ComponentLabel {
+            component: name.to_owned(),
         };
-        self.healthy.get_or_create(&labels).set(healthy.into());
+        self.healthy.get_or_create(&label).set(healthy.into());
     }
 
     pub(super) fn drifted(&self, objects: usize) {
@@ -190,8 +195,12 @@ mod tests {
     fn names_and_units_are_those_of_the_conventions() {
         let metrics = Metrics::new();
         metrics.leads(true);
+        metrics.component("ks-core", true);
         metrics.reconciled("settled", 0.2);
-        metrics.found(&[Finding::warning("SomeReason", "words"), Finding::warning("SomeReason", "words")]);
+        metrics.found(&[
+            Finding::warning("SomeReason", "words"),
+            Finding::warning("SomeReason", "words"),
+        ]);
         metrics.event(&Event::StageStarted {
             index: 0,
             name: "workloads".into(),
@@ -205,6 +214,7 @@ mod tests {
         let text = metrics.text();
         for line in [
             "ks_installer_leader 1",
+            "ks_installer_component_healthy{component=\"ks-core\"} 1",
             "ks_installer_reconciliations_total{result=\"settled\"} 1",
             "ks_installer_reconcile_seconds_count 1",
             "ks_installer_findings{severity=\"warning\",reason=\"SomeReason\"} 2",

@@ -32,7 +32,7 @@ pub(super) enum PublishError {
 }
 
 /// The ConfigMap with the plan, and who loses which permission.
-pub(super) fn plan_key() -> ObjectKey {
+pub(crate) fn plan_key() -> ObjectKey {
     ObjectKey::namespaced("", "ConfigMap", NAMESPACE, "ks-installer-plan")
 }
 
@@ -48,7 +48,7 @@ impl Publisher {
         }
     }
 
-    /// Brings the status there; writes nothing where it says so already. Gives whether the phase is another one now.
+    /// Brings the status there; writes nothing where it says so already. Gives whether a condition changed.
     pub(super) async fn status(&self, report: &Report) -> Result<bool, PublishError> {
         let key = upgrade::cluster_configuration_key();
         let Some(live) = self.cluster.get(&key).await? else {
@@ -59,7 +59,7 @@ impl Publisher {
             return Ok(false);
         };
         self.cluster.merge_patch(&key, &patch).await?;
-        Ok(patch.pointer("/status/phase").is_some())
+        Ok(patch.pointer("/status/conditions").is_some())
     }
 
     /// Tells those who look at the ClusterConfiguration with `kubectl describe`. Events are a courtesy: that one cannot be
@@ -95,11 +95,12 @@ impl Publisher {
         &self,
         configuration: &Object,
         plan: &Plan,
+        digest: &str,
         findings: &[Finding],
     ) -> Result<(), PublishError> {
         let json = serde_json::to_string_pretty(plan).unwrap_or_default();
         let mut data = json!({
-            "digest": digest(plan),
+            "digest": digest,
             "plan.txt": clipped(plain(&text::plan(plan, true))),
             "access-impact.txt": clipped(plain(&text::impact(&plan.impact))),
             "findings.txt": clipped(plain(&text::findings(findings))),
@@ -130,7 +131,7 @@ impl Publisher {
 
 /// By which a plan is approved: what it writes, and where. What the objects were before is left out, for the approval itself
 /// is written to one of them; a run compares that anyway.
-pub(super) fn digest(plan: &Plan) -> String {
+pub(crate) fn digest(plan: &Plan) -> String {
     let steps: Vec<Value> = plan
         .stages
         .iter()
@@ -154,7 +155,10 @@ fn clipped(mut text: String) -> String {
     if text.len() > LONGEST / 4 {
         let end = text.floor_char_boundary(LONGEST / 4);
         text.truncate(end);
-        let _ = write!(text, "\n… the rest does not fit here: ks-installer plan --details");
+        let _ = write!(
+            text,
+            "\n… the rest does not fit here. See: ks-installer plan --details, or, once it is carried out, ks-installer backup show LOCATION -o json"
+        );
     }
     text
 }

@@ -3,6 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+/// How long a message may be, in characters: what is in a ClusterConfiguration may be of any length.
+const LONGEST: usize = 1000;
+
 /// Where a reconciliation stands, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -17,7 +20,7 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::AwaitingApproval => "AwaitingApproval",
             Self::Blocked => "Blocked",
@@ -72,8 +75,15 @@ pub(super) struct Report {
     /// that `observedGeneration` would say nothing.
     pub spec: String,
     pub conditions: Vec<Condition>,
-    /// What is published of the plan: its digest, how much it writes, who loses permissions, and where the whole of it is.
-    pub plan: Option<Value>,
+    /// Further keys: the plan, its stages, the components. What is not given stays as it is; null goes.
+    pub details: Map<String, Value>,
+}
+
+impl Report {
+    pub(super) fn with(mut self, name: &str, value: Value) -> Self {
+        self.details.insert(name.to_owned(), value);
+        self
+    }
 }
 
 /// The JSON merge patch (RFC 7386) that brings a live status there; `None` when it says so already. Everything else in it
@@ -90,10 +100,12 @@ pub(super) fn patch(live: &Value, report: &Report, now: Timestamp) -> Option<Val
     };
     for condition in &report.conditions {
         let status = condition.status();
-        let old = named(condition.kind).filter(|old| old.get("status").and_then(Value::as_str) == Some(status));
+        let message: String = condition.message.chars().take(LONGEST).collect();
+        let old =
+            named(condition.kind).filter(|old| old.get("status").and_then(Value::as_str) == Some(status));
         let since = old.and_then(|old| old.get("lastTransitionTime")).cloned();
         conditions.push(json!({
-            "type": condition.kind, "status": status, "reason": condition.reason, "message": condition.message,
+            "type": condition.kind, "status": status, "reason": condition.reason, "message": message,
             "lastTransitionTime": since.unwrap_or_else(|| time.clone().into()),
         }));
     }
@@ -105,16 +117,16 @@ pub(super) fn patch(live: &Value, report: &Report, now: Timestamp) -> Option<Val
         }
     }
     conditions.sort_by_key(|condition| condition["type"].to_string());
-    let wanted = json!({
-        "phase": report.phase.name(),
-        "progress": report.progress,
-        "specSHA256": report.spec,
-        "conditions": conditions,
-        "plan": report.plan,
-    });
-    let wanted = wanted.as_object().cloned().unwrap_or_default();
-    let changed: Map<String, Value> = wanted
+    let always = [
+        ("phase", report.phase.name().into()),
+        ("progress", report.progress.clone().into()),
+        ("specSHA256", report.spec.clone().into()),
+        ("conditions", conditions.into()),
+    ];
+    let always = always.map(|(name, value): (_, Value)| (name.to_owned(), value));
+    let changed: Map<String, Value> = always
         .into_iter()
+        .chain(report.details.clone())
         .filter(|(name, value)| live.get(name).unwrap_or(&Value::Null) != value)
         .map(|(name, value)| match live.get(&name) {
             Some(old) if value.is_object() => (name, replacing(old, value)),
@@ -146,7 +158,7 @@ mod tests {
             progress: "12/12".into(),
             spec: "abc".into(),
             conditions: vec![Condition::new("Available", available, "Verified", "all runs")],
-            plan: None,
+            details: Map::new(),
         }
     }
 
@@ -186,7 +198,10 @@ mod tests {
         let first = merged(&live, patch(&live, &mk(Phase::Running, true), at(0)));
         assert_eq!(first["core"]["status"], "enabled");
         assert_eq!(first["phase"], "Running");
-        assert_eq!(first["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        assert_eq!(
+            first["conditions"][0]["lastTransitionTime"],
+            "1970-01-01T00:00:00Z"
+        );
         assert_eq!(patch(&first, &mk(Phase::Running, true), at(60)), None);
 
         // Only a change of the status moves the time of the transition.
@@ -194,9 +209,15 @@ mod tests {
         other.conditions[0].message = "all runs still".into();
         let second = merged(&first, patch(&first, &other, at(60)));
         assert_eq!(second["conditions"][0]["message"], "all runs still");
-        assert_eq!(second["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        assert_eq!(
+            second["conditions"][0]["lastTransitionTime"],
+            "1970-01-01T00:00:00Z"
+        );
         let third = merged(&second, patch(&second, &mk(Phase::Retrying, false), at(60)));
-        assert_eq!(third["conditions"][0]["lastTransitionTime"], "1970-01-01T00:01:00Z");
+        assert_eq!(
+            third["conditions"][0]["lastTransitionTime"],
+            "1970-01-01T00:01:00Z"
+        );
     }
 
     #[test]
@@ -206,12 +227,23 @@ mod tests {
             "plan": {"digest": "old", "note": "old"},
         });
         let mut report = mk(Phase::Upgrading, true);
-        report.plan = Some(json!({"digest": "new"}));
+        report = report.with("plan", json!({"digest": "new"}));
         let after = merged(&live, patch(&live, &report, at(0)));
-        let kinds: Vec<_> = after["conditions"].as_array().unwrap().iter().map(|c| &c["type"]).collect();
+        let kinds: Vec<_> = after["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| &c["type"])
+            .collect();
         assert_eq!(kinds, ["Available", "BackedUp"]);
         assert_eq!(after["plan"], json!({"digest": "new"}));
-        report.plan = None;
-        assert_eq!(merged(&after, patch(&after, &report, at(0))).get("plan"), None);
+        let silent = merged(&after, patch(&after, &mk(Phase::Running, true), at(0)));
+        assert_eq!(
+            silent["plan"],
+            json!({"digest": "new"}),
+            "what is not spoken of stays"
+        );
+        let gone = report.with("plan", Value::Null);
+        assert_eq!(merged(&after, patch(&after, &gone, at(0))).get("plan"), None);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use access::{IAM_GROUP, RBAC_GROUP, TEMPLATE};
 use futures::{
     StreamExt as _,
     stream::{LocalBoxStream, SelectAll},
@@ -19,15 +20,15 @@ use kube::{
 };
 use object::ObjectKey;
 use serde_json::{Value, json};
-use upgrade::{ServedResource, plan::digest_value};
+use upgrade::{Outline, ServedResource, plan::digest_value};
 
-pub(super) const NAMESPACE: &str = "kubesphere-system";
+pub(crate) const NAMESPACE: &str = "kubesphere-system";
 /// `manual`: plan, publish the plan, and wait for its approval.
-pub(super) const APPROVAL: &str = "installer.kubesphere.io/approval";
+pub(crate) const APPROVAL: &str = "installer.kubesphere.io/approval";
 /// The digest of the plan that may be carried out.
-pub(super) const APPROVED_PLAN: &str = "installer.kubesphere.io/approved-plan";
+pub(crate) const APPROVED_PLAN: &str = "installer.kubesphere.io/approved-plan";
 /// `overwrite`: put back what somebody changed after the upgrade.
-pub(super) const DRIFT: &str = "installer.kubesphere.io/drift";
+pub(crate) const DRIFT: &str = "installer.kubesphere.io/drift";
 
 /// Objects of the release that somebody changed or deleted.
 pub(super) type Changes = SelectAll<LocalBoxStream<'static, ObjectKey>>;
@@ -89,19 +90,23 @@ pub(super) fn configuration(client: kube::Client) -> LocalBoxStream<'static, ()>
 /// Reads and watches metadata alone.
 type Metadata = Api<PartialObjectMeta<DynamicObject>>;
 
-/// Watches the metadata of the release's objects: one watch for each kind and namespace.
+/// More objects of a kind than this are not watched one by one.
+const ONE_BY_ONE: usize = 8;
+
+/// Watches the metadata of the release's objects: a kind in a namespace at a time. Where there may be very many others of the
+/// kind, since tenants have them, only those are watched that are meant: by the label of templates, or one by one.
 pub(super) fn objects(
     client: &kube::Client,
     served: &[ServedResource],
-    keys: &BTreeSet<ObjectKey>,
+    outline: &Outline,
 ) -> Vec<LocalBoxStream<'static, ObjectKey>> {
-    let mut places: BTreeMap<(&str, &str, Option<&str>), BTreeMap<String, ObjectKey>> = BTreeMap::new();
-    for key in keys {
+    let mut places: BTreeMap<(&str, &str, Option<&str>), BTreeSet<&ObjectKey>> = BTreeMap::new();
+    for key in &outline.managed {
         let place = (key.group.as_str(), key.kind.as_str(), key.namespace.as_deref());
-        places.entry(place).or_default().insert(key.name.clone(), key.clone());
+        places.entry(place).or_default().insert(key);
     }
     let mut streams = Vec::new();
-    for ((group, kind, namespace), names) in places {
+    for ((group, kind, namespace), keys) in places {
         let Some(served) = served.iter().find(|r| r.group == group && r.kind == kind) else {
             continue;
         };
@@ -120,22 +125,36 @@ pub(super) fn objects(
             Some(namespace) => Metadata::namespaced_with(client.clone(), namespace, &resource),
             None => Metadata::all_with(client.clone(), &resource),
         };
-        streams.push(watch_metadata(api, group, names));
+        let mut watch = |config: watcher::Config, keys: &[&ObjectKey]| {
+            if !keys.is_empty() {
+                let names = keys.iter().map(|key| (key.name.clone(), (*key).clone()));
+                streams.push(watch_metadata(api.clone(), config, names.collect()));
+            }
+        };
+        let all = watcher::Config::default();
+        if !is_tenants(group) {
+            watch(all, &keys.into_iter().collect::<Vec<_>>());
+            continue;
+        }
+        let (templates, others): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|key| outline.templates.contains(*key));
+        watch(all.clone().labels(TEMPLATE), &templates);
+        if others.len() > ONE_BY_ONE {
+            watch(all, &others);
+            continue;
+        }
+        for key in others {
+            watch(all.clone().fields(&format!("metadata.name={}", key.name)), &[key]);
+        }
     }
     streams
 }
 
 fn watch_metadata(
     api: Metadata,
-    group: &str,
+    config: watcher::Config,
     names: BTreeMap<String, ObjectKey>,
 ) -> LocalBoxStream<'static, ObjectKey> {
-    // Tenants' roles are of the same kinds as the release's, and there may be very many of them.
-    let config = if is_access(group) {
-        watcher::Config::default().labels("iam.kubesphere.io/role-template")
-    } else {
-        watcher::Config::default()
-    };
     // What was seen last: a status write is no change, where the API server counts generations.
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     watcher::watcher(api, config)
@@ -154,9 +173,9 @@ fn watch_metadata(
                 Ok(Event::Apply(object)) => {
                     let name = object.metadata.name.clone().unwrap_or_default();
                     let now = version(&object.metadata);
-                    names.get(&name).and_then(|key| {
-                        (seen.insert(name, now.clone()) != Some(now)).then(|| key.clone())
-                    })
+                    names
+                        .get(&name)
+                        .and_then(|key| (seen.insert(name, now.clone()) != Some(now)).then(|| key.clone()))
                 }
                 Ok(Event::Delete(object)) => {
                     let name = object.metadata.name.unwrap_or_default();
@@ -174,8 +193,9 @@ fn watch_metadata(
         .boxed_local()
 }
 
-fn is_access(group: &str) -> bool {
-    group == "iam.kubesphere.io" || group == "rbac.authorization.k8s.io"
+/// Whether tenants have objects of the group's kinds.
+fn is_tenants(group: &str) -> bool {
+    [IAM_GROUP, RBAC_GROUP, "tenant.kubesphere.io"].contains(&group)
 }
 
 fn version(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
@@ -192,7 +212,10 @@ fn version(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta
                 annotations
             }),
         ])),
-        _ => format!("{uid} {}", metadata.resource_version.as_deref().unwrap_or_default()),
+        _ => format!(
+            "{uid} {}",
+            metadata.resource_version.as_deref().unwrap_or_default()
+        ),
     }
 }
 

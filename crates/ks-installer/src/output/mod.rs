@@ -16,6 +16,13 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints one JSON document on a line of its own, of several that follow each other.
+pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string(value)?;
+    print(&format!("{text}\n"));
+    Ok(())
+}
+
 /// Prints text on standard output, with colours where they are wanted.
 pub(crate) fn print(text: &str) {
     let mut out = anstream::stdout().lock();

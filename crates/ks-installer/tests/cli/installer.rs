@@ -177,6 +177,19 @@ impl Served {
             .unwrap()
     }
 
+    /// Starts a command; what it says goes to a file in its folder.
+    pub(crate) fn spawn_to(&self, arguments: &[&str], log: &str) -> Child {
+        let kubeconfig = self.installer.path("kubeconfig");
+        let arguments = on(&kubeconfig, arguments);
+        let mut command = self.installer.command(&arguments);
+        let log = std::fs::File::create(self.installer.path(log)).unwrap();
+        command
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
     /// Runs a command on a terminal, at which this is typed; what the terminal shows. `None` where terminals cannot be
     /// made.
     pub(crate) fn run_on_terminal(&self, arguments: &[&str], typed: &str) -> Option<String> {

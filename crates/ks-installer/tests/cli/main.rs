@@ -11,5 +11,7 @@ mod bad_input;
 mod blockers;
 mod commands;
 mod drift;
+mod install;
+mod operator;
 mod plans;
 mod s3;

@@ -94,9 +94,9 @@ impl Caller {
         self.folder.path().join(name)
     }
 
-    /// Starts the program. It does not outlive the test.
-    pub(crate) fn start(&self, arguments: &[&str]) -> tokio::process::Child {
-        tokio::process::Command::new(env!("CARGO_BIN_EXE_ks-installer"))
+    pub(crate) fn command(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ks-installer"));
+        command
             .args(arguments)
             .arg("--kubeconfig")
             .arg(self.path("kubeconfig"))
@@ -104,9 +104,15 @@ impl Caller {
             .env("NO_PROXY", "127.0.0.1")
             .env("no_proxy", "127.0.0.1")
             .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Starts the program. It does not outlive the test.
+    pub(crate) fn start(&self, arguments: &[&str]) -> tokio::process::Child {
+        self.command(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .unwrap()
     }

@@ -10,7 +10,7 @@ use std::{
 
 use cluster::Cluster;
 use engine::{
-    BackupEntry, Clock, Journal, Lease, LeaseError, NewRun, Recorder, Report, RunKind, RunOutcome,
+    BackupEntry, Claimant, Clock, Journal, Lease, LeaseError, NewRun, Recorder, Report, RunKind, RunOutcome,
     SessionError, journal_key,
 };
 use jiff::Timestamp;
@@ -69,10 +69,12 @@ async fn a_second_run_is_refused_while_the_first_gives_signs_of_life() {
     let sandbox = support::tenants();
     let cluster = support::client(&sandbox);
     let (clock, seconds) = mk_clock();
-    let first = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "first", |_| ()).await.unwrap();
+    let first = Lease::acquire(&cluster, &clock, Claimant::run("first"), |_| ())
+        .await
+        .unwrap();
     seconds.fetch_add(12, Ordering::Relaxed);
     let told = Mutex::new(Vec::new());
-    let second = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "second", |held| {
+    let second = Lease::acquire(&cluster, &clock, Claimant::run("second"), |held| {
         told.lock().unwrap().push(held.to_string());
     });
     let work = async {
@@ -88,7 +90,7 @@ async fn a_second_run_is_refused_while_the_first_gives_signs_of_life() {
 
     // It ended.
     first.release().await;
-    let third = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "third", |held| panic!("{held}"))
+    let third = Lease::acquire(&cluster, &clock, Claimant::run("third"), |held| panic!("{held}"))
         .await
         .unwrap();
     third.release().await;
@@ -105,7 +107,9 @@ async fn a_run_without_a_sign_of_life_is_followed_whatever_its_clock_says() {
         .await
         .unwrap();
     let started = tokio::time::Instant::now();
-    let lease = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "next", |_| ()).await.unwrap();
+    let lease = Lease::acquire(&cluster, &clock, Claimant::run("next"), |_| ())
+        .await
+        .unwrap();
     let waited = started.elapsed();
     assert!((15..20).contains(&waited.as_secs()), "{waited:?}");
     // One that gives back what it no longer has takes it from nobody.
@@ -128,7 +132,7 @@ async fn a_run_that_is_known_to_be_dead_is_not_waited_for() {
         .await
         .unwrap();
     let started = tokio::time::Instant::now();
-    let lease = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "next", |held| panic!("{held}"))
+    let lease = Lease::acquire(&cluster, &clock, Claimant::run("next"), |held| panic!("{held}"))
         .await
         .unwrap();
     assert_eq!(started.elapsed().as_secs(), 0);
@@ -140,7 +144,9 @@ async fn a_claim_is_renewed_while_the_work_goes_on_and_ends_it_when_it_is_lost()
     let sandbox = support::tenants();
     let cluster = support::client(&sandbox);
     let (clock, _) = mk_clock();
-    let lease = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "first", |_| ()).await.unwrap();
+    let lease = Lease::acquire(&cluster, &clock, Claimant::run("first"), |_| ())
+        .await
+        .unwrap();
     let before = sandbox.requests().writes();
     lease
         .hold(tokio::time::sleep(Duration::from_mins(1)))
@@ -148,7 +154,9 @@ async fn a_claim_is_renewed_while_the_work_goes_on_and_ends_it_when_it_is_lost()
         .unwrap();
     assert_eq!(sandbox.requests().writes() - before, 11);
     // Silent for too long: somebody else goes on, and the first one stops at its next sign of life.
-    let _second = Lease::acquire(&cluster, &clock, engine::RUN_LEASE, "second", |_| ()).await.unwrap();
+    let _second = Lease::acquire(&cluster, &clock, Claimant::run("second"), |_| ())
+        .await
+        .unwrap();
     let lost = lease.hold(std::future::pending::<()>()).await.unwrap_err();
     assert!(matches!(lost, LeaseError::Lost { holder } if holder == "second"));
 }

@@ -11,8 +11,8 @@ use std::{
 
 use cluster::Cluster;
 use engine::{
-    BackupEntry, Clock, Journal, JournalError, Lease, LeaseError, NewRun, Prepared, Recorder, Report,
-    RunKind, SessionError, journal_key,
+    BackupEntry, Claimant, Clock, Journal, JournalError, Lease, LeaseError, NewRun, Prepared, Recorder,
+    Report, RunKind, SessionError, journal_key,
 };
 use jiff::Timestamp;
 use sandbox::{
@@ -163,7 +163,7 @@ async fn upgrade(cluster: &Cluster, clock: &Clock, id: &str) -> Result<(), Unfin
     {
         return Ok(());
     }
-    let lease = Lease::acquire(cluster, clock, engine::RUN_LEASE, id, |_| ())
+    let lease = Lease::acquire(cluster, clock, Claimant::run(id), |_| ())
         .await
         .map_err(Unfinished::Claim)?;
     let report = Box::pin(carry_out(&session, prepared, &lease, clock, id)).await;

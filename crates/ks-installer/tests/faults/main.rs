@@ -8,6 +8,7 @@ mod support;
 
 mod common;
 mod cuts;
+mod install;
 mod kept;
 mod random;
 mod rollout;

@@ -60,6 +60,29 @@ pub(crate) fn tenants() -> Sandbox {
     TENANTS.fork()
 }
 
+/// A cluster without KubeSphere: what Kubernetes itself has, and a default StorageClass.
+pub(crate) fn bare() -> Sandbox {
+    bare_of(KUBERNETES, true)
+}
+
+/// The same in another version, or without a default StorageClass.
+pub(crate) fn bare_of(kubernetes: &str, has_default_class: bool) -> Sandbox {
+    let sandbox = Sandbox::new(Config {
+        kubernetes_version: kubernetes.to_owned(),
+        ..Config::default()
+    });
+    let default = has_default_class.to_string();
+    let class = serde_json::json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "example.com/none",
+        "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": default}},
+    });
+    std::thread::scope(|scope| {
+        let made = scope.spawn(|| block_on(async { client(&sandbox).create(&class).await.is_ok() }));
+        assert!(made.join().expect("nobody panics"), "the class is accepted");
+    });
+    sandbox
+}
+
 /// The tenants' cluster, with an edit of its objects before it starts.
 pub(crate) fn tenants_but(edit: impl FnOnce(&mut Vec<Value>)) -> Sandbox {
     let mut objects = read(&tenants_file());

@@ -1,5 +1,7 @@
 //! The components of the release, the ClusterConfiguration, and the installer that was there before.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use object::{Object, ObjectKey};
 use release::{Component, Manifest, Phase, helm, secret::Reference};
@@ -10,7 +12,7 @@ use super::{
     step::{self, step},
 };
 use crate::{
-    Action, Finding, Snapshot,
+    Action, Finding, Install, Snapshot,
     health::{self, Health},
     plan::Condition,
     reasons,
@@ -23,10 +25,20 @@ pub(super) struct Components {
     pub manifests: Vec<Manifest>,
     /// What must be seen well.
     pub targets: release::Target,
+    /// The workloads among it, by component.
+    pub workloads: BTreeMap<String, Vec<ObjectKey>>,
 }
 
 /// ks-apiserver does not start when it is told of a redis that is not there, and redis is not a part of the core.
-pub(super) fn check_redis(snapshot: &Snapshot, settings: &Settings) -> Option<Finding> {
+pub(super) fn check_redis(snapshot: &Snapshot, settings: &Settings, install: Install) -> Option<Finding> {
+    let hint = match install {
+        Install::No => {
+            "let the present release install redis first, or set enableHA and common.redis.enabled to false"
+        }
+        Install::WhereAbsent | Install::Only => {
+            "set enableHA and common.redis.enabled to false (ks-installer install --set enableHA=false), or bring a redis with the Service redis in namespace kubesphere-system first"
+        }
+    };
     let service = ObjectKey::namespaced("", "Service", "kubesphere-system", "redis");
     (settings.redis != Redis::None && snapshot.get(&service).is_none()).then(|| {
         Finding::blocker(
@@ -34,7 +46,7 @@ pub(super) fn check_redis(snapshot: &Snapshot, settings: &Settings) -> Option<Fi
             "the settings ask for redis (common.redis.enabled, or high availability), and there is none: ks-apiserver would not start",
         )
         .on(service)
-        .hint("let the present release install redis first, or set enableHA and common.redis.enabled to false")
+        .hint(hint)
     })
 }
 
@@ -102,6 +114,8 @@ impl Decider<'_> {
                 Ok((manifests, secrets)) => {
                     self.component(component, &manifests, &secrets, settings.spec());
                     let targets = component.targets(&manifests);
+                    all.workloads
+                        .insert(component.name.clone(), targets.workloads.clone());
                     all.targets.workloads.extend(targets.workloads);
                     all.targets.custom_resource_definitions.extend(targets.custom_resource_definitions);
                     all.targets.webhook_services.extend(targets.webhook_services);

@@ -115,7 +115,11 @@ impl Decider<'_> {
         owned: &[Object],
         resolved: &[Object],
     ) -> Option<u64> {
-        let description = format!("Upgrade to {} complete", self.release.version);
+        let description = if records.is_empty() {
+            "Install complete".to_owned()
+        } else {
+            format!("Upgrade to {} complete", self.release.version)
+        };
         let record = helm::successor(records, release, owned, &description);
         let key = ObjectKey::namespaced("", "Secret", record.namespace(), &record.secret_name());
         let whole = record.completed(&helm::to_manifest(resolved), "2000-01-01T00:00:00.000000000Z");

@@ -8,9 +8,9 @@ mod step;
 
 pub(crate) use step::{merge_patch, patch_changes, step};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ::access::Impact;
+use ::access::{Impact, TEMPLATE};
 use object::{
     Object, ObjectKey,
     drift::{Drift, DriftPolicy, Verdict},
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, Finding, Plan, Snapshot, Stage, cluster_configuration_key,
-    plan::FORMAT,
+    plan::{self, Body, Condition, FORMAT, NOTHING, digest_value},
     preflight, reasons,
     settings::{self, Settings},
     verify,
@@ -41,6 +41,9 @@ pub struct Options {
     pub allow_unsupported_kubernetes: bool,
     /// Bring the rules of kept templates up to the new release in custom roles.
     pub refresh_templates: bool,
+    /// What becomes of a cluster without KubeSphere.
+    #[serde(skip_serializing_if = "Install::is_no")]
+    pub install: Install,
     /// The time of deciding, in Unix seconds, where that is known: an operation of Helm that began just before is one that
     /// may be under way.
     #[serde(skip)]
@@ -55,8 +58,29 @@ impl Default for Options {
             drift_answers: Vec::new(),
             allow_unsupported_kubernetes: false,
             refresh_templates: true,
+            install: Install::No,
             now: None,
         }
+    }
+}
+
+/// Whether a cluster without KubeSphere gets one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Install {
+    /// It stays without: that there is none is a blocker.
+    #[default]
+    No,
+    /// It gets one where there is a ClusterConfiguration. One that is there is upgraded.
+    WhereAbsent,
+    /// The same, and one of another version that is there is left alone: a blocker.
+    Only,
+}
+
+impl Install {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_no(&self) -> bool {
+        *self == Self::No
     }
 }
 
@@ -130,6 +154,16 @@ pub fn target<'a>(releases: &'a Releases, options: &Options) -> Result<&'a Relea
 
 /// Decides what to do, from what is there alone.
 pub fn decide(snapshot: &Snapshot, releases: &Releases, options: &Options) -> Decision {
+    decide_upon(snapshot, &[], releases, options)
+}
+
+/// The same, upon objects that are in the snapshot and not in the cluster: they are made first.
+pub(crate) fn decide_upon(
+    snapshot: &Snapshot,
+    foundation: &[Object],
+    releases: &Releases,
+    options: &Options,
+) -> Decision {
     let from = preflight::installed(snapshot).version().map(str::to_owned);
     let release = match target(releases, options) {
         Ok(release) => release,
@@ -145,6 +179,16 @@ pub fn decide(snapshot: &Snapshot, releases: &Releases, options: &Options) -> De
         }
     };
     let mut decider = Decider::new(snapshot, release, options);
+    decider.foundation = foundation;
+    let components = decider.stages_of(from.as_deref());
+    let rendered: Vec<&Object> = components.manifests.iter().map(|m| &m.object).collect();
+    // One that was begun and not finished is none yet.
+    let from = from.filter(|_| !preflight::is_installation(snapshot, options.install, &rendered));
+    if from.is_none() {
+        decider.check_users_are_left_alone();
+    }
+    decider.lay_foundation();
+    decider.preflight(&components, &rendered);
     let plan = decider.plan(from.as_deref());
     let mut findings = decider.findings;
     preflight::sort(&mut findings);
@@ -211,29 +255,60 @@ pub fn verify_upgrade(
     findings
 }
 
-/// The objects that the target release sets: what a drift watch watches. The ClusterConfiguration is not among them.
-pub fn managed_objects(snapshot: &Snapshot, releases: &Releases, options: &Options) -> BTreeSet<ObjectKey> {
+/// What the target release is in a cluster, with its settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outline {
+    /// The objects that it sets: what a drift watch watches. The ClusterConfiguration is not among them.
+    pub managed: BTreeSet<ObjectKey>,
+    /// Those among it that are role templates, by their label.
+    pub templates: BTreeSet<ObjectKey>,
+    /// By component, the workloads that must run.
+    pub workloads: BTreeMap<String, Vec<ObjectKey>>,
+    /// Whether the settings were understood, so that the above is all of it.
+    pub is_whole: bool,
+    /// Digest of the settings in the shape of the target release: what is moved to where it reads them changes nothing.
+    pub settings: String,
+}
+
+/// What the target release is in a cluster.
+pub fn outline(snapshot: &Snapshot, releases: &Releases, options: &Options) -> Outline {
     let Ok(release) = target(releases, options) else {
-        return BTreeSet::new();
+        return Outline::default();
     };
     let mut decider = Decider::new(snapshot, release, options);
     let catalog = decider.catalog(&release.version);
-    let manifests = decider.stages_of(None).manifests;
-    let templates = catalog
-        .iter()
-        .flat_map(|(catalog, _)| catalog.objects())
-        .map(Object::key);
-    manifests
-        .iter()
-        .map(|manifest| manifest.object.key())
-        .chain(templates)
-        .collect()
+    let components = decider.stages_of(None);
+    let objects = || {
+        let catalog = catalog.iter().flat_map(|(catalog, _)| catalog.objects());
+        let manifests = components.manifests.iter();
+        manifests.map(|manifest| &manifest.object).chain(catalog)
+    };
+    let rendered: BTreeSet<&String> = components.workloads.keys().collect();
+    Outline {
+        is_whole: release
+            .components
+            .iter()
+            .all(|component| rendered.contains(&component.name)),
+        managed: objects().map(Object::key).collect(),
+        templates: objects()
+            .filter(|object| object.label(TEMPLATE).is_some())
+            .map(Object::key)
+            .collect(),
+        workloads: components.workloads,
+        settings: decider
+            .settings
+            .as_ref()
+            .map(|settings| digest_value(settings.spec()))
+            .unwrap_or_default(),
+    }
 }
 
 struct Decider<'a> {
     snapshot: &'a Snapshot,
     release: &'a Release,
     options: &'a Options,
+    /// What is in the snapshot and not yet in the cluster.
+    foundation: &'a [Object],
     files: Files,
     findings: Vec<Finding>,
     stages: Vec<Stage>,
@@ -250,6 +325,7 @@ impl<'a> Decider<'a> {
             snapshot,
             release,
             options,
+            foundation: &[],
             files: Files::embedded(),
             findings: Vec::new(),
             stages: Vec::new(),
@@ -289,10 +365,44 @@ impl<'a> Decider<'a> {
         components
     }
 
+    /// Who begins with an installation has no users yet. Where roles and bindings of users would change, the platform is in
+    /// use, and only its status was lost: it deserves a backup.
+    fn check_users_are_left_alone(&mut self) {
+        let of_users = ["bindings", "custom-roles", "removed-roles"];
+        if self
+            .stages
+            .iter()
+            .any(|stage| of_users.contains(&stage.name.as_str()))
+        {
+            self.findings.push(
+                Finding::blocker(
+                    reasons::ALREADY_INSTALLED,
+                    "KubeSphere is in use here, though no version is noted down: users' roles would change",
+                )
+                .on(cluster_configuration_key())
+                .hint("bring it to the release with: ks-installer upgrade, which makes a backup first"),
+            );
+        }
+    }
+
+    /// Plans to make what everything else is decided on.
+    fn lay_foundation(&mut self) {
+        for object in self.foundation {
+            let action = Action::Apply {
+                digest: plan::digest(object),
+                body: Body(object.as_value().clone()),
+                previous: Body::default(),
+            };
+            self.push(FOUNDATION, step(object.key(), action, None));
+            if object.kind() == "CustomResourceDefinition" {
+                self.wait(FOUNDATION, object.key(), Condition::Established);
+            }
+        }
+        self.order();
+    }
+
     fn plan(&mut self, from: Option<&str>) -> Option<Plan> {
         let snapshot = self.snapshot;
-        let components = self.stages_of(from);
-        self.preflight(&components);
         let untouched_components = self
             .settings
             .iter()
@@ -306,7 +416,7 @@ impl<'a> Decider<'a> {
         Some(Plan {
             format: FORMAT,
             cluster: snapshot.cluster_id().unwrap_or_default().to_owned(),
-            from: from.unwrap_or("nothing").to_owned(),
+            from: from.unwrap_or(NOTHING).to_owned(),
             to: self.release.version.to_string(),
             kubernetes: snapshot.kubernetes.clone(),
             options: self.options.clone(),
@@ -318,21 +428,27 @@ impl<'a> Decider<'a> {
         })
     }
 
-    fn preflight(&mut self, components: &core::Components) {
+    fn preflight(&mut self, components: &core::Components, rendered: &[&Object]) {
         let settings = self.settings.as_ref();
         let admin = ObjectKey::cluster("iam.kubesphere.io", "User", "admin");
         if let Some(settings) = settings {
             self.findings
                 .extend(settings.check(self.snapshot.get(&admin).is_some()));
-            self.findings.extend(core::check_redis(self.snapshot, settings));
+            self.findings
+                .extend(core::check_redis(self.snapshot, settings, self.options.install));
         }
+        let founded = self
+            .foundation
+            .iter()
+            .map(|object| preflight::Write::of_object(object, preflight::Operation::Create));
         let writes: Vec<_> = self
             .stages
             .iter()
+            .filter(|stage| stage.name != FOUNDATION)
             .flat_map(|stage| &stage.steps)
             .filter_map(|step| preflight::Write::of_step(step, self.snapshot))
+            .chain(founded)
             .collect();
-        let rendered: Vec<&Object> = components.manifests.iter().map(|m| &m.object).collect();
         let context = preflight::Context {
             target: &self.release.version,
             upgrade_from: &self.release.upgrade_from,
@@ -343,9 +459,10 @@ impl<'a> Decider<'a> {
                 Some(settings::StorageClass::Default) => preflight::StorageClass::Default,
                 Some(settings::StorageClass::Named(name)) => preflight::StorageClass::Named(name),
             },
-            rendered: &rendered,
+            rendered,
             workloads: &components.targets.workloads,
             writes: &writes,
+            install: self.options.install,
             now: self.options.now,
         };
         let findings = preflight::check(self.snapshot, &context);
@@ -360,9 +477,13 @@ impl<'a> Decider<'a> {
     }
 }
 
+/// The stage of what everything else is decided on.
+const FOUNDATION: &str = "foundation";
+
 /// All stages, in order: whatever is read by a later one is written by an earlier one, and what judges writes
 /// (webhooks) or says that all is done (the version in the status) comes last.
-const ORDER: [(&str, &str); 15] = [
+const ORDER: [(&str, &str); 16] = [
+    (FOUNDATION, "Foundation"),
     ("old-installer", "Old installer"),
     ("configuration", "Configuration"),
     ("namespaces", "Namespaces"),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use object::ObjectKey;
 use release::{Release, to_yaml};
 use serde_json::{Value, json};
 
@@ -64,16 +65,23 @@ fn namespaces(rights: &Rights) -> impl Iterator<Item = &str> {
         .filter(|namespace| *namespace != "default" && !namespace.starts_with("kube-"))
 }
 
+/// The CustomResourceDefinition of ClusterConfigurations.
+pub fn definition_key() -> ObjectKey {
+    let group = cluster_configuration_key().group;
+    let name = format!("clusterconfigurations.{group}");
+    ObjectKey::cluster("apiextensions.k8s.io", "CustomResourceDefinition", &name)
+}
+
 /// The definition as it always was, but for the columns. No status subresource: published procedures patch the status as
 /// a plain field.
-fn definition() -> Value {
+pub(crate) fn definition() -> Value {
     let group = cluster_configuration_key().group;
     let free = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let column = |name: &str, kind: &str, path: &str| json!({"name": name, "type": kind, "jsonPath": path});
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("clusterconfigurations.{group}")},
+        "metadata": {"name": definition_key().name},
         "spec": {
             "group": group,
             "names": {
@@ -171,7 +179,13 @@ fn deployment(release: &Release) -> Value {
                         "image": format!("kubesphere/{name}:{}", release.version),
                         "imagePullPolicy": "IfNotPresent",
                         "args": ["operator"],
-                        "env": [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")],
+                        "env": [
+                            field("POD_NAME", "metadata.name"),
+                            field("POD_NAMESPACE", "metadata.namespace"),
+                            // What a reconciliation needed goes back at once: the pod idles for months.
+                            {"name": "MIMALLOC_PURGE_DELAY", "value": "0"},
+                            {"name": "MIMALLOC_ARENA_EAGER_COMMIT", "value": "0"},
+                        ],
                         "ports": [{"name": "metrics", "containerPort": 8080}],
                         "livenessProbe": probe("/healthz", 10),
                         "readinessProbe": probe("/readyz", 5),

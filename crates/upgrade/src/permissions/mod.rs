@@ -18,7 +18,8 @@ use release::{Files, LoadError, Releases, RenderError};
 
 use crate::{Finding, Permission};
 
-pub use deploy::manifest;
+pub(crate) use deploy::definition;
+pub use deploy::{definition_key, manifest};
 pub use document::document;
 pub use rules::Rule;
 

@@ -37,7 +37,7 @@ pub(super) fn check(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> 
             findings.push(
                 Finding::warning(
                     reasons::LEGACY_LEFTOVER,
-                    format!("it is left over from {what}; nothing uses it any more, and the upgrade leaves it alone"),
+                    format!("it is left over from {what}; nothing uses it any more, and the installer leaves it alone"),
                 )
                 .hint(format!("when its data is not needed: {}", kubectl("delete", &key)))
                 .on(key),
@@ -56,7 +56,7 @@ pub(super) fn check(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> 
             findings.push(
                 Finding::warning(
                     reasons::LEGACY_LEFTOVER,
-                    format!("it is left over from {what}; nothing uses it any more, and the upgrade leaves it alone"),
+                    format!("it is left over from {what}; nothing uses it any more, and the installer leaves it alone"),
                 )
                 .hint(format!("when its data is not needed: {}", kubectl("delete", &key)))
                 .on(key),
@@ -78,7 +78,7 @@ fn check_helm2(snapshot: &Snapshot) -> Option<Finding> {
         Finding::warning(
             reasons::LEGACY_LEFTOVER,
             format!(
-                "{} of Helm 2 are left over; nothing reads them any more, and the upgrade leaves them alone",
+                "{} of Helm 2 are left over; nothing reads them any more, and the installer leaves them alone",
                 count(records, "record")
             ),
         )

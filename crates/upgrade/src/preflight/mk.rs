@@ -7,7 +7,7 @@ use release::{KubernetesSupport, UpgradeFrom, Version};
 use serde_json::{Value, json};
 
 use super::{Context, StorageClass, Write};
-use crate::{Finding, ServedResource, Snapshot, reasons};
+use crate::{Finding, Install, ServedResource, Snapshot, reasons};
 
 /// An object; `name` may have a namespace in front: `kubesphere-system/ks-apiserver`.
 pub(crate) fn mk(api_version: &str, kind: &str, name: &str, fields: Value) -> Object {
@@ -170,6 +170,7 @@ pub(crate) struct Mk {
     pub(crate) rendered: Vec<Object>,
     pub(crate) workloads: Vec<ObjectKey>,
     pub(crate) writes: Vec<Write>,
+    pub(crate) install: Install,
     pub(crate) now: Option<i64>,
 }
 
@@ -191,6 +192,7 @@ impl Default for Mk {
             rendered: Vec::new(),
             workloads: vec![deployment("ks-apiserver"), deployment("ks-controller-manager")],
             writes: Vec::new(),
+            install: Install::No,
             now: None,
         }
     }
@@ -212,6 +214,7 @@ pub(crate) fn mk_checked(snapshot: &Snapshot, edit: impl FnOnce(&mut Mk)) -> Vec
             rendered: &rendered,
             workloads: &mk.workloads,
             writes: &mk.writes,
+            install: mk.install,
             now: mk.now,
         },
     );

@@ -32,10 +32,10 @@ pub(crate) use self::workloads::{keeps_apart, places};
 pub use self::{
     permissions::check_permissions,
     selector::Labels,
-    version::{Installed, LooseVersion, installed},
+    version::{Installed, LooseVersion, installed, is_installation},
     webhooks::{Backend, backend},
 };
-use crate::{Action, Finding, Snapshot, Step};
+use crate::{Action, Finding, Install, Snapshot, Step};
 
 /// What the checks are about: the release to come, the settings, and what will be written. What is wrong with the
 /// settings themselves is said by [`crate::settings`].
@@ -54,6 +54,8 @@ pub struct Context<'a> {
     pub workloads: &'a [ObjectKey],
     /// What will be written.
     pub writes: &'a [Write],
+    /// What becomes of a cluster without KubeSphere.
+    pub install: Install,
     /// Unix seconds, where the time is known.
     pub now: Option<i64>,
 }
@@ -173,11 +175,15 @@ pub fn check(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
     findings.extend(api::check(snapshot, context));
     findings.extend(webhooks::check(snapshot, context));
     findings.extend(deletion::check(snapshot, context));
-    // Without KubeSphere there is nothing to say about its parts.
-    if installed != Installed::No {
+    // Where there is no KubeSphere, and none is to come, there is nothing to say about its parts. Where one is to come, its
+    // workloads need not run yet.
+    let is_installation = is_installation(snapshot, context.install, context.rendered);
+    if is_installation || installed != Installed::No {
         findings.extend(configuration::check(snapshot, context));
-        findings.extend(workloads::check_health(snapshot, context));
         findings.extend(leftovers::check(snapshot, context));
+    }
+    if !is_installation && installed != Installed::No {
+        findings.extend(workloads::check_health(snapshot, context));
     }
     sort(&mut findings);
     findings

@@ -1,11 +1,11 @@
 //! Which KubeSphere and which Kubernetes there is, and whether the upgrade leads on from there.
 
-use object::ObjectKey;
+use object::{Object, ObjectKey};
 use release::Version;
 use serde_json::Value;
 
 use super::{Context, SYSTEM_NAMESPACE};
-use crate::{Finding, Snapshot, reasons, settings::cluster_configuration};
+use crate::{Finding, Install, Snapshot, reasons, settings::cluster_configuration};
 
 /// A version as it is found in clusters: `v3.2.1`, `v1.22.3-eks-18ef993`, `v1.21.5+k3s1`, `v1.18.20-tke.01`.
 /// Vendors' suffixes are no pre-releases by semver's rules, often not even readable ones, so they are kept apart.
@@ -83,10 +83,7 @@ const IMAGE: &str = "the image of Deployment ks-apiserver";
 /// Which KubeSphere is installed: by the ClusterConfiguration's status, which the installer writes last, else by
 /// the image that ks-apiserver runs.
 pub fn installed(snapshot: &Snapshot) -> Installed {
-    let status = snapshot
-        .get(&cluster_configuration())
-        .and_then(|object| object.get_str("/status/core/version"))
-        .filter(|text| !text.is_empty());
+    let status = noted_version(snapshot);
     let image = apiserver_tag(snapshot);
     let candidates: Vec<(String, &'static str)> = status
         .map(|text| (text.to_owned(), STATUS))
@@ -108,11 +105,54 @@ pub fn installed(snapshot: &Snapshot) -> Installed {
     }
 }
 
-/// The tag of ks-apiserver's image; empty when the image has none.
+/// The version by the status, which is written last of all.
+fn noted_version(snapshot: &Snapshot) -> Option<&str> {
+    snapshot
+        .get(&cluster_configuration())
+        .and_then(|object| object.get_str("/status/core/version"))
+        .filter(|text| !text.is_empty())
+}
+
+/// Whether what is to be done is an installation: there is a ClusterConfiguration and no KubeSphere, or one whose
+/// installation was begun and did not come to its end. Then ks-apiserver may run what the release renders, while no version
+/// is noted down and Helm has no record yet. (With a record it may as well be that only the status was lost: then it is
+/// upgraded, with a backup, unless nothing but an installation is asked for.)
+pub fn is_installation(snapshot: &Snapshot, install: Install, rendered: &[&Object]) -> bool {
+    if install == Install::No || snapshot.get(&cluster_configuration()).is_none() {
+        return false;
+    }
+    match installed(snapshot) {
+        Installed::No => true,
+        _ if noted_version(snapshot).is_some() => false,
+        _ => {
+            let key = apiserver();
+            let to_come = rendered.iter().find(|object| object.key() == key);
+            let is_same = to_come.is_some_and(|to_come| Some(tag_of(to_come)) == apiserver_tag(snapshot));
+            is_same && (install == Install::Only || !has_record(snapshot))
+        }
+    }
+}
+
+/// Whether Helm has a record of the release that ks-apiserver is a part of.
+fn has_record(snapshot: &Snapshot) -> bool {
+    snapshot.of_kind("", "Secret").any(|secret| {
+        secret.namespace() == Some(SYSTEM_NAMESPACE)
+            && secret.label("owner") == Some("helm")
+            && secret.label("name") == Some("ks-core")
+    })
+}
+
+fn apiserver() -> ObjectKey {
+    ObjectKey::namespaced("apps", "Deployment", SYSTEM_NAMESPACE, "ks-apiserver")
+}
+
+/// The tag of the image that ks-apiserver runs; empty when the image has none.
 fn apiserver_tag(snapshot: &Snapshot) -> Option<String> {
-    let key = ObjectKey::namespaced("apps", "Deployment", SYSTEM_NAMESPACE, "ks-apiserver");
-    let containers = snapshot
-        .get(&key)?
+    snapshot.get(&apiserver()).map(tag_of)
+}
+
+fn tag_of(apiserver: &Object) -> String {
+    let containers = apiserver
         .get("/spec/template/spec/containers")
         .and_then(Value::as_array);
     let image = containers
@@ -124,10 +164,8 @@ fn apiserver_tag(snapshot: &Snapshot) -> Option<String> {
     let image = image.split('@').next().unwrap_or_default();
     // A colon before the last slash belongs to a registry's port.
     let name = image.rsplit('/').next().unwrap_or_default();
-    Some(
-        name.split_once(':')
-            .map_or_else(String::new, |(_, tag)| tag.to_owned()),
-    )
+    name.split_once(':')
+        .map_or_else(String::new, |(_, tag)| tag.to_owned())
 }
 
 pub(super) fn check_kubesphere(
@@ -138,6 +176,12 @@ pub(super) fn check_kubesphere(
     let target = context.target;
     let from = &context.upgrade_from.range;
     let configuration = cluster_configuration();
+    if *installed != Installed::No && is_installation(snapshot, context.install, context.rendered) {
+        return vec![Finding::info(
+            reasons::INSTALLATION_INTERRUPTED,
+            format!("an installation of {target} was begun and did not come to its end; it goes on now"),
+        )];
+    }
     let (version, text, source) = match installed {
         Installed::No => {
             let decisive = [
@@ -157,15 +201,22 @@ pub(super) fn check_kubesphere(
                     .hint("run it as somebody who may read them; a caller bound to cluster-admin has all that is needed"),
                 ];
             }
-            let message = if snapshot.get(&configuration).is_some() {
-                "KubeSphere is not installed: there is a ClusterConfiguration, but no installation ever finished"
-            } else {
-                "KubeSphere is not installed on this cluster"
+            let (message, hint) = match (snapshot.get(&configuration).is_some(), context.install) {
+                (true, Install::WhereAbsent | Install::Only) => return Vec::new(),
+                (true, Install::No) => (
+                    "KubeSphere is not installed: there is a ClusterConfiguration, but no installation ever finished",
+                    "install it, or go on with its installation: ks-installer install",
+                ),
+                (false, Install::No) => (
+                    "KubeSphere is not installed on this cluster",
+                    "if this is the right cluster (kubectl config current-context), install it: ks-installer install",
+                ),
+                (false, _) => (
+                    "KubeSphere is not installed on this cluster, and there is no ClusterConfiguration that says how it should be",
+                    "kubectl apply -f deploy/cluster-configuration.yaml, or ks-installer install",
+                ),
             };
-            return vec![
-                Finding::blocker(reasons::NOT_INSTALLED, message)
-                    .hint("check that this is the right cluster: kubectl config current-context"),
-            ];
+            return vec![Finding::blocker(reasons::NOT_INSTALLED, message).hint(hint)];
         }
         Installed::Unreadable { text, source } => {
             let message = if text.is_empty() {
@@ -208,6 +259,14 @@ pub(super) fn check_kubesphere(
                 format!("KubeSphere is {text} by {source}, and {target} is reached from {from} only"),
             )
             .hint(context.upgrade_from.older.clone()),
+        );
+    } else if base != target && context.install == Install::Only {
+        findings.push(
+            Finding::blocker(
+                reasons::ALREADY_INSTALLED,
+                format!("KubeSphere {text} is installed already, by {source}"),
+            )
+            .hint(format!("bring it to {target} with: ks-installer upgrade")),
         );
     }
     if version.is_pre_release() && base <= target {

@@ -123,6 +123,16 @@ impl Rollback<'_> {
             );
             return None;
         }
+        if backup.plan.as_ref().is_some_and(Plan::is_installation) {
+            self.findings.push(
+                Finding::blocker(
+                    reasons::BACKUP_UNUSABLE,
+                    "the backup was made before KubeSphere was installed: there is no earlier KubeSphere to go back to",
+                )
+                .hint("single objects are put back by: ks-installer backup restore"),
+            );
+            return None;
+        }
         let upgrade = self.upgrade(backup, releases)?;
         let sets = expect::expect(&upgrade, self.before, self.live);
         let mut created = Vec::new();

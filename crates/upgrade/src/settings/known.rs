@@ -231,7 +231,11 @@ pub(super) fn typed(spec: &Value) -> Result<Value, Vec<Finding>> {
     struct Invalid(Vec<Finding>);
     impl Visit for Invalid {
         fn invalid(&mut self, path: &str, kind: Kind, value: &Value) {
-            let path = if path.is_empty() { "spec" } else { path };
+            let path = if path.is_empty() {
+                "spec".to_owned()
+            } else {
+                shortened(path)
+            };
             let (expected, found) = (kind.expected(), kind_of(value));
             let message = match kind {
                 Kind::Quantity | Kind::Choice(_) if value.is_string() => format!("{path} is not {expected}"),
@@ -253,12 +257,26 @@ pub(super) fn typed(spec: &Value) -> Result<Value, Vec<Finding>> {
     }
 }
 
+/// How many unknown settings are told one by one.
+const SHOWN: usize = 20;
+
+/// Nobody's settings have names this long.
+fn shortened(path: &str) -> String {
+    const LONGEST: usize = 120;
+    if path.chars().count() <= LONGEST {
+        return path.to_owned();
+    }
+    path.chars().take(LONGEST).chain(['…']).collect()
+}
+
 /// Settings that have no effect, and settings that nobody knows.
 pub(super) fn notes(spec: &Value) -> Vec<Finding> {
     #[derive(Default)]
     struct Notes {
         ignored: BTreeMap<&'static str, Vec<String>>,
         unknown: Vec<Finding>,
+        /// Unknown ones beyond those.
+        more: usize,
     }
     impl Visit for Notes {
         fn ignored(&mut self, path: &str, explanation: &'static str) {
@@ -266,19 +284,40 @@ pub(super) fn notes(spec: &Value) -> Vec<Finding> {
         }
 
         fn unknown(&mut self, path: &str, value: &Value) {
-            let is_component =
-                !path.contains('.') && super::path::get(value, "enabled") == Some(&true.into());
-            let what = if is_component { "component" } else { "setting" };
-            let message = format!("{path} is no {what} of KubeSphere: it stays, and has no effect");
-            let finding = Finding::warning(reasons::UNKNOWN_SETTING, message).on(cluster_configuration());
+            if self.unknown.len() == SHOWN {
+                self.more += 1;
+                return;
+            }
+            // What somebody wants installed must not be passed over in silence.
+            let is_component = !path.contains('.')
+                && Kind::Boolean.take(super::path::get(value, "enabled").unwrap_or(&Value::Null))
+                    == Some(true.into());
+            let path = shortened(path);
+            let finding = if is_component {
+                let message = format!("{path}.enabled is true, and {path} is no component of KubeSphere");
+                Finding::blocker(reasons::UNKNOWN_COMPONENT, message)
+            } else {
+                let message = format!("{path} is no setting of KubeSphere: it stays, and has no effect");
+                Finding::warning(reasons::UNKNOWN_SETTING, message)
+            };
+            let finding = finding.on(cluster_configuration());
+            let path = path.as_str();
             self.unknown.push(match nearest(path) {
                 Some(known) => finding.hint(format!("did you mean {known}?")),
+                None if is_component => finding.hint(format!(
+                    "remove {path} from the ClusterConfiguration, or set its enabled to false"
+                )),
                 None => finding,
             });
         }
     }
     let mut notes = Notes::default();
     walk("", &KNOWN.tree, spec, &mut notes);
+    if notes.more > 0 {
+        let message = format!("{} more are no settings of KubeSphere", notes.more);
+        let finding = Finding::warning(reasons::UNKNOWN_SETTING, message);
+        notes.unknown.push(finding.on(cluster_configuration()));
+    }
     let ignored = notes.ignored.into_iter().map(|(explanation, paths)| {
         let verb = if paths.len() == 1 { "has" } else { "have" };
         let message = format!("{} {verb} no effect: {explanation}", paths.join(", "));

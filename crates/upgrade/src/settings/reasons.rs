@@ -12,6 +12,8 @@ pub const SETTING_CONFLICT: &str = "SettingConflict";
 pub const IGNORED_SETTING: &str = "IgnoredSetting";
 /// A setting that KubeSphere never had.
 pub const UNKNOWN_SETTING: &str = "UnknownSetting";
+/// Something is to be enabled that KubeSphere never had.
+pub const UNKNOWN_COMPONENT: &str = "UnknownComponent";
 /// A setting is not of its type.
 pub const INVALID_SETTING: &str = "InvalidSetting";
 /// `authentication.adminPassword` breaks the rule for passwords.

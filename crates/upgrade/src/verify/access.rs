@@ -69,7 +69,7 @@ pub(super) fn check_bindings(after: &Snapshot, context: &Context<'_>) -> Vec<Fin
             Some(true) if !removed => continue,
             None if !removed => Finding::warning(access::reason::DANGLING_BINDING, message)
                 .hint(format!("bind another role, or: {}", kubectl("delete", &key))),
-            _ => Finding::blocker(reasons::BINDING_WITHOUT_ROLE, message).hint("run the upgrade again"),
+            _ => Finding::blocker(reasons::BINDING_WITHOUT_ROLE, message).hint("run it again"),
         };
         findings.push(finding.on(key));
     }
@@ -125,7 +125,7 @@ pub(super) fn check_roles(after: &Snapshot, context: &Context<'_>) -> Vec<Findin
                     "the new release no longer has it, and it is still there",
                 )
                 .on(key)
-                .hint("run the upgrade again"),
+                .hint("run it again"),
             );
             continue;
         }
@@ -148,7 +148,7 @@ pub(super) fn check_roles(after: &Snapshot, context: &Context<'_>) -> Vec<Findin
                     format!("it still holds {}, which the new release revokes", some_of(&held)),
                 )
                 .on(key)
-                .hint("run the upgrade again"),
+                .hint("run it again"),
             );
         }
     }

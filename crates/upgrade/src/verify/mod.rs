@@ -73,7 +73,7 @@ fn check_version(after: &Snapshot, context: &Context<'_>) -> Option<Finding> {
             format!("its status says {says} and should say {target}: the upgrade did not get to its end"),
         )
         .on(key)
-        .hint("run the upgrade again: it goes on where it stopped")
+        .hint("run it again: it goes on where it stopped")
     })
 }
 
@@ -86,7 +86,7 @@ fn check_workloads(after: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
                 return Some(
                     Finding::blocker(reasons::COMPONENT_MISSING, "it should run and does not exist")
                         .on(key.clone())
-                        .hint("run the upgrade again"),
+                        .hint("run it again"),
                 );
             };
             let rollout = health::rollout(workload);

@@ -2,12 +2,7 @@
 
 mod restore;
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    io::{BufRead as _, IsTerminal as _, Write as _},
-    path::Path,
-};
+use std::{collections::BTreeMap, fmt::Write as _, io::IsTerminal as _, path::Path};
 
 use anyhow::{anyhow, bail};
 use cluster::{
@@ -20,7 +15,7 @@ use object::ObjectKey;
 use serde_json::{Value, json};
 use upgrade::{Plan, Snapshot};
 
-use super::{Verdict, connect, read_error, with_hint};
+use super::{Verdict, confirm, connect, read_error, with_hint};
 use crate::{
     cli::{
         Format, Global,
@@ -426,15 +421,6 @@ fn ask_possible(what: &str) -> anyhow::Result<()> {
         _ => "look at what it would do, then add --yes",
     };
     Err(anyhow!("{what} asks, and there is nobody to ask\nhint: {hint}"))
-}
-
-fn confirm(question: &str) -> anyhow::Result<bool> {
-    let mut err = std::io::stderr().lock();
-    write!(err, "{question} [y/N] ")?;
-    err.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use release::{Files, Release, Releases};
 use sandbox::{Config, Sandbox, ServeOptions};
 use serde_json::json;
 
-use super::{Verdict, Waits, backup, read_error, rehearse, releases, save_plan, session, upgrade_command};
+use super::{
+    Verdict, Waits, backup, read_error, rehearse, releases, run, save_plan, session, upgrade_command,
+};
 use crate::{
     cli::{DecideArgs, DemoArgs, Format, Global},
     output::{self, progress::Progress, text},
@@ -75,7 +77,14 @@ pub(super) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<Verd
     }
     let progress = Progress::new(!json);
     let backup = backup::Target::new(None, &folder, Encryption::None);
-    let outcome = Box::pin(upgrade_command::execute(&session, prepared, backup, &progress)).await?;
+    let outcome = Box::pin(upgrade_command::execute(
+        &session,
+        prepared,
+        backup,
+        run::claimant(),
+        &progress,
+    ))
+    .await?;
     let verified = outcome.report.is_verified();
     if json {
         let mut report = outcome.to_json();
