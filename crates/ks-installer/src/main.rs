@@ -10,11 +10,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-/// Gives memory back that a reconciliation needed: the operator idles for months. The allocator of musl, against which the image
-/// is linked, would be slow besides.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 use crate::{
     cli::{Cli, Command, LogFormat},
     commands::Verdict,

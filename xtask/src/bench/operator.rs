@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::backup::{Served, mk_role, write_cluster};
 use super::{Bench, Row, Spread, build, spread};
+use crate::image;
 
 /// Custom roles in the large cluster.
 const ROLES: u32 = 50_000;
@@ -28,6 +29,13 @@ const BEGINS: &str = "reconciling";
 
 pub(super) fn measure(bench: &Bench<'_>, root: &Path) -> anyhow::Result<Vec<Row>> {
     let server = build(root, &["-p", "sandbox", "--example", "serve"])?.join("examples/serve");
+    // What runs in clusters is what the image holds.
+    image::build::prepare(bench.report)?;
+    let program = image::build::build(root, &image::target(root).join("image"))?.path;
+    let bench = &Bench {
+        program: &program,
+        ..*bench
+    };
     let mut rows = Vec::new();
     for (roles, wanted) in [(0, "< 25 MB"), (ROLES, "< 60 MB")] {
         let what = match roles {

@@ -7,7 +7,7 @@ use cluster::{
     encryption::Encryption,
     store::{self, Location},
 };
-use engine::{Prepared, Report as RunReport, Session, SessionError};
+use engine::{Journal, Prepared, Report as RunReport, RunKind, Session, SessionError};
 use object::Object;
 use serde_json::{Map, Value, json};
 use upgrade::{Plan, plan::digest_value};
@@ -28,8 +28,7 @@ use crate::{
     output,
 };
 
-/// How many backups of repairs (drift that was put back, settings that were followed) are kept. Those of upgrades are
-/// never removed.
+/// How many backups of repairs (drift that was put back, settings that were followed, an upgrade that is tried again) are kept.
 const REPAIRS: usize = 3;
 /// How the IDs of their backups begin.
 const REPAIR: &str = "repair-";
@@ -76,17 +75,20 @@ impl Reconciler {
         self.publisher
             .status(&begun(Phase::Upgrading, &follower.last()))
             .await?;
-        let words = if plan.from == plan.to {
-            format!("{} is brought to what its settings say", plan.to)
-        } else {
-            format!("from {} to {}", plan.from, plan.to)
+        let (reason, words) = match plan.from == plan.to {
+            _ if plan.is_installation() => ("Installing", plan.to.clone()),
+            true => (
+                "Upgrading",
+                format!("{} is brought to what its settings say", plan.to),
+            ),
+            false => ("Upgrading", format!("from {} to {}", plan.from, plan.to)),
         };
-        tracing::info!("upgrading: {words}");
-        self.publisher
-            .event(configuration, false, "Upgrading", &words)
-            .await;
+        tracing::info!("{}: {words}", reason.to_lowercase());
+        self.publisher.event(configuration, false, reason, &words).await;
 
-        let target = Self::backup_target(&plan);
+        let journal = Journal::read(&self.cluster).await?;
+        let is_first = plan.from != plan.to && journal.continued_by(RunKind::Upgrade, &plan.to).is_none();
+        let target = backup_target(is_first);
         let location = target.location.to_string();
         let claimant = self.claimant();
         let work = async {
@@ -155,26 +157,9 @@ impl Reconciler {
                 self.publisher.status(&report).await?;
                 self.publisher.event(configuration, true, reason, &message).await;
                 self.say(&message);
+                self.tidy().await;
                 Ok(("failed", next))
             }
-        }
-    }
-
-    /// Backups are kept in the cluster, next to what they are of. Those of upgrades stay until somebody deletes them.
-    fn backup_target(plan: &Plan) -> backup::Target {
-        let place = Location::Secret {
-            namespace: NAMESPACE.to_owned(),
-            id: None,
-        };
-        let mut location = place.for_new_backup(jiff::Timestamp::now(), false);
-        if let Location::Secret { id: Some(id), .. } = &mut location
-            && plan.from == plan.to
-        {
-            id.insert_str(0, REPAIR);
-        }
-        backup::Target {
-            location,
-            encryption: Encryption::default(),
         }
     }
 
@@ -261,6 +246,25 @@ impl Reconciler {
         tracing::info!("{message}");
         self.say_in_place(&snapshot, &plan.to);
         Ok(("upgraded", Next::Settled))
+    }
+}
+
+/// Backups are kept in the cluster, next to what they are of. The first before an upgrade, to which a rollback leads, stays until
+/// somebody deletes it.
+fn backup_target(is_first: bool) -> backup::Target {
+    let place = Location::Secret {
+        namespace: NAMESPACE.to_owned(),
+        id: None,
+    };
+    let mut location = place.for_new_backup(jiff::Timestamp::now(), false);
+    if let Location::Secret { id: Some(id), .. } = &mut location
+        && !is_first
+    {
+        id.insert_str(0, REPAIR);
+    }
+    backup::Target {
+        location,
+        encryption: Encryption::default(),
     }
 }
 

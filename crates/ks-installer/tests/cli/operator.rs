@@ -16,10 +16,23 @@ use crate::{
 const SPEC: &str = "installer.kubesphere.io";
 const LIMIT: Duration = Duration::from_mins(1);
 
+/// KubeSphere's own controllers do not run here.
+const ARGUMENTS: &[&str] = &[
+    "operator",
+    "--metrics-address",
+    "127.0.0.1:0",
+    "--wait-controllers",
+    "0",
+    "--wait",
+    "5",
+];
+
 /// A served cluster, and an operator on it.
 struct Operated {
     served: Served,
     child: Child,
+    /// Where it says what it does.
+    log: &'static str,
 }
 
 impl Operated {
@@ -27,16 +40,9 @@ impl Operated {
         Self::begin(serve(sandbox), "operator.log")
     }
 
-    fn begin(served: Served, log: &str) -> Self {
-        let arguments = [
-            "operator",
-            "--metrics-address",
-            "127.0.0.1:0",
-            "--wait-controllers",
-            "0",
-        ];
-        let child = served.spawn_to(&arguments, log);
-        Self { served, child }
+    fn begin(served: Served, log: &'static str) -> Self {
+        let child = served.spawn_to(ARGUMENTS, log);
+        Self { served, child, log }
     }
 
     fn configuration(&self) -> Value {
@@ -85,7 +91,7 @@ impl Operated {
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(self.served.installer.path("operator.log")).unwrap()
+        std::fs::read_to_string(self.served.installer.path(self.log)).unwrap()
     }
 
     /// Everything in the cluster that is not the operator's own book-keeping.
@@ -451,16 +457,9 @@ fn commands_hand_over_to_it() {
 fn one_that_stands_by_takes_over() {
     let mut first = Operated::on(tenants());
     first.wait("at rest", |now| now["status"]["phase"] == "Running");
-    let second = first.served.spawn_to(
-        &[
-            "operator",
-            "--metrics-address",
-            "127.0.0.1:0",
-            "--log-format",
-            "json",
-        ],
-        "second.log",
-    );
+    let second = first
+        .served
+        .spawn_to(&[ARGUMENTS, &["--log-format", "json"]].concat(), "second.log");
     let path = first.served.installer.path("second.log");
     let said = |words: &str| {
         let begin = Instant::now();
@@ -477,6 +476,7 @@ fn one_that_stands_by_takes_over() {
     first.child.kill().unwrap();
     first.child.wait().unwrap();
     first.child = second;
+    first.log = "second.log";
     let log = said("this replica leads");
     for line in log.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
@@ -489,4 +489,58 @@ fn one_that_stands_by_takes_over() {
     first.wait("followed", |now| now["status"]["phase"] == "Upgrading");
     first.wait("at rest", |now| now["status"]["phase"] == "Running");
     first.end();
+}
+
+#[test]
+fn a_rollout_that_fails_is_told_and_goes_on_when_it_can() {
+    let sandbox = tenants();
+    sandbox.afflict(sandbox::faults::Trouble::UnpullableImage {
+        image: "*:v3.3.1".into(),
+    });
+    let mut operated = Operated::on(sandbox);
+    let failed = |status: &Value| {
+        condition(status, "Degraded").is_some_and(|c| c["status"] == "True" && c["reason"] == "RunFailed")
+    };
+    let status = operated.wait("told", |now| failed(&now["status"]));
+    let message = condition(&status, "Degraded").unwrap()["message"]
+        .as_str()
+        .unwrap();
+    assert!(
+        message.contains("cannot be pulled") && message.contains("pod ks-"),
+        "{message}"
+    );
+    assert_eq!(version(&status), "v3.2.1");
+    // It tries again as soon as somebody edits something; the backup to go back to is the first one.
+    let backups = |operated: &Operated| -> Vec<String> {
+        let objects = operated.served.sandbox.objects();
+        let labels = objects
+            .iter()
+            .filter_map(|o| o["metadata"]["labels"]["ks-installer.kubesphere.io/backup"].as_str());
+        labels
+            .map(str::to_owned)
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    };
+    let first = backups(&operated);
+    assert_eq!(first.len(), 1);
+    for port in 31230..31235 {
+        let before = operated.log().matches("Backup\n").count();
+        operated.edit(&json!({"spec": {"common": {"core": {"console": {"port": port}}}}}));
+        operated.wait("tried again", |now| {
+            failed(&now["status"]) && operated.log().matches("Backup\n").count() > before
+        });
+    }
+    operated.served.sandbox.heal();
+    operated.edit(&json!({"spec": {"common": {"core": {"console": {"port": 31240}}}}}));
+    let status = operated.wait("at rest", |now| now["status"]["phase"] == "Running");
+    assert_eq!(version(&status), "v3.3.1");
+    assert_eq!(condition(&status, "Degraded").unwrap()["status"], "False");
+    // Of the tries the last three are kept.
+    operated.wait("tidied up", |_| backups(&operated).len() == 4);
+    assert!(backups(&operated).contains(&first[0]), "{first:?}");
+    let back = operated.served.run(&["rollback", "--yes", "-o", "json"]);
+    assert_eq!(back.code, 0, "{back:?}");
+    assert_eq!(back.json()["to"], "v3.2.1");
+    operated.end();
 }

@@ -179,13 +179,7 @@ fn deployment(release: &Release) -> Value {
                         "image": format!("kubesphere/{name}:{}", release.version),
                         "imagePullPolicy": "IfNotPresent",
                         "args": ["operator"],
-                        "env": [
-                            field("POD_NAME", "metadata.name"),
-                            field("POD_NAMESPACE", "metadata.namespace"),
-                            // What a reconciliation needed goes back at once: the pod idles for months.
-                            {"name": "MIMALLOC_PURGE_DELAY", "value": "0"},
-                            {"name": "MIMALLOC_ARENA_EAGER_COMMIT", "value": "0"},
-                        ],
+                        "env": [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")],
                         "ports": [{"name": "metrics", "containerPort": 8080}],
                         "livenessProbe": probe("/healthz", 10),
                         "readinessProbe": probe("/readyz", 5),
