@@ -183,9 +183,11 @@ fn deployment(release: &Release) -> Value {
                         "ports": [{"name": "metrics", "containerPort": 8080}],
                         "livenessProbe": probe("/healthz", 10),
                         "readinessProbe": probe("/readyz", 5),
+                        // It idles with little. For a run it has the cluster in memory: of 50,000 roles that is 2.7 GB for a moment,
+                        // and who is killed for it each time would never get done.
                         "resources": {
                             "requests": {"cpu": "20m", "memory": "64Mi"},
-                            "limits": {"cpu": "1", "memory": "512Mi"},
+                            "limits": {"cpu": "1", "memory": "4Gi"},
                         },
                         "securityContext": {
                             "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
