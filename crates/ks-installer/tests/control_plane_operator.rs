@@ -41,8 +41,6 @@ struct Operated {
     admin: Caller,
     /// The installer's ServiceAccount, by its own token.
     account: Caller,
-    /// Requests that were answered 403 before the operator came.
-    forbidden: f64,
 }
 
 impl Operated {
@@ -68,7 +66,6 @@ impl Operated {
         let cluster = cluster::Cluster::new(client.clone());
         let admin = Caller::new(&kubeconfig_of(&control_plane).to_string());
         let account = Caller::new(&with_token(&control_plane, &kubectl).await.to_string());
-        let forbidden = forbidden(&client).await;
         Some(Self {
             control_plane,
             client,
@@ -76,7 +73,6 @@ impl Operated {
             kubectl,
             admin,
             account,
-            forbidden,
         })
     }
 
@@ -152,12 +148,8 @@ impl Operated {
         let mut kill = tokio::process::Command::new("kill");
         assert!(kill.args(["-TERM", &pid]).status().await.unwrap().success());
         assert!(child.wait().await.unwrap().success(), "{}", self.log(log));
-        let refused = forbidden(&self.client).await - self.forbidden;
-        assert!(
-            refused < 0.5,
-            "{refused} requests were answered 403: {}",
-            self.log(log)
-        );
+        let refused = forbidden(&self.control_plane, ACCOUNT);
+        assert_eq!(refused, 0, "requests were answered 403: {}", self.log(log));
         self.log(log)
     }
 }

@@ -327,6 +327,14 @@ impl ControlPlane {
     /// the impersonated one), the verb, the address and the object. Dry runs and access reviews are among them.
     /// Empty unless [`Options::audit`] was set.
     pub fn writes(&self) -> Vec<Value> {
+        const VERBS: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
+        let mut requests = self.requests();
+        requests.retain(|event| event["verb"].as_str().is_some_and(|verb| VERBS.contains(&verb)));
+        requests
+    }
+
+    /// Every answered request, in the same form.
+    pub fn requests(&self) -> Vec<Value> {
         let log = self.log(AUDIT);
         // The last line may be half written.
         log.lines()

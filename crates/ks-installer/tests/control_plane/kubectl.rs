@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use kube::Client;
 use serde_json::Value;
 use xtask::control_plane::ControlPlane;
 
@@ -80,16 +79,18 @@ pub(crate) fn deployed(name: &str) -> String {
     path.canonicalize().unwrap().to_str().unwrap().to_owned()
 }
 
-/// How many requests of anybody were answered 403, reads among them: the audit log has only writes.
-pub(crate) async fn forbidden(client: &Client) -> f64 {
-    let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
-    let metrics = client.request_text(request).await.unwrap();
-    assert!(metrics.contains("apiserver_request_total{"));
-    metrics
-        .lines()
-        .filter(|line| line.starts_with("apiserver_request_total{") && line.contains("code=\"403\""))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
+/// How many requests of this user, or of somebody in its name, were answered 403, reads among them.
+pub(crate) fn forbidden(control_plane: &ControlPlane, user: &str) -> usize {
+    let requests = control_plane.requests();
+    let is_user = |event: &Value| {
+        let name = event.pointer("/impersonatedUser/username");
+        name.unwrap_or(&event["user"]["username"]) == user
+    };
+    assert!(requests.iter().any(is_user), "{user} asked for nothing");
+    let refused = requests
+        .iter()
+        .filter(|event| event["responseStatus"]["code"] == 403);
+    refused.filter(|event| is_user(event)).count()
 }
 
 impl Caller {
