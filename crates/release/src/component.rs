@@ -17,6 +17,20 @@ pub struct Component {
     pub name: String,
     /// Where its namespaced objects live that name no namespace.
     pub namespace: String,
+    /// In a few words, for lists of components.
+    pub about: String,
+    /// A Jinja expression over settings, cluster and existing: whether the settings ask for it. Absent: always.
+    pub enabled: Option<String>,
+    /// Where in the ClusterConfiguration people switch it; none where it is there always, or drawn in by others.
+    pub switch: Option<Switch>,
+    /// Components that must be in place before it.
+    pub needs: Vec<String>,
+    /// Its key in the ClusterConfiguration's status, `network.topology`; none where there is none.
+    pub status: Option<String>,
+    /// What must hold before it is installed.
+    pub checks: Vec<Check>,
+    /// What holds data and stays when the component goes.
+    pub data: Vec<Data>,
     /// By name, as templates use them: `settings.NAME`.
     pub settings: BTreeMap<String, Setting>,
     /// What it wants to know of the cluster, by name: `existing.NAME`.
@@ -44,6 +58,20 @@ pub(crate) struct Template {
 pub(crate) struct ComponentFile {
     pub namespace: String,
     #[serde(default)]
+    pub about: String,
+    #[serde(default)]
+    pub enabled: Option<String>,
+    #[serde(default)]
+    pub switch: Option<Switch>,
+    #[serde(default)]
+    pub needs: Vec<String>,
+    #[serde(default)]
+    pub status: Option<String>,
+    #[serde(default)]
+    pub checks: Vec<Check>,
+    #[serde(default)]
+    pub data: Vec<Data>,
+    #[serde(default)]
     pub settings: BTreeMap<String, Setting>,
     #[serde(default)]
     pub existing: BTreeMap<String, Observation>,
@@ -55,6 +83,61 @@ pub(crate) struct ComponentFile {
     pub health: Health,
     #[serde(default)]
     pub secrets: Vec<GeneratedSecret>,
+}
+
+/// Where a component is switched on and off.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Switch {
+    /// `logging.enabled`, `network.ippool.type`; several where all of them must be set.
+    pub paths: Vec<String>,
+    #[serde(default = "yes")]
+    pub on: Value,
+    #[serde(default = "no")]
+    pub off: Value,
+}
+
+fn yes() -> Value {
+    true.into()
+}
+
+fn no() -> Value {
+    false.into()
+}
+
+/// Something that must hold before a component is installed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Check {
+    /// PascalCase and stable: `EtcdSecretMissing`.
+    pub reason: String,
+    /// A Jinja expression; the check fails where it is false.
+    pub holds: String,
+    /// Only a warning: the component is installed all the same.
+    #[serde(default)]
+    pub warning: bool,
+    /// The check counts only before a first installation.
+    #[serde(default)]
+    pub first: bool,
+    pub message: String,
+    pub hint: String,
+}
+
+/// Objects that hold data: they stay when their component goes, and are listed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Data {
+    #[serde(default)]
+    pub group: String,
+    /// `PersistentVolumeClaim`, or the kind of custom resources that people write.
+    pub kind: String,
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// One object; `*` at the end for all whose names begin so; all of the kind where it is absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// In a few words: `logs of the last days`.
+    pub about: String,
 }
 
 /// Something of the cluster that manifests depend on.
@@ -161,6 +244,9 @@ pub enum Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Certificate {
+    /// A Jinja expression; no pair is made where it is false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
     pub authority_common_name: String,
     pub common_name: String,
     pub dns_names: Vec<String>,

@@ -165,19 +165,38 @@ pub fn images_of<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Vec<S
     fn walk(name: &str, value: &Value, found: &mut BTreeSet<String>) {
         match value {
             Value::String(text) => {
+                // An argument of a container: `--config-reloader-image=…`, `--prometheus-config-reloader=…`.
+                let argument = text.strip_prefix("--").and_then(|text| text.split_once('='));
                 if (name == "image" || name.ends_with("Image")) && !text.is_empty() {
                     found.insert(text.clone());
+                } else if let Some((_, text)) = argument
+                    .filter(|(name, _)| name.ends_with("-image") || name.ends_with("-config-reloader"))
+                {
+                    found.insert(text.to_owned());
                 } else if let Some(document) = object::diff::document(text) {
                     walk("", &document, found);
                 }
             }
             Value::Array(items) => items.iter().for_each(|item| walk("", item, found)),
             Value::Object(map) => {
-                if let (Some(repository), Some(tag)) = (
-                    map.get("repository").and_then(Value::as_str),
-                    map.get("tag").and_then(Value::as_str),
-                ) {
-                    found.insert(format!("{repository}:{tag}"));
+                for (repository, tag) in [("repository", "tag"), ("image_name", "image_version")] {
+                    if let (Some(repository), Some(tag)) = (
+                        map.get(repository).and_then(Value::as_str),
+                        map.get(tag).and_then(Value::as_str),
+                    ) {
+                        found.insert(format!("{repository}:{tag}"));
+                    }
+                }
+                // A variable of a container, a parameter of a pipeline.
+                if let (Some(name), Some(text)) = (
+                    map.get("name").and_then(Value::as_str).map(str::to_lowercase),
+                    map.get("value")
+                        .or_else(|| map.get("default"))
+                        .and_then(Value::as_str),
+                ) && (name.ends_with("image") || name.ends_with("imagename"))
+                    && text.contains([':', '/'])
+                {
+                    found.insert(text.to_owned());
                 }
                 for (name, item) in map {
                     walk(name, item, found);

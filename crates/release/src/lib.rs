@@ -30,8 +30,8 @@ mod yaml;
 
 pub use catalogs::{catalog_versions, load_catalog};
 pub use component::{
-    Certificate, Chart, Component, GeneratedKey, GeneratedSecret, Health, HelmRelease, Observation, Recipe,
-    Target,
+    Certificate, Chart, Check, Component, Data, GeneratedKey, GeneratedSecret, Health, HelmRelease,
+    Observation, Recipe, Switch, Target,
 };
 pub use files::Files;
 pub use image::{Image, ImageOverride, Registry, declared_images, images, images_of};

@@ -33,11 +33,26 @@ fn lint_component(release: &Release, component: &Component) -> Vec<String> {
         .iter()
         .filter_map(|(name, value)| Some((format!("values.{name}"), value.as_str()?)))
         .chain(component.secrets.iter().flat_map(|secret| {
+            let certificate = secret.certificate.iter();
             secret
                 .keys
                 .iter()
-                .filter_map(|key| Some((format!("secrets.{}", key.name), key.when.as_deref()?)))
-        }));
+                .map(|key| (&key.name, &key.when))
+                .chain(certificate.map(|pair| (&pair.certificate_key, &pair.when)))
+                .filter_map(|(name, when)| Some((format!("secrets.{name}"), when.as_deref()?)))
+        }))
+        .chain(
+            component
+                .enabled
+                .iter()
+                .map(|text| ("enabled".to_owned(), text.as_str())),
+        )
+        .chain(
+            component
+                .checks
+                .iter()
+                .map(|check| (format!("checks.{}", check.reason), check.holds.as_str())),
+        );
     for (name, text) in expressions {
         match env.compile_expression(text) {
             Ok(expression) => {
@@ -122,6 +137,12 @@ mod tests {
                 "c: values.double uses settings.port, which is not declared",
                 "c: values.half is declared but used nowhere",
             ],
+        );
+        check(
+            "namespace: ns\nenabled: settings.wanted\nsettings: {wanted: {from: wanted, type: boolean}}\n\
+             checks: [{reason: Missing, holds: values.there, message: m, hint: h}]\n",
+            "{}",
+            &["c: checks.Missing uses values.there, which is not declared"],
         );
         check(
             "namespace: ns\nvalues: {odd: '1 +'}\n",

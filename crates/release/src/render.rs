@@ -6,7 +6,7 @@ use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{Component, GeneratedSecret, Release, helm, template};
+use crate::{Check, Component, GeneratedSecret, Release, helm, template};
 
 /// What manifests are rendered from.
 ///
@@ -41,6 +41,8 @@ pub struct Cluster {
     pub nodes: usize,
     /// Nodes with the master role.
     pub masters: usize,
+    /// What most nodes run containers with: `docker`, `containerd` or `crio`; empty where no node says it.
+    pub container_runtime: String,
     /// Labels of every namespace, by its name.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -283,7 +285,51 @@ fn finish(manifest: &mut Manifest, component: &Component) {
 }
 
 impl Component {
-    /// The Secrets to be made where they do not exist, without the keys that these inputs rule out.
+    /// Whether these settings ask for the component.
+    ///
+    /// # Errors
+    /// The expression does not hold.
+    pub fn is_enabled(&self, release: &Release, inputs: &Inputs) -> Result<bool, RenderError> {
+        let Some(expression) = &self.enabled else {
+            return Ok(true);
+        };
+        self.holds(release, inputs, "enabled", expression)
+    }
+
+    /// The checks that fail.
+    ///
+    /// # Errors
+    /// An expression does not hold.
+    pub fn failed_checks(&self, release: &Release, inputs: &Inputs) -> Result<Vec<&Check>, RenderError> {
+        let mut failed = Vec::new();
+        for check in &self.checks {
+            if !self.holds(release, inputs, &check.reason, &check.holds)? {
+                failed.push(check);
+            }
+        }
+        Ok(failed)
+    }
+
+    fn holds(
+        &self,
+        release: &Release,
+        inputs: &Inputs,
+        name: &str,
+        expression: &str,
+    ) -> Result<bool, RenderError> {
+        let env = template::environment(self).map_err(|e| template_error(self, &e))?;
+        let context = context(&env, release, self, inputs)?;
+        env.compile_expression(expression)
+            .and_then(|expression| expression.eval(context))
+            .map(|value| value.is_true())
+            .map_err(|e| RenderError::Expression {
+                component: self.name.clone(),
+                name: name.to_owned(),
+                message: describe(&e),
+            })
+    }
+
+    /// The Secrets to be made where they do not exist, without the keys and certificates that these inputs rule out.
     pub fn generated_secrets(
         &self,
         release: &Release,
@@ -291,28 +337,35 @@ impl Component {
     ) -> Result<Vec<GeneratedSecret>, RenderError> {
         let env = template::environment(self).map_err(|e| template_error(self, &e))?;
         let context = context(&env, release, self, inputs)?;
+        let wanted = |name: &str, when: Option<&String>| match when {
+            None => Ok(true),
+            Some(when) => env
+                .compile_expression(when)
+                .and_then(|expression| expression.eval(context.clone()))
+                .map(|value| value.is_true())
+                .map_err(|e| RenderError::Expression {
+                    component: self.name.clone(),
+                    name: name.to_owned(),
+                    message: describe(&e),
+                }),
+        };
         let mut secrets = self.secrets.clone();
         for secret in &mut secrets {
             let mut keys = Vec::new();
             for key in secret.keys.drain(..) {
-                let wanted = match &key.when {
-                    None => true,
-                    Some(when) => env
-                        .compile_expression(when)
-                        .and_then(|expression| expression.eval(context.clone()))
-                        .map_err(|e| RenderError::Expression {
-                            component: self.name.clone(),
-                            name: key.name.clone(),
-                            message: describe(&e),
-                        })?
-                        .is_true(),
-                };
-                if wanted {
+                if wanted(&key.name, key.when.as_ref())? {
                     keys.push(key);
                 }
             }
             secret.keys = keys;
+            if let Some(certificate) = &secret.certificate
+                && !wanted(&certificate.certificate_key, certificate.when.as_ref())?
+            {
+                secret.certificate = None;
+            }
         }
+        // Nothing left to make is nothing to look after.
+        secrets.retain(|secret| !secret.keys.is_empty() || secret.certificate.is_some());
         Ok(secrets)
     }
 }
@@ -386,6 +439,18 @@ mod tests {
             json!({"x": "0123"}),
             Ok(object(json!({"d": "a: \"0123\"\n"}))),
         );
+    }
+
+    #[test]
+    fn a_digest_changes_with_the_value() {
+        let digest = |value: Value| {
+            let release = mk(SETTING, &[("a.yaml", &config("{d: {{ settings.x | digest }}}"))]);
+            let manifests = render(&release, &release.components[0], &inputs(json!({ "x": value }))).unwrap();
+            manifests[0].object.get_str("/data/d").unwrap().to_owned()
+        };
+        assert_eq!(digest(json!("a")), "ac8d8342bb");
+        assert_eq!(digest(json!({"k": [1, true]})).len(), 10);
+        assert_ne!(digest(json!(1)), digest(json!("1")));
     }
 
     #[test]

@@ -6,13 +6,18 @@
 //! | `secret("NAMESPACE", "NAME", "KEY")`, with `"base64"` as a fourth | a reference to a secret, see [`crate::secret`] |
 //! | `document("FILE")`, `documents("FILE")` | `documents/FILE` rendered and read: its one document, or the list of them |
 //! | `value \| to_yaml`, `list \| to_yaml_documents`, `value \| to_json` | a text that holds the value |
+//! | `text \| to_base64` | the text as Secrets hold it |
+//! | `value \| digest` | ten characters that change with the value: for names of Jobs, and annotations that restart pods |
 //! | `value \| at("a.b.c")` | what is at the path, or none |
 //! | `value \| key("a/b.c", DEFAULT)` | what the map has under the key, or the default, or none |
 //! | `version_at_least(VERSION, "1.24")` | whether a version, its vendor suffix aside, is that or later |
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
+use sha2::{Digest as _, Sha256};
 
 use crate::secret::Reference;
 use crate::{Component, Inputs, Release, Version, yaml};
@@ -53,6 +58,16 @@ pub(crate) fn environment(component: &Component) -> Result<Environment<'_>, Erro
             .collect::<Vec<_>>()
             .join("---\n")),
         _ => Err(failure("to_yaml_documents wants a list of documents")),
+    });
+    env.add_filter("to_base64", |text: String| STANDARD.encode(text));
+    env.add_filter("digest", |value: Value| {
+        let text = to_json_value(&value)?.to_string();
+        let digest = Sha256::digest(text.as_bytes());
+        let number = digest
+            .iter()
+            .take(5)
+            .fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+        Ok::<_, Error>(format!("{number:010x}"))
     });
     env.add_filter("at", |value: Value, path: String| {
         let mut value = value;

@@ -54,6 +54,8 @@ fn rendered(version: &str, reference: &Reference, spec: &Value, before: &Value) 
     let release = common::release(version);
     let mut inputs = common::inputs(&release, spec);
     inputs.existing.insert("kubesphereConfig".into(), before.clone());
+    let openldap = serde_json::json!([{"name": "LDAP_ADMIN_PASSWORD", "value": "admin"}]);
+    inputs.existing.insert("openldapEnvironment".into(), openldap);
     for (key, value) in reference.live.iter().filter(|(key, _)| key.kind == "Namespace") {
         let labels = serde_json::from_value(value["metadata"]["labels"].clone()).unwrap();
         inputs.cluster.namespaces.insert(key.name.clone(), labels);

@@ -169,7 +169,7 @@ fn storage_ldap_and_devops() {
     check(
         json!({"common": {"openldap": {"enabled": true}}}),
         json!({"/ldap": {"host": "openldap.kubesphere-system.svc:389", "managerDN": "cn=admin,dc=kubesphere,dc=io",
-            "managerPassword": "admin", "userSearchBase": "ou=Users,dc=kubesphere,dc=io",
+            "managerPassword": "adminPassword", "userSearchBase": "ou=Users,dc=kubesphere,dc=io",
             "groupSearchBase": "ou=Groups,dc=kubesphere,dc=io"}, "/s3": null, "/devops": null}),
     );
     let s3 = |bucket: &str| {
@@ -179,7 +179,7 @@ fn storage_ldap_and_devops() {
     };
     check(
         json!({"devops": {"enabled": true}}),
-        json!({"/ldap/managerPassword": "admin", "/s3": s3("s2i-binaries"), "/openpitrix": null, "/sonarQube": null,
+        json!({"/ldap/managerPassword": "adminPassword", "/s3": s3("s2i-binaries"), "/openpitrix": null, "/sonarQube": null,
             "/devops": {"host": "http://devops-jenkins.kubesphere-devops-system.svc/", "username": "admin",
                 "password": "token", "maxConnections": 100,
                 "endpoint": "http://devops-apiserver.kubesphere-devops-system:9090"}}),

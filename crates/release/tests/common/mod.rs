@@ -43,6 +43,10 @@ pub(crate) fn lookup(reference: &secret::Reference) -> Option<Vec<u8>> {
         secret::Reference::Secret { name, key, .. } if name == "kubesphere-secret" && key == "secret" => {
             b"0123456789abcdefghijklmnopqrstuv".to_vec()
         }
+        // As every MinIO up to v3.3.1 has them.
+        secret::Reference::Secret { name, key, .. } if name == "minio" => {
+            format!("openpitrixminio{key}").into_bytes()
+        }
         secret::Reference::Secret { key, .. } => key.clone().into_bytes(),
         secret::Reference::Setting { path } => path.clone().into_bytes(),
     })

@@ -37,11 +37,25 @@ pub fn cluster_facts(snapshot: &Snapshot) -> ClusterFacts {
             .of_kind("", "Node")
             .filter(|node| is_master(node))
             .count(),
+        container_runtime: container_runtime(snapshot),
         namespaces: snapshot
             .of_kind("", "Namespace")
             .map(|namespace| (namespace.name().to_owned(), labels(namespace)))
             .collect(),
     }
+}
+
+/// What most nodes run containers with. The original installer asked the first node alone.
+fn container_runtime(snapshot: &Snapshot) -> String {
+    let mut nodes: BTreeMap<String, usize> = BTreeMap::new();
+    for node in snapshot.of_kind("", "Node") {
+        let version = node.get_str("/status/nodeInfo/containerRuntimeVersion");
+        if let Some((name, _)) = version.and_then(|version| version.split_once("://")) {
+            *nodes.entry(name.replace("cri-o", "crio")).or_default() += 1;
+        }
+    }
+    let most = nodes.into_iter().max_by_key(|(_, count)| *count);
+    most.map(|(name, _)| name).unwrap_or_default()
 }
 
 /// Whether redis and openldap run in the cluster, whatever the ClusterConfiguration says.
