@@ -209,6 +209,31 @@ impl Cluster {
             })
     }
 
+    /// All objects in a namespace, of every kind that the API server lists; events left out.
+    ///
+    /// # Errors
+    /// A kind cannot be read.
+    pub async fn in_namespace(&self, namespace: &str) -> Result<Vec<Object>, ReadError> {
+        let discovery = self.discover_anew().await?;
+        let resources = discovery.kinds().filter_map(<[Resource]>::first).filter(|resource| {
+            resource.is_listable && resource.served.namespaced && !crate::scope::passes(&resource.served)
+        });
+        let lists: Vec<Vec<Object>> = stream::iter(resources)
+            .map(|resource| async move {
+                match snapshot::list(&self.client, resource, Some(namespace), None).await {
+                    Err(failure) if failure.class == ErrorClass::NotServed => Ok(Vec::new()),
+                    read => read.map_err(|failure| ReadError {
+                        what: resource.full_name(),
+                        failure,
+                    }),
+                }
+            })
+            .buffer_unordered(CONCURRENCY)
+            .try_collect()
+            .await?;
+        Ok(lists.into_iter().flatten().collect())
+    }
+
     /// Server-side apply as [`FIELD_MANAGER`]. `force` takes fields that others own.
     ///
     /// # Errors

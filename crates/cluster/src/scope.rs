@@ -12,6 +12,8 @@ use crate::discovery::Resource;
 pub struct Scope {
     everywhere: BTreeSet<(String, String)>,
     platform: BTreeSet<(String, String)>,
+    /// Namespaces of components, which are the platform's own like those that its names tell.
+    namespaces: BTreeSet<String>,
     is_copy: bool,
 }
 
@@ -89,34 +91,42 @@ pub(crate) const KNOWN_NAMESPACES: &[&str] = &[
 ];
 
 impl Scope {
-    /// What an upgrade is decided on.
+    /// What an upgrade is decided on: all that any release's components may write, too.
     pub fn upgrade() -> Self {
-        Self {
+        let written = upgrade::written();
+        let scope = Self {
             everywhere: pairs(EVERYWHERE),
             platform: pairs(PLATFORM),
+            namespaces: written.namespaces.clone(),
             is_copy: false,
-        }
+        };
+        scope.with_kinds(
+            written
+                .kinds
+                .iter()
+                .map(|(group, kind)| (group.as_str(), kind.as_str())),
+        )
     }
 
     /// What a rehearsal needs to be true: besides, everything else in the platform's own namespaces.
     pub fn copy() -> Self {
-        let mut everywhere = pairs(EVERYWHERE);
-        everywhere.extend(pairs(COPY));
-        Self {
-            everywhere,
-            platform: pairs(PLATFORM),
-            is_copy: true,
-        }
+        let mut scope = Self::upgrade();
+        scope.everywhere.extend(pairs(COPY));
+        scope.is_copy = true;
+        scope
     }
 
-    /// Adds kinds in the platform's namespaces, or cluster-wide when they are cluster-scoped: those of a
+    /// Adds kinds in the platform's namespaces, or cluster-wide when they are cluster-scoped or custom: those of a
     /// release's manifests.
     pub fn with_kinds<'a>(mut self, kinds: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        self.platform.extend(
-            kinds
-                .into_iter()
-                .map(|(group, kind)| (group.to_owned(), kind.to_owned())),
-        );
+        for (group, kind) in kinds {
+            let reach = if upgrade::is_custom(group) {
+                &mut self.everywhere
+            } else {
+                &mut self.platform
+            };
+            reach.insert((group.to_owned(), kind.to_owned()));
+        }
         self
     }
 
@@ -138,7 +148,8 @@ impl Scope {
     /// optional components and Kubernetes' own.
     pub(crate) fn has_namespace(&self, namespace: &Object) -> bool {
         let name = namespace.name();
-        let is_platform = name == "kube-system" || name.starts_with("kubesphere-");
+        let is_platform =
+            name == "kube-system" || name.starts_with("kubesphere-") || self.namespaces.contains(name);
         is_platform
             || self.is_copy
                 && (namespace.label(WORKSPACE.0) == Some(WORKSPACE.1)
@@ -149,7 +160,7 @@ impl Scope {
         let served = &resource.served;
         let is_in =
             |set: &BTreeSet<(String, String)>| set.contains(&(served.group.clone(), served.kind.clone()));
-        if !resource.is_listable || NEVER.contains(&(served.group.as_str(), served.kind.as_str())) {
+        if !resource.is_listable || passes(served) {
             Reach::Nowhere
         } else if is_in(&self.everywhere) || is_platform_group(&served.group) {
             Reach::Everywhere
@@ -180,6 +191,11 @@ impl Scope {
             },
         })
     }
+}
+
+/// Whether a kind's objects pass by themselves, or are seen elsewhere.
+pub(crate) fn passes(served: &upgrade::ServedResource) -> bool {
+    NEVER.contains(&(served.group.as_str(), served.kind.as_str()))
 }
 
 /// Groups whose every object belongs to the platform or to its tenants.

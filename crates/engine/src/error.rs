@@ -29,8 +29,28 @@ pub enum RunError {
     },
     #[error(transparent)]
     Journal(#[from] crate::JournalError),
+    /// The platform is in place; of its components these are not.
+    #[error("{}", describe(.failed, .left_out))]
+    Components {
+        failed: Vec<crate::Failure>,
+        /// Each with the component that it needs and that is not done.
+        left_out: Vec<(String, String)>,
+    },
     #[error("the run was interrupted")]
     Interrupted,
+}
+
+fn describe(failed: &[crate::Failure], left_out: &[(String, String)]) -> String {
+    let failed: Vec<_> = failed
+        .iter()
+        .map(|failure| format!("component {}: {}", failure.component, failure.why))
+        .collect();
+    let left_out: Vec<_> = left_out
+        .iter()
+        .map(|(component, need)| format!("component {component} waits for {need}"))
+        .collect();
+    let all: Vec<_> = failed.into_iter().chain(left_out).collect();
+    format!("KubeSphere itself is in place, but not all of its components: {}", all.join("; "))
 }
 
 impl RunError {
@@ -57,6 +77,12 @@ impl RunError {
                 ))
             }
             Self::Journal(error) => error.hint(),
+            Self::Components { failed, .. } => Some(
+                failed
+                    .iter()
+                    .find_map(|failure| failure.why.hint())
+                    .unwrap_or_else(|| "run it again: what is done stays done".to_owned()),
+            ),
             Self::ResolveSecret { .. } => Some("run it again: a missing secret is made anew".to_owned()),
             _ => None,
         }

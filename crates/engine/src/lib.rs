@@ -17,6 +17,7 @@ mod event;
 mod generate;
 mod install;
 mod journal;
+mod lanes;
 mod lease;
 mod process;
 mod reason;
@@ -34,6 +35,7 @@ pub use journal::{
     BackupEntry, Journal, JournalError, NewRun, Recorder, RunEntry, RunKind, RunOutcome, StageEntry,
     journal_key, random_id,
 };
+pub use lanes::Failure;
 pub use lease::{Claimant, Clock, Lease, LeaseError, RUN as RUN_LEASE};
 pub use rollback::{Rollback, prepare_rollback};
 pub use run::{RunOptions, RunSummary, run};

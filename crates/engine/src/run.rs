@@ -11,14 +11,16 @@ use std::{
 use cluster::Cluster;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object::{Object, ObjectKey};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use upgrade::{
-    Action, Plan, Snapshot, Step,
+    Action, Plan, Snapshot, Stage, Step,
     health::{self, Health},
     plan::Condition,
 };
 
-use crate::{Event, Listener, Outcome, Recorder, RunError, Stop, reason, secrets::Secrets, write::Writer};
+use crate::{
+    Event, Listener, Outcome, Recorder, RunError, Stop, lanes, reason, secrets::Secrets, write::Writer,
+};
 
 /// How a plan is carried out.
 #[derive(Clone, Debug)]
@@ -76,28 +78,88 @@ pub(crate) async fn run_recorded(
 ) -> Result<RunSummary, RunError> {
     let started = Instant::now();
     let secrets = Secrets::default();
-    let writer = Writer {
+    let run = Run {
         cluster,
-        secrets: &secrets,
-        old_managers: &options.old_managers,
+        writer: Writer {
+            cluster,
+            secrets: &secrets,
+            old_managers: &options.old_managers,
+            listen,
+            now: options.now.clone(),
+            started: options.started,
+            written: Mutex::default(),
+            configuration: tokio::sync::Mutex::default(),
+        },
+        snapshot,
+        options,
+        writes: Semaphore::new(options.concurrency.max(1)),
         listen,
-        now: options.now.clone(),
-        started: options.started,
-        written: Mutex::default(),
     };
     listen(Event::RunStarted {
         stages: plan.stages.len(),
         steps: plan.steps().count(),
     });
     let mut summary = RunSummary::default();
-    for (index, stage) in plan.stages.iter().enumerate() {
+    let blocks: Vec<&[Stage]> = plan
+        .stages
+        .chunk_by(|a, b| a.component.is_some() && b.component.is_some())
+        .collect();
+    let mut index = 0;
+    for (number, block) in blocks.iter().enumerate() {
+        let is_last = number + 1 == blocks.len();
+        let name = match &block[0].component {
+            Some(_) if is_last => "components",
+            Some(_) => "before-core",
+            None => block[0].name.as_str(),
+        };
         if options.stop.is_cancelled() {
             return Err(RunError::Interrupted);
         }
         if let Some(recorder) = recorder {
-            recorder.stage(&stage.name).await?;
+            recorder.stage(name).await?;
         }
-        let stage_started = Instant::now();
+        if block[0].component.is_some() {
+            lanes::run(&run, index, block, is_last, &mut summary).await?;
+        } else {
+            summary.add(run.stage(index, &block[0]).await?);
+        }
+        if !summary.superseded.is_empty() {
+            // Later stages were decided on what is no longer so.
+            summary.superseded.sort();
+            return Ok(summary);
+        }
+        index += block.len();
+    }
+    listen(Event::RunDone {
+        took: started.elapsed(),
+    });
+    Ok(summary)
+}
+
+impl RunSummary {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.written += other.written;
+        self.superseded.extend(other.superseded);
+        self.writing += other.writing;
+    }
+}
+
+/// What the stages of a run share.
+pub(crate) struct Run<'a> {
+    cluster: &'a Cluster,
+    writer: Writer<'a>,
+    snapshot: &'a Snapshot,
+    options: &'a RunOptions,
+    /// How many writes may be under way at once.
+    writes: Semaphore,
+    listen: Listener<'a>,
+}
+
+impl Run<'_> {
+    /// Carries a stage out: its writes side by side, then its waits. Where something changed under it, it does not wait.
+    pub(crate) async fn stage(&self, index: usize, stage: &Stage) -> Result<RunSummary, RunError> {
+        let (listen, options) = (self.listen, self.options);
+        let started = Instant::now();
         listen(Event::StageStarted {
             index,
             name: stage.name.clone(),
@@ -111,12 +173,13 @@ pub(crate) async fn run_recorded(
         let written = AtomicUsize::new(0);
         let superseded: Vec<Option<ObjectKey>> = stream::iter(writes)
             .map(|step| {
-                let (writer, written) = (&writer, &written);
+                let written = &written;
                 async move {
+                    let _permit = self.writes.acquire().await;
                     if options.stop.is_cancelled() {
                         return Err(RunError::Interrupted);
                     }
-                    let outcome = writer.step(step, snapshot.get(&step.object)).await?;
+                    let outcome = self.writer.step(step, self.snapshot.get(&step.object)).await?;
                     if outcome == Outcome::Changed {
                         written.fetch_add(1, Ordering::Relaxed);
                     }
@@ -128,17 +191,17 @@ pub(crate) async fn run_recorded(
             .buffer_unordered(options.concurrency.max(1))
             .try_collect()
             .await?;
-        summary.written += written.into_inner();
-        summary.superseded.extend(superseded.into_iter().flatten());
-        summary.writing += stage_started.elapsed();
+        let summary = RunSummary {
+            written: written.into_inner(),
+            superseded: superseded.into_iter().flatten().collect(),
+            writing: started.elapsed(),
+        };
         if !summary.superseded.is_empty() {
-            // Later stages were decided on what is no longer so.
-            summary.superseded.sort();
             return Ok(summary);
         }
         stream::iter(waits)
             .map(|step| async move {
-                let waited = wait(cluster, index, step, options.wait, listen);
+                let waited = wait(self.cluster, index, step, options.wait, listen);
                 tokio::select! {
                     waited = waited => waited?,
                     () = options.stop.cancelled() => return Err(RunError::Interrupted),
@@ -151,13 +214,14 @@ pub(crate) async fn run_recorded(
             .await?;
         listen(Event::StageDone {
             index,
-            took: stage_started.elapsed(),
+            took: started.elapsed(),
         });
+        Ok(summary)
     }
-    listen(Event::RunDone {
-        took: started.elapsed(),
-    });
-    Ok(summary)
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.options.stop.is_cancelled()
+    }
 }
 
 fn done(listen: Listener<'_>, index: usize, step: &Step, outcome: Outcome) {
@@ -229,7 +293,7 @@ async fn check(
     }
     let Some(object) = cluster.get(key).await? else {
         return Ok(match condition {
-            Condition::Stopped => Health::Complete,
+            Condition::Stopped | Condition::Gone => Health::Complete,
             _ => Health::Progressing("it does not exist yet".into()),
         });
     };
@@ -251,6 +315,7 @@ async fn check(
         },
         Condition::Stopped => Ok(health::stopped(&object, &pods(cluster, &object).await?)),
         Condition::Served => Ok(Health::Complete),
+        Condition::Gone => Ok(health::gone(&object)),
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Writer<'a> {
     pub started: jiff::Timestamp,
     /// Local time as the ClusterConfiguration's status has it.
     pub now: String,
+    /// Held while the ClusterConfiguration is patched: components that end at the same time note it down there.
+    pub configuration: tokio::sync::Mutex<()>,
     /// What this run wrote, as the server answered: a later step on the same object goes on from there.
     pub written: Mutex<BTreeMap<ObjectKey, Object>>,
 }
@@ -34,6 +36,11 @@ pub(crate) struct Writer<'a> {
 impl Writer<'_> {
     /// Carries out a step that writes. `read` is the object as the plan saw it.
     pub(crate) async fn step(&self, step: &Step, read: Option<&Object>) -> Result<Outcome, RunError> {
+        let _held = if step.object == upgrade::cluster_configuration_key() {
+            Some(self.configuration.lock().await)
+        } else {
+            None
+        };
         let written = self.written().get(&step.object).cloned();
         let read = written.as_ref().or(read);
         match &step.action {
@@ -48,6 +55,10 @@ impl Writer<'_> {
             Action::Delete { uid } => {
                 if self.has_objects(read).await? {
                     return Ok(Outcome::Superseded);
+                }
+                if !self.is_empty_namespace(&step.object).await? {
+                    // Somebody else's things are in it.
+                    return Ok(Outcome::AlreadyDone);
                 }
                 match self
                     .retry(&step.object, || self.cluster.delete(&step.object, uid))
@@ -76,6 +87,19 @@ impl Writer<'_> {
         };
         let objects = self.cluster.list(group, kind, None, None).await?;
         Ok(!objects.is_empty())
+    }
+
+    /// Whether nothing is in a namespace but what Kubernetes itself puts there. True for what is no namespace.
+    async fn is_empty_namespace(&self, key: &ObjectKey) -> Result<bool, RunError> {
+        if !key.is("", "Namespace") {
+            return Ok(true);
+        }
+        match self.cluster.in_namespace(&key.name).await {
+            Ok(objects) => Ok(objects.iter().all(is_kubernetes_own)),
+            // What cannot be seen may be there.
+            Err(error) if error.failure.class == ErrorClass::Forbidden => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The object as it is now when it still is what the plan was decided on, `None` when it is something else.
@@ -204,6 +228,18 @@ impl Writer<'_> {
 pub(crate) async fn get(cluster: &Cluster, key: &ObjectKey) -> Result<Option<Object>, ReadError> {
     let policy = Policy::WRITE.with_seed(seed(&key.to_string()));
     with_backoff(&policy, || cluster.get(key), |_, _| {}).await
+}
+
+/// What Kubernetes makes in every namespace, and what passes by itself.
+fn is_kubernetes_own(object: &Object) -> bool {
+    match (object.group(), object.kind()) {
+        ("", "Event") | ("events.k8s.io", _) => true,
+        ("", "ServiceAccount") => object.name() == "default",
+        ("", "ConfigMap") => object.name() == "kube-root-ca.crt",
+        ("", "Secret") => object.get_str("/type") == Some("kubernetes.io/service-account-token"),
+        // What is on its way out goes with the namespace.
+        _ => object.is_being_deleted() || object.get("/metadata/ownerReferences").is_some(),
+    }
 }
 
 /// A number that differs from name to name, and is the same for the same one.

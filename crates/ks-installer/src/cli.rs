@@ -243,6 +243,7 @@ impl DecideArgs {
 
     pub(crate) fn options(&self) -> upgrade::Options {
         upgrade::Options {
+            delete_data: false,
             target: self.to.clone(),
             drift: match self.drift {
                 Some(DriftArg::Keep) => DriftPolicy::Keep,

@@ -45,17 +45,31 @@ pub fn is_quantity(text: &str) -> bool {
     text.contains(|c: char| c.is_ascii_digit()) && milli(text).is_some()
 }
 
-/// Whether two values are the same quantity: `1` and `"1"`, `1024Mi` and `1Gi`.
-pub fn equal(a: &Value, b: &Value) -> bool {
-    let amount = |value: &Value| match value {
+/// The amount of a value in thousandths, or `None` when it is no quantity.
+fn amount(value: &Value) -> Option<i128> {
+    match value {
         Value::String(text) => milli(text),
         Value::Number(number) => milli(&number.to_string()),
         _ => None,
-    };
+    }
+}
+
+/// Whether two values are the same quantity: `1` and `"1"`, `1024Mi` and `1Gi`.
+pub fn equal(a: &Value, b: &Value) -> bool {
     match (amount(a), amount(b)) {
         (Some(a), Some(b)) => a == b,
         _ => a == b,
     }
+}
+
+/// Whether one quantity is less than another; false where one of them is none.
+pub fn is_less(a: &Value, b: &Value) -> bool {
+    matches!((amount(a), amount(b)), (Some(a), Some(b)) if a < b)
+}
+
+/// The amount in thousandths (a CPU's millicores; a byte counts 1000), 0 where it is no quantity.
+pub fn thousandths(value: &Value) -> i128 {
+    amount(value).unwrap_or_default()
 }
 
 #[cfg(test)]

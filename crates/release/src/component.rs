@@ -31,6 +31,14 @@ pub struct Component {
     pub checks: Vec<Check>,
     /// What holds data and stays when the component goes.
     pub data: Vec<Data>,
+    /// What earlier releases had of it and this one has not, besides what Helm's records tell.
+    pub gone: Vec<Gone>,
+    /// What its programs make outside of their own objects: it goes when the component is switched off.
+    pub leaves: Vec<Gone>,
+    /// Labels of objects that people made, which must change with the component.
+    pub relabel: Vec<Relabel>,
+    /// Custom resources that its workloads need in order to start: they are applied before these.
+    pub early: Vec<String>,
     /// By name, as templates use them: `settings.NAME`.
     pub settings: BTreeMap<String, Setting>,
     /// What it wants to know of the cluster, by name: `existing.NAME`.
@@ -71,6 +79,14 @@ pub(crate) struct ComponentFile {
     pub checks: Vec<Check>,
     #[serde(default)]
     pub data: Vec<Data>,
+    #[serde(default)]
+    pub gone: Vec<Gone>,
+    #[serde(default)]
+    pub leaves: Vec<Gone>,
+    #[serde(default)]
+    pub relabel: Vec<Relabel>,
+    #[serde(default)]
+    pub early: Vec<String>,
     #[serde(default)]
     pub settings: BTreeMap<String, Setting>,
     #[serde(default)]
@@ -140,6 +156,56 @@ pub struct Data {
     pub about: String,
 }
 
+/// An object that earlier releases had and this one has not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gone {
+    #[serde(default)]
+    pub group: String,
+    pub kind: String,
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// One object; `*` at the end for all whose names begin so and that the component does not render.
+    pub name: String,
+    /// A Jinja expression; it stays where that is false.
+    #[serde(default)]
+    pub when: Option<String>,
+}
+
+impl Data {
+    /// Whether that is among it.
+    pub fn is(&self, key: &ObjectKey) -> bool {
+        let named = self.name.as_ref().is_none_or(|name| match name.strip_suffix('*') {
+            Some(start) => key.name.starts_with(start),
+            None => key.name == *name,
+        });
+        key.is(&self.group, &self.kind) && (self.namespace.is_none() || key.namespace == self.namespace) && named
+    }
+}
+
+impl Gone {
+    /// Whether that is the object meant.
+    pub fn is(&self, key: &ObjectKey) -> bool {
+        let named = match self.name.strip_suffix('*') {
+            Some(start) => key.name.starts_with(start),
+            None => key.name == self.name,
+        };
+        key.is(&self.group, &self.kind) && key.namespace == self.namespace && named
+    }
+}
+
+/// Objects that people made and that a component knows by their labels, where it looks for others from now on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Relabel {
+    pub group: String,
+    pub kind: String,
+    /// All of them must be there.
+    pub from: BTreeMap<String, String>,
+    /// What they become; labels that are in neither stay.
+    pub to: BTreeMap<String, String>,
+}
+
 /// Something of the cluster that manifests depend on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -163,6 +229,9 @@ pub struct HelmRelease {
     /// Files and folders (with a slash at the end) whose objects are not part of the Helm release.
     #[serde(default)]
     pub without: Vec<String>,
+    /// Helm releases in the same namespace that earlier releases had in its place: their objects are taken over, or go.
+    #[serde(default)]
+    pub replaces: Vec<String>,
 }
 
 /// The chart as Helm's record names it.
@@ -184,6 +253,9 @@ pub struct Health {
     /// Workloads that are looked at but not waited for.
     #[serde(default)]
     pub optional: Vec<ObjectKey>,
+    /// Workloads that its operators make: looked at, and waited for where they are there.
+    #[serde(default)]
+    pub made: Vec<ObjectKey>,
 }
 
 /// What must be seen well before a component counts as running.

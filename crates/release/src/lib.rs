@@ -19,6 +19,7 @@ mod component;
 mod files;
 pub mod helm;
 mod image;
+mod kinds;
 mod lint;
 mod release;
 mod render;
@@ -30,11 +31,12 @@ mod yaml;
 
 pub use catalogs::{catalog_versions, load_catalog};
 pub use component::{
-    Certificate, Chart, Check, Component, Data, GeneratedKey, GeneratedSecret, Health, HelmRelease,
-    Observation, Recipe, Switch, Target,
+    Certificate, Chart, Check, Component, Data, GeneratedKey, GeneratedSecret, Gone, Health, HelmRelease,
+    Observation, Recipe, Relabel, Switch, Target,
 };
 pub use files::Files;
 pub use image::{Image, ImageOverride, Registry, declared_images, images, images_of};
+pub use kinds::{Written, is_custom};
 pub use lint::lint;
 pub use release::{KubernetesSupport, LoadError, Release, Releases, Support, UpgradeFrom, UpgradePath};
 pub use render::{Cluster, Inputs, Manifest, Phase, RenderError, render};

@@ -52,6 +52,12 @@ fn lint_component(release: &Release, component: &Component) -> Vec<String> {
                 .checks
                 .iter()
                 .map(|check| (format!("checks.{}", check.reason), check.holds.as_str())),
+        )
+        .chain(
+            component
+                .gone
+                .iter()
+                .filter_map(|gone| Some((format!("gone.{}", gone.name), gone.when.as_deref()?))),
         );
     for (name, text) in expressions {
         match env.compile_expression(text) {

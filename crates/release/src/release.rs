@@ -1,6 +1,6 @@
 //! [`Release`] and [`Releases`]: the data of one release, and of all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -73,6 +73,8 @@ struct ReleaseFile {
     mirrors: BTreeMap<String, Mirror>,
     #[serde(default)]
     images: BTreeMap<String, Image>,
+    #[serde(default)]
+    core: Option<String>,
     components: Vec<String>,
 }
 
@@ -90,6 +92,8 @@ pub struct Release {
     pub mirrors: BTreeMap<String, Mirror>,
     /// By the name under which templates ask for them.
     pub images: BTreeMap<String, Image>,
+    /// The component that is the platform itself; where none is named, all are.
+    pub core: Option<String>,
     /// In the order in which they are upgraded.
     pub components: Vec<Component>,
 }
@@ -154,12 +158,32 @@ impl Release {
             settings: file.settings,
             mirrors: file.mirrors,
             images: file.images,
+            core: file.core,
             components,
         })
     }
 
     pub fn component(&self, name: &str) -> Option<&Component> {
         self.components.iter().find(|component| component.name == name)
+    }
+
+    /// Whether a component is the platform itself.
+    pub fn is_core(&self, name: &str) -> bool {
+        self.core.as_deref().is_none_or(|core| core == name)
+    }
+
+    /// All components that must be in place before one, those included that these need themselves.
+    pub fn needs(&self, name: &str) -> BTreeSet<&str> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![name];
+        while let Some(component) = open.pop().and_then(|name| self.component(name)) {
+            for need in &component.needs {
+                if found.insert(need.as_str()) {
+                    open.push(need);
+                }
+            }
+        }
+        found
     }
 
     /// How this release can be reached from `version`.
@@ -284,6 +308,10 @@ fn load_component(files: &Files, folder: &str, name: &str) -> Result<Component, 
         status: file.status,
         checks: file.checks,
         data: file.data,
+        gone: file.gone,
+        relabel: file.relabel,
+        early: file.early,
+        leaves: file.leaves,
         settings: file.settings,
         existing: file.existing,
         values: file.values,

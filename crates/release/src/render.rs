@@ -6,7 +6,7 @@ use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{Check, Component, GeneratedSecret, Release, helm, template};
+use crate::{Check, Component, GeneratedSecret, Gone, Release, helm, template};
 
 /// What manifests are rendered from.
 ///
@@ -67,7 +67,11 @@ pub enum Phase {
 
 impl Phase {
     fn of(object: &Object) -> Self {
-        match (object.group(), object.kind()) {
+        Self::of_kind(object.group(), object.kind())
+    }
+
+    pub(crate) fn of_kind(group: &str, kind: &str) -> Self {
+        match (group, kind) {
             ("", "Namespace") => Self::Namespaces,
             ("apiextensions.k8s.io", _) => Self::CustomResourceDefinitions,
             ("", "ServiceAccount") | ("rbac.authorization.k8s.io", _) => Self::Rbac,
@@ -236,8 +240,14 @@ pub fn render(
                     .iter()
                     .any(|w| path == w || (w.ends_with('/') && path.starts_with(w.as_str())))
             });
+            let phase = match Phase::of(&object) {
+                Phase::CustomResources if component.early.iter().any(|kind| kind == object.kind()) => {
+                    Phase::Services
+                }
+                phase => phase,
+            };
             let mut manifest = Manifest {
-                phase: Phase::of(&object),
+                phase,
                 object,
                 source: file.source.clone(),
                 in_helm_release,
@@ -310,6 +320,24 @@ impl Component {
         Ok(failed)
     }
 
+    /// What earlier releases had of it and these inputs have no use for.
+    ///
+    /// # Errors
+    /// An expression does not hold.
+    pub fn gone(&self, release: &Release, inputs: &Inputs) -> Result<Vec<&Gone>, RenderError> {
+        let mut gone = Vec::new();
+        for object in &self.gone {
+            let goes = match &object.when {
+                Some(when) => self.holds(release, inputs, &format!("gone.{}", object.name), when)?,
+                None => true,
+            };
+            if goes {
+                gone.push(object);
+            }
+        }
+        Ok(gone)
+    }
+
     fn holds(
         &self,
         release: &Release,
@@ -317,7 +345,7 @@ impl Component {
         name: &str,
         expression: &str,
     ) -> Result<bool, RenderError> {
-        let env = template::environment(self).map_err(|e| template_error(self, &e))?;
+        let env = template::expressions().map_err(|e| template_error(self, &e))?;
         let context = context(&env, release, self, inputs)?;
         env.compile_expression(expression)
             .and_then(|expression| expression.eval(context))
@@ -335,7 +363,7 @@ impl Component {
         release: &Release,
         inputs: &Inputs,
     ) -> Result<Vec<GeneratedSecret>, RenderError> {
-        let env = template::environment(self).map_err(|e| template_error(self, &e))?;
+        let env = template::expressions().map_err(|e| template_error(self, &e))?;
         let context = context(&env, release, self, inputs)?;
         let wanted = |name: &str, when: Option<&String>| match when {
             None => Ok(true),

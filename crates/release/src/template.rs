@@ -36,6 +36,15 @@ fn to_json_value(value: &Value) -> Result<serde_json::Value, Error> {
 /// An environment with the component's templates, by their path inside its folder, and the functions and filters.
 /// Templates that are no Jinja are an error, with file and line.
 pub(crate) fn environment(component: &Component) -> Result<Environment<'_>, Error> {
+    let mut env = expressions()?;
+    for (path, template) in &component.templates {
+        env.add_template(path, &template.text)?;
+    }
+    Ok(env)
+}
+
+/// An environment with the functions and filters alone: for expressions.
+pub(crate) fn expressions<'a>() -> Result<Environment<'a>, Error> {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_auto_escape_callback(|_| AutoEscape::Json);
@@ -117,9 +126,6 @@ pub(crate) fn environment(component: &Component) -> Result<Environment<'_>, Erro
             Ok(reference.to_string())
         },
     );
-    for (path, template) in &component.templates {
-        env.add_template(path, &template.text)?;
-    }
     Ok(env)
 }
 

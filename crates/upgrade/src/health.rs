@@ -176,6 +176,21 @@ pub fn crd_established(object: &Object) -> Health {
     }
 }
 
+/// Whether an object that was deleted is gone; the one that is given is still there.
+pub fn gone(object: &Object) -> Health {
+    let finalizers: Vec<&str> = object
+        .get("/metadata/finalizers")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    progressing(match finalizers.as_slice() {
+        [] => "it is being deleted".to_owned(),
+        names => format!("it is being deleted and waits for finalizer {}", names.join(", ")),
+    })
+}
+
 /// Whether a workload is scaled to 0 and none of its pods is left.
 pub fn stopped<'a>(workload: &Object, pods: impl IntoIterator<Item = &'a Object>) -> Health {
     if replicas(workload) != 0 {

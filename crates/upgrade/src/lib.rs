@@ -30,4 +30,15 @@ pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};
 pub use rollback::{Backup, decide_rollback};
 pub use settings::cluster_configuration as cluster_configuration_key;
+pub use release::is_custom;
 pub use snapshot::{Permission, ServedResource, Snapshot, Unreadable};
+
+/// Where any embedded release's components have their objects.
+pub fn written() -> &'static release::Written {
+    static WRITTEN: std::sync::LazyLock<release::Written> = std::sync::LazyLock::new(|| {
+        release::Releases::embedded()
+            .map(|releases| releases.written())
+            .unwrap_or_default()
+    });
+    &WRITTEN
+}

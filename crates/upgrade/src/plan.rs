@@ -38,9 +38,6 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// Objects of the release that already are as they should be.
     pub unchanged: usize,
-    /// Components that are enabled but not touched by this version of the installer.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub untouched_components: Vec<String>,
     pub findings: Vec<Finding>,
     pub impact: access::Impact,
 }
@@ -53,6 +50,13 @@ pub struct Stage {
     pub name: String,
     /// For people: `Custom roles`.
     pub title: String,
+    /// The component whose stage it is; stages of one component are carried out one after another, those of different ones
+    /// side by side. Absent: a stage of the platform, which has to be done before what comes after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// Components whose stages have to be done before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
     pub steps: Vec<Step>,
 }
 
@@ -154,6 +158,8 @@ pub enum Condition {
     Stopped,
     /// A new CRD's resource is served.
     Served,
+    /// An object that was deleted is gone.
+    Gone,
 }
 
 impl std::fmt::Display for Condition {
@@ -163,6 +169,7 @@ impl std::fmt::Display for Condition {
             Self::RolledOut => "rolled out",
             Self::Stopped => "stopped",
             Self::Served => "served",
+            Self::Gone => "gone",
         })
     }
 }
@@ -196,6 +203,8 @@ pub(crate) fn push(stages: &mut Vec<Stage>, order: &[(&str, &str)], stage: &str,
     stages.push(Stage {
         name: stage.into(),
         title: title.into(),
+        component: None,
+        after: Vec::new(),
         steps: vec![step],
     });
 }
@@ -456,6 +465,8 @@ mod tests {
         Stage {
             name: name.into(),
             title: name.into(),
+            component: None,
+            after: Vec::new(),
             steps,
         }
     }
@@ -480,7 +491,6 @@ mod tests {
                 mk_stage("last", vec![mk_patch("both", "2", json!({"y": 1}))]),
             ],
             unchanged: 0,
-            untouched_components: Vec::new(),
             findings: Vec::new(),
             impact: access::Impact::default(),
         }

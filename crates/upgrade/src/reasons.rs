@@ -59,12 +59,18 @@ reasons! {
         "KubeSphere runs without its ClusterConfiguration, so its settings are not known";
     CLUSTER_CONFIGURATION_UNREADABLE = "ClusterConfigurationUnreadable" [Blocker]
         "The ClusterConfiguration has no readable spec";
+    COMPONENT_IN_USE = "ComponentInUse" [Warning]
+        "A component is switched off, but stays, since another one that is enabled needs it";
     COMPONENT_MISSING = "ComponentMissing" [Blocker, Warning]
         "A workload that the platform needs does not exist; a blocker afterwards";
+    COMPONENT_STILL_RUNS = "ComponentStillRuns" [Info]
+        "A component is switched off, but an earlier installer, which removes nothing, left it running";
     COMPONENT_UNHEALTHY = "ComponentUnhealthy" [Warning]
         "A workload that the platform needs does not run well before the upgrade";
     CONVERSION_UNAVAILABLE = "ConversionUnavailable" [Blocker, Warning]
         "The conversion webhook of a CustomResourceDefinition does not answer";
+    DATA_STAYS = "DataStays" [Info]
+        "A component that is switched off leaves its data behind, for when it is enabled again";
     DEFINITION_INCOMPATIBLE = "DefinitionIncompatible" [Blocker]
         "A CustomResourceDefinition differs from the release's in a field that cannot be changed";
     DEFINITION_NOT_ESTABLISHED = "DefinitionNotEstablished" [Blocker]
@@ -83,6 +89,8 @@ reasons! {
         "Helm's record of the old release cannot be read, so what that release set is not known";
     HELM_RELEASE_PENDING = "HelmReleasePending" [Warning]
         "A Helm release hangs in an operation, because helm was killed in the middle";
+    IMMUTABLE_KEPT = "ImmutableKept" [Info]
+        "A field differs from what the release sets and stays, since Kubernetes does not let it be changed";
     INSTALLATION_INTERRUPTED = "InstallationInterrupted" [Info]
         "An earlier installation was cut and is finished by this one";
     KUBERNETES_EXPERIMENTAL = "KubernetesExperimental" [Warning]
@@ -115,8 +123,6 @@ reasons! {
         "Afterwards a custom role no longer grants something that was not revoked";
     PRE_RELEASE = "PreRelease" [Warning]
         "The cluster runs a build of KubeSphere that was never released";
-    REDIS_MISSING = "RedisMissing" [Blocker]
-        "The settings ask for a redis that is not there, without which ks-apiserver does not start";
     REMOVED_ROLE_LEFT = "RemovedRoleLeft" [Blocker]
         "Afterwards a role that the new release no longer has is still there";
     REVOKED_TEMPLATE_HELD = "RevokedTemplateHeld" [Blocker]

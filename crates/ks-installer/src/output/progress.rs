@@ -1,6 +1,6 @@
 //! A progress bar per stage on a terminal; elsewhere a line per stage.
 
-use std::{io::IsTerminal as _, sync::Mutex, time::Duration};
+use std::{collections::BTreeMap, io::IsTerminal as _, sync::Mutex, time::Duration};
 
 use engine::{Event, Outcome};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,8 +10,11 @@ pub(crate) struct Progress {
     bars: MultiProgress,
     is_terminal: bool,
     show: bool,
-    current: Mutex<Option<(ProgressBar, String)>>,
+    /// By the stage's place; [`WORK`] for what is no stage.
+    current: Mutex<BTreeMap<usize, (ProgressBar, String)>>,
 }
+
+const WORK: usize = usize::MAX;
 
 impl Progress {
     /// With `show` false nothing is shown.
@@ -25,11 +28,11 @@ impl Progress {
             bars,
             is_terminal,
             show,
-            current: Mutex::new(None),
+            current: Mutex::default(),
         }
     }
 
-    fn current(&self) -> std::sync::MutexGuard<'_, Option<(ProgressBar, String)>> {
+    fn current(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, (ProgressBar, String)>> {
         self.current
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -49,12 +52,12 @@ impl Progress {
         bar.set_style(style("{spinner} {prefix:<26} {msg}"));
         bar.set_prefix(title.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
-        *self.current() = Some((bar, title.to_owned()));
+        self.current().insert(WORK, (bar, title.to_owned()));
     }
 
     /// Ends it, with what came of it.
     pub(crate) fn end(&self, outcome: &str) {
-        if let Some((bar, title)) = self.current().take() {
+        if let Some((bar, title)) = self.current().remove(&WORK) {
             bar.finish_and_clear();
             self.line(&format!("{} {title:<26} {outcome}", super::text::tick()));
         }
@@ -68,21 +71,23 @@ impl Progress {
     /// Takes an event of the engine.
     pub(crate) fn event(&self, event: Event) {
         match event {
-            Event::StageStarted { title, steps, .. } => {
+            Event::StageStarted {
+                index, title, steps, ..
+            } => {
                 let bar = self.bars.add(ProgressBar::new(steps as u64));
                 bar.set_style(
                     style("  {prefix:<26} [{bar:30}] {pos}/{len} {wide_msg}").progress_chars("=> "),
                 );
                 bar.set_prefix(title.clone());
-                *self.current() = Some((bar, title));
+                self.current().insert(index, (bar, title));
             }
             Event::StepDone {
+                index,
                 object,
                 action,
                 outcome,
-                ..
             } => {
-                if let Some((bar, _)) = &*self.current() {
+                if let Some((bar, _)) = self.current().get(&index) {
                     bar.inc(1);
                     bar.set_message(format!("{action} {object}"));
                 }
@@ -93,8 +98,12 @@ impl Progress {
                 }
                 tracing::debug!(%object, action, ?outcome, "step done");
             }
-            Event::Waiting { object, progress, .. } => {
-                if let Some((bar, _)) = &*self.current() {
+            Event::Waiting {
+                index,
+                object,
+                progress,
+            } => {
+                if let Some((bar, _)) = self.current().get(&index) {
                     bar.set_message(format!("waiting for {object}: {progress}"));
                 }
                 tracing::info!(%object, progress, "waiting");
@@ -109,8 +118,8 @@ impl Progress {
                     after.as_secs_f64()
                 ));
             }
-            Event::StageDone { took, .. } => {
-                let stage = self.current().take();
+            Event::StageDone { index, took } => {
+                let stage = self.current().remove(&index);
                 if let Some((bar, title)) = stage {
                     let steps = bar.length().unwrap_or_default();
                     bar.finish_and_clear();

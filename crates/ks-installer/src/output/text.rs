@@ -127,18 +127,6 @@ pub(crate) fn plan(plan: &Plan, details: bool) -> String {
             }
         }
     }
-    if !plan.untouched_components.is_empty() {
-        let _ = writeln!(
-            out,
-            "\nComponents that {}: {}",
-            if plan.is_installation() {
-                "do not come along, since this installer does not install them yet"
-            } else {
-                "stay as they are, since this installer does not upgrade them yet"
-            },
-            plan.untouched_components.join(", ")
-        );
-    }
     out
 }
 

@@ -318,6 +318,7 @@ mod tests {
                 app_version: "v2".into(),
             },
             without: Vec::new(),
+            replaces: Vec::new(),
         }
     }
 

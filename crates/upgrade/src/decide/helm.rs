@@ -49,10 +49,19 @@ impl Decider<'_> {
             Ok((records, objects.unwrap_or_default()))
         });
         match read {
-            Ok((records, objects)) => History {
-                records: Some(records),
-                objects: objects.into_iter().map(|o| (o.key(), o)).collect(),
-            },
+            Ok((records, objects)) => {
+                let replaced = release.replaces.iter().flat_map(|name| {
+                    let records = self.records_of(name, &release.namespace);
+                    let current = helm::current(&records);
+                    current
+                        .and_then(|record| record.manifest_objects(&helm::is_namespaced).ok())
+                        .unwrap_or_default()
+                });
+                History {
+                    records: Some(records),
+                    objects: replaced.chain(objects).map(|o| (o.key(), o)).collect(),
+                }
+            }
             Err(error) => {
                 self.findings.push(
                     Finding::warning(
@@ -100,16 +109,17 @@ impl Decider<'_> {
         let described = newest.filter(|newest| newest.status() == "deployed" && describes(newest));
         let deployed = described
             .map(helm::Record::revision)
-            .or_else(|| self.further_revision(release, records, &owned, &resolved));
+            .or_else(|| self.further_revision(component, release, records, &owned, &resolved));
         let Some(deployed) = deployed else { return };
         for record in records.iter().filter(|record| record.revision() < deployed) {
-            self.overtake(record, deployed);
+            self.overtake(component, record, deployed);
         }
     }
 
     /// Plans a revision after all others; `None` when there can be none.
     fn further_revision(
         &mut self,
+        component: &Component,
         release: &HelmRelease,
         records: &[helm::Record],
         owned: &[Object],
@@ -143,12 +153,13 @@ impl Decider<'_> {
         let revision = record.revision();
         let mut step = step(key, action, None);
         step.note = Some(format!("revision {revision} of Helm release {}", release.name));
-        self.push("helm-record", step);
+        let stage = self.lane(component, "helm-record");
+        self.push(&stage, step);
         Some(revision)
     }
 
     /// Plans what becomes of a revision that is no longer the latest.
-    fn overtake(&mut self, record: &helm::Record, by: u64) {
+    fn overtake(&mut self, component: &Component, record: &helm::Record, by: u64) {
         let Some((status, description)) = helm::overtaken(record, by) else {
             return;
         };
@@ -162,6 +173,25 @@ impl Decider<'_> {
         };
         let mut step = step(key, action, live);
         step.note = Some(format!("{}, now {status}", record.status()));
-        self.push("helm-history", step);
+        let stage = self.lane(component, "helm-history");
+        self.push(&stage, step);
+    }
+
+    /// Plans that records of releases go in whose place another one is: their objects are that one's now.
+    pub(super) fn replace_records(&mut self, component: &Component) {
+        let Some(release) = &component.helm else { return };
+        for name in &release.replaces {
+            for record in self.records_of(name, &release.namespace) {
+                let key = ObjectKey::namespaced("", "Secret", record.namespace(), &record.secret_name());
+                if let Some(live) = self.snapshot.get(&key) {
+                    let stage = self.lane(component, "helm-history");
+                    self.delete(&stage, live, &format!("Helm release {} is in its place", release.name));
+                }
+            }
+        }
+    }
+
+    fn records_of(&self, name: &str, namespace: &str) -> Vec<helm::Record> {
+        helm::history(self.snapshot.of_kind("", "Secret"), name, namespace).unwrap_or_default()
     }
 }

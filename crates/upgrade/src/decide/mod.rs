@@ -1,8 +1,12 @@
 //! From what is there to what is to be done.
 
 mod access;
+mod components;
 mod core;
+mod definitions;
 mod helm;
+mod immutable;
+mod removal;
 mod rollout;
 mod step;
 
@@ -44,6 +48,9 @@ pub struct Options {
     /// What becomes of a cluster without KubeSphere.
     #[serde(skip_serializing_if = "Install::is_no")]
     pub install: Install,
+    /// Remove data with the components that are switched off.
+    #[serde(skip_serializing_if = "is_false")]
+    pub delete_data: bool,
     /// The time of deciding, in Unix seconds, where that is known: an operation of Helm that began just before is one that
     /// may be under way.
     #[serde(skip)]
@@ -59,9 +66,15 @@ impl Default for Options {
             allow_unsupported_kubernetes: false,
             refresh_templates: true,
             install: Install::No,
+            delete_data: false,
             now: None,
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Whether a cluster without KubeSphere gets one.
@@ -283,12 +296,8 @@ pub fn outline(snapshot: &Snapshot, releases: &Releases, options: &Options) -> O
         let manifests = components.manifests.iter();
         manifests.map(|manifest| &manifest.object).chain(catalog)
     };
-    let rendered: BTreeSet<&String> = components.workloads.keys().collect();
     Outline {
-        is_whole: release
-            .components
-            .iter()
-            .all(|component| rendered.contains(&component.name)),
+        is_whole: components.is_whole && decider.settings.is_some(),
         managed: objects().map(Object::key).collect(),
         templates: objects()
             .filter(|object| object.label(TEMPLATE).is_some())
@@ -337,7 +346,7 @@ impl<'a> Decider<'a> {
     }
 
     /// Decides all stages.
-    fn stages_of(&mut self, from: Option<&str>) -> core::Components {
+    fn stages_of(&mut self, from: Option<&str>) -> components::Components {
         let snapshot = self.snapshot;
         let configuration = snapshot.get(&cluster_configuration_key());
         let empty = serde_json::json!({});
@@ -403,13 +412,6 @@ impl<'a> Decider<'a> {
 
     fn plan(&mut self, from: Option<&str>) -> Option<Plan> {
         let snapshot = self.snapshot;
-        let untouched_components = self
-            .settings
-            .iter()
-            .flat_map(|settings| &settings.components)
-            .filter(|name| self.release.component(name).is_none())
-            .cloned()
-            .collect();
         snapshot.get(&cluster_configuration_key())?;
         let mut findings = self.findings.clone();
         preflight::sort(&mut findings);
@@ -422,20 +424,17 @@ impl<'a> Decider<'a> {
             options: self.options.clone(),
             stages: std::mem::take(&mut self.stages),
             unchanged: self.unchanged,
-            untouched_components,
             findings,
             impact: std::mem::take(&mut self.impact),
         })
     }
 
-    fn preflight(&mut self, components: &core::Components, rendered: &[&Object]) {
+    fn preflight(&mut self, components: &components::Components, rendered: &[&Object]) {
         let settings = self.settings.as_ref();
         let admin = ObjectKey::cluster("iam.kubesphere.io", "User", "admin");
         if let Some(settings) = settings {
             self.findings
                 .extend(settings.check(self.snapshot.get(&admin).is_some()));
-            self.findings
-                .extend(core::check_redis(self.snapshot, settings, self.options.install));
         }
         let founded = self
             .foundation
@@ -471,9 +470,47 @@ impl<'a> Decider<'a> {
 
     /// The stages in the order in which they are carried out, those without steps left out.
     fn order(&mut self) {
-        let position = |stage: &Stage| ORDER.iter().position(|(name, _)| *name == stage.name);
-        self.stages.sort_by_key(position);
+        let release = self.release;
         self.stages.retain(|stage| !stage.steps.is_empty());
+        for stage in &mut self.stages {
+            let Some((component, phase)) = stage.name.split_once('/') else {
+                continue;
+            };
+            let title = LANE.iter().find(|(name, _)| *name == phase);
+            stage.title = format!("{component}: {}", title.map_or(phase, |(_, title)| title));
+            stage.component = Some(component.to_owned());
+        }
+        let leaving: BTreeSet<String> = self
+            .stages
+            .iter()
+            .filter(|stage| stage.name.contains("/remove-"))
+            .filter_map(|stage| stage.component.clone())
+            .collect();
+        for stage in &mut self.stages {
+            let Some(name) = &stage.component else { continue };
+            stage.after = if leaving.contains(name) {
+                // Whoever uses it goes first.
+                let users = leaving.iter().filter(|user| release.needs(user).contains(name.as_str()));
+                users.cloned().collect()
+            } else {
+                release.needs(name).into_iter().map(str::to_owned).collect()
+            };
+        }
+        let core = release.core.as_deref().unwrap_or_default();
+        let before_core = release.needs(core);
+        let position = |stage: &Stage| {
+            let of_core = |name: &str| ORDER.iter().position(|(other, _)| *other == name);
+            let Some(component) = &stage.component else {
+                return (of_core(&stage.name), 0, 0);
+            };
+            let phase = stage.name.split_once('/').map_or("", |(_, phase)| phase);
+            let index = release.components.iter().position(|other| other.name == *component);
+            let place = LANE.iter().position(|(other, _)| *other == phase);
+            let first = before_core.contains(component.as_str()) && !leaving.contains(component);
+            let block = of_core(if first { BEFORE_CORE } else { COMPONENTS });
+            (block, index.unwrap_or_default(), place.unwrap_or_default())
+        };
+        self.stages.sort_by_key(position);
     }
 }
 
@@ -482,13 +519,14 @@ const FOUNDATION: &str = "foundation";
 
 /// All stages, in order: whatever is read by a later one is written by an earlier one, and what judges writes
 /// (webhooks) or says that all is done (the version in the status) comes last.
-const ORDER: [(&str, &str); 16] = [
+const ORDER: [(&str, &str); 18] = [
     (FOUNDATION, "Foundation"),
     ("old-installer", "Old installer"),
     ("configuration", "Configuration"),
     ("namespaces", "Namespaces"),
     ("definitions", "Custom resource definitions"),
     ("secrets", "Secrets"),
+    (BEFORE_CORE, "What the core needs"),
     ("role-templates", "Role templates"),
     ("bindings", "Role bindings"),
     ("custom-roles", "Custom roles"),
@@ -499,4 +537,28 @@ const ORDER: [(&str, &str); 16] = [
     ("helm-record", "Helm record"),
     ("helm-history", "Helm history"),
     ("completion", "Completion"),
+    (COMPONENTS, "Components"),
+];
+
+/// Where the stages of components stand that the core needs, and those of all others.
+const BEFORE_CORE: &str = "before-core";
+const COMPONENTS: &str = "components";
+
+/// The stages of a component, in order; first those of one that is installed or upgraded, then those of one that goes.
+const LANE: [(&str, &str); 15] = [
+    ("core", "configuration"),
+    ("workloads", "workloads"),
+    ("resources", "custom resources"),
+    ("webhooks", "webhooks"),
+    ("removal", "what is gone"),
+    ("helm-record", "Helm record"),
+    ("helm-history", "Helm history"),
+    ("remove-resources", "custom resources go"),
+    ("remove-webhooks", "webhooks go"),
+    ("remove-workloads", "workloads go"),
+    ("remove-rest", "configuration goes"),
+    ("remove-definitions", "definitions go"),
+    ("remove-data", "data goes"),
+    ("remove-namespaces", "namespaces go"),
+    ("status", "status"),
 ];

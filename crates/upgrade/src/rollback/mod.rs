@@ -170,7 +170,6 @@ impl Rollback<'_> {
             options: upgrade.options.clone(),
             stages: std::mem::take(&mut self.stages),
             unchanged: self.unchanged,
-            untouched_components: Vec::new(),
             findings: Vec::new(),
             impact,
         })

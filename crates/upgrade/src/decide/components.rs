@@ -1,0 +1,484 @@
+//! The components of the release: which of them the settings ask for, and what has to be done for each.
+//!
+//! ```text
+//!   settings ─▶ enabled? ─▶ checks ─▶ manifests ─┐
+//!                  │no                           ├─▶ steps of the shared stages: namespaces, definitions, secrets
+//!                  ▼                             └─▶ steps of its own stages, its lane
+//!               removal, where this installer had installed it
+//! ```
+//!
+//! The core's stages are the plan's own. What the core needs (redis, openldap) has its lane before them, everything else after
+//! them: the platform is done before its components are begun, and none of these stops another.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use object::{Object, ObjectKey};
+use release::{Component, GeneratedSecret, Gone, Inputs, Manifest, Phase, helm, secret::Reference};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Decider, definitions, immutable, rollout,
+    step::{self, step},
+};
+use crate::{
+    Action, Finding,
+    health::{self, Health},
+    plan::{self, Body, Condition},
+    reasons,
+    settings::{self, Settings},
+};
+
+/// What the enabled components are made of.
+#[derive(Default)]
+pub(super) struct Components {
+    pub manifests: Vec<Manifest>,
+    /// What must be seen well.
+    pub targets: release::Target,
+    /// The workloads among it, by component.
+    pub workloads: BTreeMap<String, Vec<ObjectKey>>,
+    /// Whether all that the settings ask for is among it.
+    pub is_whole: bool,
+    /// What fails a check, and so is not among it.
+    pub left_out: BTreeSet<String>,
+}
+
+/// A component, rendered for this cluster.
+pub(super) struct Rendered<'a> {
+    pub component: &'a Component,
+    pub manifests: Vec<Manifest>,
+    pub secrets: Vec<GeneratedSecret>,
+    pub gone: Vec<&'a Gone>,
+}
+
+impl<'a> Decider<'a> {
+    /// Plans all components of the release; returns what the enabled ones are.
+    pub(super) fn components(&mut self, settings: &Settings) -> Components {
+        let release = self.release;
+        let mut all = Components {
+            is_whole: true,
+            ..Components::default()
+        };
+        let mut enabled = Vec::new();
+        let mut disabled = Vec::new();
+        for component in &release.components {
+            let inputs = match settings.inputs(release, component, |key| self.snapshot.get(key)) {
+                Ok(inputs) => inputs,
+                Err(findings) => {
+                    self.findings.extend(findings);
+                    all.is_whole = false;
+                    continue;
+                }
+            };
+            let rendered = self.render(component, &inputs, settings);
+            match rendered {
+                Ok(Asked::Yes(rendered)) => enabled.push(rendered),
+                Ok(Asked::No(rendered)) => disabled.push(rendered),
+                Ok(Asked::LeftOut) => {
+                    all.left_out.insert(component.name.clone());
+                }
+                Err(error) => {
+                    all.is_whole = false;
+                    self.findings.push(
+                        Finding::blocker(reasons::MANIFEST_DOES_NOT_RENDER, error.to_string())
+                            .hint("check the settings that it names; if they are right, this is a fault of the installer: please report it"),
+                    );
+                }
+            }
+        }
+        leave_to_components(release, &mut enabled);
+        for rendered in &enabled {
+            self.component(rendered, settings.spec());
+            let targets = rendered.component.targets(&rendered.manifests);
+            let name = &rendered.component.name;
+            all.workloads.insert(name.clone(), targets.workloads.clone());
+            all.targets.workloads.extend(targets.workloads);
+            all.targets
+                .custom_resource_definitions
+                .extend(targets.custom_resource_definitions);
+            all.targets.webhook_services.extend(targets.webhook_services);
+        }
+        for rendered in &disabled {
+            self.remove(rendered, &enabled);
+        }
+        all.manifests = enabled.into_iter().flat_map(|rendered| rendered.manifests).collect();
+        all
+    }
+
+    fn render(
+        &mut self,
+        component: &'a Component,
+        inputs: &Inputs,
+        settings: &Settings,
+    ) -> Result<Asked<'a>, release::RenderError> {
+        let release = self.release;
+        let is_asked_for = component.is_enabled(release, inputs)?;
+        if !is_asked_for && !self.was_installed(component) {
+            return Ok(Asked::No(Rendered {
+                component,
+                manifests: Vec::new(),
+                secrets: Vec::new(),
+                gone: Vec::new(),
+            }));
+        }
+        if is_asked_for {
+            let is_there = self.is_there(component);
+            let mut left_out = false;
+            for check in component.failed_checks(release, inputs)? {
+                if check.first && is_there {
+                    continue;
+                }
+                let (text, hint) = (&check.message, &check.hint);
+                left_out |= !check.warning;
+                let message = match check.warning {
+                    true => format!("component {}: {text}", component.name),
+                    false => format!("component {} is left out: {text}", component.name),
+                };
+                self.findings.push(
+                    Finding::warning(&check.reason, message)
+                        .on(settings::cluster_configuration())
+                        .hint(hint.clone()),
+                );
+            }
+            if left_out {
+                return Ok(Asked::LeftOut);
+            }
+        }
+        let _ = settings;
+        let rendered = Rendered {
+            component,
+            manifests: release::render(release, component, inputs)?,
+            secrets: component.generated_secrets(release, inputs)?,
+            gone: component.gone(release, inputs)?,
+        };
+        Ok(if is_asked_for {
+            Asked::Yes(rendered)
+        } else {
+            Asked::No(rendered)
+        })
+    }
+
+    /// What the ClusterConfiguration's status says of a component.
+    pub(super) fn status_of(&self, component: &Component) -> Option<&'a Value> {
+        let configuration = self.snapshot.get(&settings::cluster_configuration())?;
+        let path = status_path(component)?;
+        path.split('.')
+            .try_fold(configuration.get("/status")?, |value, name| value.get(name))
+    }
+
+    /// Whether this installer has installed a component, whatever became of it since.
+    pub(super) fn was_installed(&self, component: &Component) -> bool {
+        self.status_of(component).is_some_and(|status| {
+            status.get("status").and_then(Value::as_str) == Some("enabled") && status.get("version").is_some()
+        })
+    }
+
+    /// Whether a component was there before, by whomever.
+    fn is_there(&self, component: &Component) -> bool {
+        self.status_of(component)
+            .and_then(|status| status.get("status"))
+            .and_then(Value::as_str)
+            == Some("enabled")
+    }
+
+    /// The stage in which an object of a component is applied.
+    fn stage(&self, component: &Component, phase: Phase) -> String {
+        let stage = match phase {
+            Phase::Namespaces => return "namespaces".into(),
+            Phase::CustomResourceDefinitions => return "definitions".into(),
+            Phase::Rbac | Phase::Secrets | Phase::ConfigMaps | Phase::Services => "core",
+            Phase::Workloads => "workloads",
+            Phase::CustomResources => "resources",
+            Phase::Webhooks => "webhooks",
+        };
+        self.lane(component, stage)
+    }
+
+    /// A stage of the core, or the one like it of a component.
+    pub(super) fn lane(&self, component: &Component, stage: &str) -> String {
+        if !self.release.is_core(&component.name) {
+            return format!("{}/{stage}", component.name);
+        }
+        match stage {
+            "resources" => "workloads".into(),
+            "removal" => "webhooks".into(),
+            stage => stage.into(),
+        }
+    }
+
+    fn component(&mut self, rendered: &Rendered<'_>, spec: &Value) {
+        let Rendered {
+            component,
+            manifests,
+            secrets,
+            gone,
+        } = rendered;
+        for secret in secrets {
+            self.generate(secret, spec);
+        }
+        let history = self.history(component);
+        let old = &history.objects;
+        let mut workloads = false;
+        let mut recorded = manifests.clone();
+        for (manifest, recorded) in manifests.iter().zip(&mut recorded) {
+            let new = self.resolve(&manifest.object, spec);
+            let key = new.key();
+            let stage = self.stage(component, manifest.phase);
+            let live = self.snapshot.get(&key).filter(|_| !step::is_shared(&key));
+            // Whoever applied it last may have added labels and annotations of their own.
+            let last_applied = live.and_then(Object::last_applied).map(|mut applied| {
+                if let Some(map) = applied.as_object_mut() {
+                    map.remove("metadata");
+                }
+                applied
+            });
+            let released = old.get(&key).map(Object::as_value);
+            let (new, shown) = self.fit(&new, &manifest.object);
+            let rollout = self.rollout(released.or(last_applied.as_ref()), &new);
+            if rollout.new.get(rollout::STRATEGY) != new.get(rollout::STRATEGY) {
+                // Helm takes back what its record has. What it has not would stay, and be no strategy with what it has.
+                recorded.object = rollout::with_ours(&recorded.object);
+            }
+            let planned = self.apply(&stage, rollout.old.as_ref(), &rollout.new, &shown);
+            workloads |= planned && matches!(manifest.phase, Phase::Workloads | Phase::ConfigMaps);
+            if planned && manifest.phase == Phase::CustomResourceDefinitions {
+                self.wait(&stage, key, Condition::Established);
+            }
+        }
+        self.relabel(component, manifests);
+        let stage = self.lane(component, "workloads");
+        let made = &component.health.made;
+        for key in component.targets(manifests).workloads.into_iter().chain(made.iter().cloned()) {
+            // A run that stopped at a rollout left it behind. The version must not be written before it is complete.
+            let live = self.snapshot.get(&key);
+            let is_made = made.contains(&key);
+            if is_made && live.is_none() {
+                continue;
+            }
+            if workloads || live.is_some_and(|live| health::rollout(live) != Health::Complete) {
+                let stage = if is_made { self.lane(component, "resources") } else { stage.clone() };
+                self.wait(&stage, key, Condition::RolledOut);
+            }
+        }
+        let snapshot = self.snapshot;
+        let is_rendered = |key: &ObjectKey| manifests.iter().any(|m| m.object.key() == *key);
+        let stays = |released: &Object| {
+            let key = released.key();
+            snapshot.get(&key).is_some_and(|live| {
+                helm::is_kept(live)
+                    || helm::is_kept(released)
+                    || is_precious(&key)
+                    || secrets.iter().any(|secret| secret.key() == key)
+            })
+        };
+        let dropped = old.iter().filter(|(_, released)| !stays(released)).map(|(key, _)| key);
+        let listed = snapshot.objects.keys().filter(|key| gone.iter().any(|gone| gone.is(key)));
+        let dropped: BTreeSet<&ObjectKey> = dropped.chain(listed).filter(|key| !is_rendered(key)).collect();
+        let stage = self.lane(component, "removal");
+        for key in dropped {
+            if let Some(live) = snapshot.get(key) {
+                self.delete(&stage, live, "the release no longer has it");
+            }
+        }
+        // What the release renders outside of Helm's release stays as well.
+        let remains = |released: &Object| stays(released) || is_rendered(&released.key());
+        self.record(component, &history, &recorded, spec, remains);
+        self.replace_records(component);
+        self.note_status(component, true);
+    }
+
+    fn generate(&mut self, secret: &GeneratedSecret, spec: &Value) {
+        let key = secret.key();
+        let live = self.snapshot.get(&key);
+        let keys = secret.keys_to_write(live, spec);
+        let is_planned = self.stages.iter().any(|stage| {
+            let mut steps = stage.steps.iter();
+            stage.name == "secrets" && steps.any(|step| step.object == key)
+        });
+        // Two components may share one.
+        if keys.is_empty() || is_planned {
+            return;
+        }
+        let mut step = step(
+            key,
+            Action::Generate {
+                secret: secret.clone(),
+            },
+            live,
+        );
+        step.note = Some(format!("{} made and kept from then on", keys.join(", ")));
+        self.push("secrets", step);
+    }
+
+    /// What is to be applied, as far as the API lets the object that is there become it; and the same as it is shown.
+    fn fit(&mut self, new: &Object, shown: &Object) -> (Object, Object) {
+        let Some(live) = self.snapshot.get(&new.key()) else {
+            return (new.clone(), shown.clone());
+        };
+        if new.kind() == "CustomResourceDefinition" {
+            let fitted = definitions::fit(live, new);
+            return (fitted.clone(), fitted);
+        }
+        let fitted = immutable::fit(live, new);
+        for path in &fitted.kept {
+            self.findings.push(
+                Finding::info(
+                    reasons::IMMUTABLE_KEPT,
+                    format!("{path} stays as it is: Kubernetes does not let it be changed"),
+                )
+                .on(new.key()),
+            );
+        }
+        if fitted.object == *new {
+            return (new.clone(), shown.clone());
+        }
+        (fitted.object, immutable::fit(live, shown).object)
+    }
+
+    /// Changes labels of what people made where the component looks for others now.
+    fn relabel(&mut self, component: &Component, manifests: &[Manifest]) {
+        let snapshot = self.snapshot;
+        for rule in &component.relabel {
+            let has = |object: &Object, labels: &BTreeMap<String, String>| {
+                labels.iter().all(|(name, value)| object.label(name) == Some(value))
+            };
+            for live in snapshot.of_kind(&rule.group, &rule.kind) {
+                if !has(live, &rule.from) || manifests.iter().any(|m| m.object.key() == live.key()) {
+                    continue;
+                }
+                let mut labels = Map::new();
+                for name in rule.from.keys() {
+                    labels.insert(name.clone(), Value::Null);
+                }
+                for (name, value) in &rule.to {
+                    labels.insert(name.clone(), value.clone().into());
+                }
+                let stage = self.lane(component, "resources");
+                let note = "its labels move to those that this release looks for".to_owned();
+                self.patch(&stage, live, json!({"metadata": {"labels": labels}}), Some(note));
+            }
+        }
+    }
+
+    pub(super) fn delete(&mut self, stage: &str, live: &Object, note: &str) {
+        let uid = live.uid().unwrap_or_default().to_owned();
+        let mut step = step(live.key(), Action::Delete { uid }, Some(live));
+        step.note = Some(note.to_owned());
+        self.push(stage, step);
+    }
+
+    /// Plans what the status is to say of a component. It is written after everything else of it.
+    pub(super) fn note_status(&mut self, component: &Component, is_enabled: bool) {
+        let snapshot = self.snapshot;
+        let (Some(path), Some(configuration)) =
+            (status_path(component), snapshot.get(&settings::cluster_configuration()))
+        else {
+            return;
+        };
+        let version = self.release.version.to_string();
+        let live = self.status_of(component);
+        let Some(status) = settings::component_status(live, is_enabled, &version) else {
+            return;
+        };
+        let status = path.rsplit('.').fold(status, |value, name| json!({ (name): value }));
+        let patch = json!({ "status": status });
+        let action = Action::Patch {
+            digest: plan::digest_value(&patch),
+            body: Body(patch),
+        };
+        let stage = self.lane(component, "status");
+        let mut step = step(configuration.key(), action, Some(configuration));
+        step.note = Some(format!("{} is {}", component.name, if is_enabled { "enabled" } else { "disabled" }));
+        self.push(&stage, step);
+    }
+
+    /// The object with all references to secrets put in place that can be; others stay for who writes it.
+    pub(super) fn resolve(&self, object: &Object, spec: &Value) -> Object {
+        let lookup = |reference: &Reference| match reference {
+            Reference::Secret {
+                namespace, name, key, ..
+            } => {
+                let secret = self
+                    .snapshot
+                    .get(&ObjectKey::namespaced("", "Secret", namespace, name))?;
+                STANDARD.decode(secret.get("/data")?.get(key)?.as_str()?).ok()
+            }
+            Reference::Setting { path } => {
+                Some(release::secret::setting_text(spec, path)?.as_bytes().to_vec())
+            }
+        };
+        release::secret::resolve(object.as_value(), &lookup)
+            .ok()
+            .and_then(|value| Object::try_from(value).ok())
+            .unwrap_or_else(|| object.clone())
+    }
+}
+
+/// Where the status speaks of a component; none where it is there always.
+fn status_path(component: &Component) -> Option<&str> {
+    component.enabled.as_ref()?;
+    Some(component.status.as_deref().unwrap_or(&component.name))
+}
+
+/// Whether the settings ask for a component.
+enum Asked<'a> {
+    Yes(Rendered<'a>),
+    /// Not; nothing of it is rendered where it was never installed.
+    No(Rendered<'a>),
+    /// They do, but it cannot be installed.
+    LeftOut,
+}
+
+/// The core labels every namespace; where a component has the whole of one, that says more.
+fn leave_to_components(release: &release::Release, enabled: &mut [Rendered<'_>]) {
+    let namespaces = |rendered: &Rendered<'_>| {
+        let manifests = rendered.manifests.iter();
+        let keys = manifests.map(|manifest| manifest.object.key());
+        keys.filter(|key| key.is("", "Namespace")).collect::<Vec<_>>()
+    };
+    let is_core = |rendered: &Rendered<'_>| release.is_core(&rendered.component.name);
+    let others: BTreeSet<ObjectKey> = enabled
+        .iter()
+        .filter(|rendered| !is_core(rendered))
+        .flat_map(namespaces)
+        .collect();
+    for core in enabled.iter_mut().filter(|rendered| is_core(rendered)) {
+        core.manifests.retain(|manifest| !others.contains(&manifest.object.key()));
+    }
+}
+
+/// Objects whose loss would lose data or lock people out, whatever a record says.
+pub(super) fn is_precious(key: &ObjectKey) -> bool {
+    ["iam.kubesphere.io", "tenant.kubesphere.io"].contains(&key.group.as_str())
+        || key.is("", "Namespace")
+        || key.is("", "PersistentVolumeClaim")
+        || key.is("apiextensions.k8s.io", "CustomResourceDefinition")
+        || key.is_secret()
+        || key.name == "cluster-admin"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_holds_data_is_ever_deleted_by_record() {
+        let check = |key: ObjectKey, expect: bool| assert_eq!(is_precious(&key), expect, "{key}");
+        check(ObjectKey::cluster("iam.kubesphere.io", "User", "admin"), true);
+        check(
+            ObjectKey::cluster("iam.kubesphere.io", "GlobalRole", "mine"),
+            true,
+        );
+        check(ObjectKey::cluster("", "Namespace", "kubesphere-system"), true);
+        check(ObjectKey::namespaced("", "PersistentVolumeClaim", "n", "p"), true);
+        check(ObjectKey::namespaced("", "ConfigMap", "n", "c"), false);
+    }
+
+    #[test]
+    fn digests_do_not_depend_on_key_order() {
+        assert_eq!(
+            crate::plan::digest_value(&json!({"a":1,"b":2})),
+            crate::plan::digest_value(&json!({"b":2,"a":1}))
+        );
+    }
+}
