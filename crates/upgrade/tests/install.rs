@@ -393,7 +393,7 @@ fn what_stands_in_the_way_of_it_is_found() {
         &["persistence.storageClass=fast"],
         &[reasons::STORAGE_CLASS_MISSING],
     );
-    check(nothing, &["enableHA=true"], &[reasons::REDIS_MISSING]);
+    check(nothing, &["enableHA=true"], &[]);
     check(
         nothing,
         &["authentication.adminPassword=short"],
