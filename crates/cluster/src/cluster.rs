@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Who we are in managedFields.
-pub const FIELD_MANAGER: &str = "ks-installer";
+pub const FIELD_MANAGER: &str = upgrade::MANAGER;
 
 /// A cluster. Cheap to clone; clones share what they know of the API.
 #[derive(Clone)]

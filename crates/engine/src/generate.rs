@@ -35,7 +35,7 @@ pub(crate) async fn make(
         .and_then(|c| c.get("/spec"))
         .cloned()
         .unwrap_or_default();
-    let write = secret.keys_to_write(live.as_ref(), &spec);
+    let write = secret.keys_to_write(live.as_ref(), &spec, Some(writer.started.as_second()));
     if write.is_empty() {
         return Ok(Outcome::AlreadyDone);
     }
@@ -59,7 +59,7 @@ pub(crate) async fn make(
         writer.retry(key, || cluster.create(&body)).await
     };
     match written {
-        Ok(_) => Ok(Outcome::Changed),
+        Ok(object) => Ok(writer.note(object)),
         // A first try whose answer was lost ends here, too.
         Err(RunError::WriteObject(error))
             if matches!(error.class(), ErrorClass::Conflict | ErrorClass::AlreadyExists) =>

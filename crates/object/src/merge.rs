@@ -85,6 +85,10 @@ fn keep_descriptions(live: &Value, new: &mut Value) {
 /// The fields by which the items of a list are told apart (strategic merge keys of the built-in types), or `None`
 /// for a list that is one value.
 pub fn list_keys(field: &str, item: &Value) -> Option<&'static [&'static str]> {
+    // A PodSecurityPolicy's volumes are names.
+    if !item.is_object() {
+        return None;
+    }
     Some(match field {
         "containers" | "initContainers" | "volumes" | "env" | "imagePullSecrets" | "secrets" | "webhooks" => {
             &["name"]

@@ -72,6 +72,87 @@ pub fn hand_over(live: &Object, old: &Value, new: &Value, from: &[String], to: &
     Some(Value::Array(kept))
 }
 
+/// What a manager applied last, told from its `Apply` entry: the fields that it owns, with their live values. Fields of `new`
+/// that somebody else owns meanwhile are among it with the value of `new`: whoever took them changed them by hand. `None` where
+/// the manager never applied the object.
+pub fn applied(live: &Object, new: &Value, manager: &str) -> Option<Value> {
+    let entries = live.get("/metadata/managedFields")?.as_array()?;
+    let mut fields = Map::new();
+    for entry in entries {
+        let is = |name: &str, value: &str| entry.get(name).and_then(Value::as_str) == Some(value);
+        if is("manager", manager)
+            && is("operation", "Apply")
+            && let Some(owned) = entry.get("fieldsV1").and_then(Value::as_object)
+        {
+            union(&mut fields, owned);
+        }
+    }
+    if fields.is_empty() {
+        return None;
+    }
+    let mut value = restrict(live.as_value(), &fields);
+    complete(&mut value, live.as_value(), new);
+    Some(value)
+}
+
+/// The part of a value that a field set names.
+fn restrict(value: &Value, fields: &Map<String, Value>) -> Value {
+    match value {
+        Value::Object(map) => {
+            let named = fields.iter().filter_map(|(element, below)| {
+                let name = element.strip_prefix("f:")?;
+                Some((name.to_owned(), restrict_below(map.get(name)?, below)))
+            });
+            Value::Object(named.collect())
+        }
+        Value::Array(items) => {
+            let named = fields.iter().filter_map(|(element, below)| {
+                let item = find(value, element).filter(|_| element != ".")?;
+                let mut kept = restrict_below(&item, below);
+                // What tells the items apart belongs to each.
+                if let Some(keys) = element.strip_prefix("k:")
+                    && let Ok(Value::Object(keys)) = serde_json::from_str(keys)
+                    && let Some(kept) = kept.as_object_mut()
+                {
+                    kept.extend(keys);
+                }
+                Some((items.iter().position(|other| *other == item), kept))
+            });
+            let mut named: Vec<_> = named.collect();
+            named.sort_by_key(|(place, _)| *place);
+            named.into_iter().map(|(_, item)| item).collect()
+        }
+        value => value.clone(),
+    }
+}
+
+fn restrict_below(value: &Value, below: &Value) -> Value {
+    match below.as_object() {
+        Some(below) if below.keys().any(|element| element != ".") => restrict(value, below),
+        // A field without any below it is owned as a whole, and so is what is empty.
+        Some(below) if below.is_empty() => value.clone(),
+        _ if value.is_object() => Value::Object(Map::new()),
+        _ if value.is_array() => Value::Array(Vec::new()),
+        _ => value.clone(),
+    }
+}
+
+/// Adds fields of `new` that are there and that nobody named.
+fn complete(value: &mut Value, live: &Value, new: &Value) {
+    let (Some(value), Some(live), Some(new)) = (value.as_object_mut(), live.as_object(), new.as_object()) else {
+        return;
+    };
+    for (name, wanted) in new {
+        let Some(has) = live.get(name) else { continue };
+        match value.get_mut(name) {
+            Some(below) => complete(below, has, wanted),
+            None => {
+                value.insert(name.clone(), wanted.clone());
+            }
+        }
+    }
+}
+
 /// Splits a field set into the part that `old` sets and the rest.
 fn split(fields: &Map<String, Value>, old: &Value, new: &Value) -> (Map<String, Value>, Map<String, Value>) {
     let (mut ours, mut rest) = (Map::new(), Map::new());
@@ -163,6 +244,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_was_applied_is_told_from_what_is_owned() {
+        let live = Object::try_from(json!({"apiVersion":"a.b/v1","kind":"Thing","metadata":{"name":"a","managedFields":[
+            {"manager":"ks-installer","operation":"Apply","fieldsV1":{"f:spec":{
+                "f:size":{}, "f:tolerations":{}, "f:map":{".":{},"f:x":{}},
+                "f:ports":{"k:{\"port\":1}":{".":{},"f:port":{},"f:name":{}}}}}},
+            {"manager":"kubectl-edit","operation":"Update","fieldsV1":{"f:spec":{"f:replicas":{}}}}]},
+            "spec":{"size":"1","tolerations":[{"key":"a"}],"replicas":5,"map":{"x":1,"y":2},"other":true,
+                "ports":[{"port":2,"name":"b"},{"port":1,"name":"a","protocol":"TCP"}]}}))
+        .unwrap();
+        let new = json!({"apiVersion":"a.b/v1","kind":"Thing","metadata":{"name":"a"},"spec":{"size":"2","replicas":1,"missing":1}});
+        assert_eq!(
+            applied(&live, &new, "ks-installer"),
+            Some(json!({"spec":{"size":"1","tolerations":[{"key":"a"}],"map":{"x":1},"replicas":1,
+                "ports":[{"port":1,"name":"a"}]},
+                "apiVersion":"a.b/v1","kind":"Thing","metadata":{"name":"a"}}))
+        );
+        assert_eq!(applied(&live, &new, "helm"), None);
+    }
 
     #[test]
     fn only_what_the_old_release_set_is_handed_over() {

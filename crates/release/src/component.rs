@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::setting::{Setting, at};
-use crate::{Manifest, Phase};
+use crate::{Manifest, Phase, not_after};
 
 /// One component of a release, as its folder describes it.
 #[derive(Clone, Debug)]
@@ -170,6 +170,9 @@ pub struct Gone {
     /// A Jinja expression; it stays where that is false.
     #[serde(default)]
     pub when: Option<String>,
+    /// Finalizers whose controller goes as well, so that nobody would take them away.
+    #[serde(default)]
+    pub finalizers: Vec<String>,
 }
 
 impl Data {
@@ -311,8 +314,8 @@ pub enum Recipe {
     },
 }
 
-/// A certificate signed by an authority made for it. All three keys are made together, when one of them is missing;
-/// a pair that is there is kept (whether it still holds is for who reads it to judge).
+/// A certificate signed by an authority made for it. All three keys are made together, when one of them is missing or the
+/// certificate is about to end; a pair that is there is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Certificate {
@@ -329,14 +332,18 @@ pub struct Certificate {
     pub private_key: String,
 }
 
+/// How long before its end a certificate is made anew, in seconds: a month.
+const RENEWED_BEFORE: i64 = 30 * 24 * 60 * 60;
+
 impl GeneratedSecret {
     pub fn key(&self) -> ObjectKey {
         ObjectKey::namespaced("", "Secret", &self.namespace, &self.name)
     }
 
     /// The keys that have to be written, given the Secret as it is (`None`: it does not exist) and the
-    /// ClusterConfiguration's spec. Empty: nothing to do.
-    pub fn keys_to_write(&self, live: Option<&Object>, spec: &Value) -> Vec<String> {
+    /// ClusterConfiguration's spec. `now`, in Unix seconds, tells whether a certificate has expired, or will within a month.
+    /// Empty: nothing to do.
+    pub fn keys_to_write(&self, live: Option<&Object>, spec: &Value, now: Option<i64>) -> Vec<String> {
         let data = live.and_then(|secret| secret.get("/data"));
         let has = |key: &str| {
             data.and_then(|data| data.get(key))
@@ -366,7 +373,12 @@ impl GeneratedSecret {
                 &certificate.certificate_key,
                 &certificate.private_key,
             ];
-            if !keys.iter().all(|key| has(key)) {
+            let text = data.and_then(|data| data.get(&certificate.certificate_key)?.as_str());
+            let ends = text
+                .and_then(|text| STANDARD.decode(text).ok())
+                .and_then(|pem| not_after(&pem));
+            let is_over = matches!((ends, now), (Some(ends), Some(now)) if ends < now + RENEWED_BEFORE);
+            if is_over || !keys.iter().all(|key| has(key)) {
                 write.extend(keys.into_iter().cloned());
             }
         }
@@ -451,7 +463,7 @@ mod tests {
             Object::try_from(json!({"apiVersion":"v1","kind":"Secret","metadata":{"name":"s","namespace":"n"},"data":data}))
                 .unwrap()
         });
-        assert_eq!(secret.keys_to_write(live.as_ref(), &spec), expect);
+        assert_eq!(secret.keys_to_write(live.as_ref(), &spec, None), expect);
     }
 
     #[test]

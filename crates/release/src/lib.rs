@@ -15,6 +15,7 @@
 //! Knowledge of one KubeSphere version lives in `releases/`, never here.
 
 mod catalogs;
+mod certificate;
 mod component;
 mod files;
 pub mod helm;
@@ -29,6 +30,7 @@ mod template;
 mod version;
 mod yaml;
 
+pub use certificate::not_after;
 pub use catalogs::{catalog_versions, load_catalog};
 pub use component::{
     Certificate, Chart, Check, Component, Data, GeneratedKey, GeneratedSecret, Gone, Health, HelmRelease,

@@ -70,7 +70,8 @@ impl Phase {
         Self::of_kind(object.group(), object.kind())
     }
 
-    pub(crate) fn of_kind(group: &str, kind: &str) -> Self {
+    /// The phase of objects of a kind.
+    pub fn of_kind(group: &str, kind: &str) -> Self {
         match (group, kind) {
             ("", "Namespace") => Self::Namespaces,
             ("apiextensions.k8s.io", _) => Self::CustomResourceDefinitions,

@@ -603,10 +603,6 @@ fn checks_tell_what_is_missing() {
     let etcd = json!({"etcd": {"monitoring": true, "endpointIps": "10.0.0.1"}});
     assert_eq!(failed("monitoring", json!({}), json!({})), none);
     assert_eq!(
-        failed("monitoring", etcd.clone(), json!({})),
-        ["EtcdSecretMissing"]
-    );
-    assert_eq!(
         failed("etcd-monitoring", etcd.clone(), json!({"secret": false})),
         ["EtcdSecretMissing"]
     );
@@ -708,7 +704,7 @@ fn the_webhook_of_notification_manager_has_a_key_pair_of_its_own() {
         "metadata": {"name": "notification-manager-webhook-server-cert", "namespace": NAMESPACE},
         "data": {"tls.crt": "eA==", "tls.key": "eA=="}}))
     .unwrap();
-    assert_eq!(secrets[0].keys_to_write(Some(&upstream), &json!({})).len(), 3);
+    assert_eq!(secrets[0].keys_to_write(Some(&upstream), &json!({}), None).len(), 3);
 }
 
 #[test]

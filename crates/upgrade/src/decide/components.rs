@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use object::{Object, ObjectKey};
+use object::{Object, ObjectKey, ownership};
 use release::{Component, GeneratedSecret, Gone, Inputs, Manifest, Phase, helm, secret::Reference};
 use serde_json::{Map, Value, json};
 
@@ -29,12 +29,17 @@ use crate::{
     settings::{self, Settings},
 };
 
+/// Who this installer is in managedFields.
+pub const MANAGER: &str = "ks-installer";
+
 /// What the enabled components are made of.
 #[derive(Default)]
 pub(super) struct Components {
     pub manifests: Vec<Manifest>,
     /// What must be seen well.
     pub targets: release::Target,
+    /// The workloads among it that should run before the upgrade: all of the core, and what is there of the others.
+    pub present: Vec<ObjectKey>,
     /// The workloads among it, by component.
     pub workloads: BTreeMap<String, Vec<ObjectKey>>,
     /// Whether all that the settings ask for is among it.
@@ -87,11 +92,20 @@ impl<'a> Decider<'a> {
             }
         }
         leave_to_components(release, &mut enabled);
+        // First of all: what is made anew is not what manifests refer to now.
+        for rendered in &enabled {
+            for secret in &rendered.secrets {
+                self.generate(secret, settings.spec());
+            }
+        }
         for rendered in &enabled {
             self.component(rendered, settings.spec());
             let targets = rendered.component.targets(&rendered.manifests);
             let name = &rendered.component.name;
             all.workloads.insert(name.clone(), targets.workloads.clone());
+            let is_core = release.is_core(name);
+            let there = targets.workloads.iter().filter(|key| is_core || self.snapshot.get(key).is_some());
+            all.present.extend(there.cloned());
             all.targets.workloads.extend(targets.workloads);
             all.targets
                 .custom_resource_definitions
@@ -99,7 +113,11 @@ impl<'a> Decider<'a> {
             all.targets.webhook_services.extend(targets.webhook_services);
         }
         for rendered in &disabled {
-            self.remove(rendered, &enabled);
+            // Two ways to have the same thing share what the status says of it.
+            let path = status_path(rendered.component);
+            if path.is_none() || enabled.iter().all(|other| status_path(other.component) != path) {
+                self.remove(rendered, &enabled);
+            }
         }
         all.manifests = enabled.into_iter().flat_map(|rendered| rendered.manifests).collect();
         all
@@ -201,7 +219,7 @@ impl<'a> Decider<'a> {
         }
         match stage {
             "resources" => "workloads".into(),
-            "removal" => "webhooks".into(),
+            "present-webhooks" | "removal" | "removal-definitions" => "webhooks".into(),
             stage => stage.into(),
         }
     }
@@ -213,9 +231,6 @@ impl<'a> Decider<'a> {
             secrets,
             gone,
         } = rendered;
-        for secret in secrets {
-            self.generate(secret, spec);
-        }
         let history = self.history(component);
         let old = &history.objects;
         let mut workloads = false;
@@ -234,11 +249,21 @@ impl<'a> Decider<'a> {
             });
             let released = old.get(&key).map(Object::as_value);
             let (new, shown) = self.fit(&new, &manifest.object);
-            let rollout = self.rollout(released.or(last_applied.as_ref()), &new);
+            // Neither Helm nor kubectl: what this installer itself applied before.
+            let before = last_applied.or_else(|| {
+                live.filter(|_| released.is_none())
+                    .and_then(|live| ownership::applied(live, new.as_value(), MANAGER))
+            });
+            let rollout = self.rollout(released.or(before.as_ref()), &new);
             if rollout.new.get(rollout::STRATEGY) != new.get(rollout::STRATEGY) {
                 // Helm takes back what its record has. What it has not would stay, and be no strategy with what it has.
                 recorded.object = rollout::with_ours(&recorded.object);
             }
+            let stage = match manifest.phase {
+                // It judges what comes next already: with what its server answers with from now on.
+                Phase::Webhooks if live.is_some() => self.lane(component, "present-webhooks"),
+                _ => stage,
+            };
             let planned = self.apply(&stage, rollout.old.as_ref(), &rollout.new, &shown);
             workloads |= planned && matches!(manifest.phase, Phase::Workloads | Phase::ConfigMaps);
             if planned && manifest.phase == Phase::CustomResourceDefinitions {
@@ -274,10 +299,17 @@ impl<'a> Decider<'a> {
         let dropped = old.iter().filter(|(_, released)| !stays(released)).map(|(key, _)| key);
         let listed = snapshot.objects.keys().filter(|key| gone.iter().any(|gone| gone.is(key)));
         let dropped: BTreeSet<&ObjectKey> = dropped.chain(listed).filter(|key| !is_rendered(key)).collect();
-        let stage = self.lane(component, "removal");
         for key in dropped {
-            if let Some(live) = snapshot.get(key) {
-                self.delete(&stage, live, "the release no longer has it");
+            let Some(live) = snapshot.get(key) else { continue };
+            let is_listed = gone.iter().find(|gone| gone.is(key));
+            let stage = match key.kind.as_str() {
+                "CustomResourceDefinition" => self.lane(component, "removal-definitions"),
+                _ => self.lane(component, "removal"),
+            };
+            self.delete(&stage, live, "the release no longer has it");
+            if let Some(gone) = is_listed.filter(|_| release::is_custom(&key.group)) {
+                self.take_finalizers(component, live, &gone.finalizers);
+                self.wait(&stage, key.clone(), Condition::Gone);
             }
         }
         // What the release renders outside of Helm's release stays as well.
@@ -290,7 +322,11 @@ impl<'a> Decider<'a> {
     fn generate(&mut self, secret: &GeneratedSecret, spec: &Value) {
         let key = secret.key();
         let live = self.snapshot.get(&key);
-        let keys = secret.keys_to_write(live, spec);
+        let keys = secret.keys_to_write(live, spec, self.options.now);
+        for name in keys.iter().filter(|_| live.is_some()) {
+            let reference = Reference::secret(&secret.namespace, &secret.name, name);
+            self.to_be_made.insert(reference);
+        }
         let is_planned = self.stages.iter().any(|stage| {
             let mut steps = stage.steps.iter();
             stage.name == "secrets" && steps.any(|step| step.object == key)
@@ -367,6 +403,21 @@ impl<'a> Decider<'a> {
         self.push(stage, step);
     }
 
+    /// Plans to take finalizers off whose controller goes.
+    fn take_finalizers(&mut self, component: &Component, live: &Object, gone: &[String]) {
+        let finalizers = live.get("/metadata/finalizers").and_then(Value::as_array);
+        let left: Vec<&Value> = finalizers
+            .into_iter()
+            .flatten()
+            .filter(|finalizer| !gone.iter().any(|gone| finalizer.as_str() == Some(gone)))
+            .collect();
+        if finalizers.is_some_and(|finalizers| finalizers.len() > left.len()) {
+            let patch = json!({"metadata": {"finalizers": left}});
+            let stage = self.lane(component, "resources");
+            self.patch(&stage, live, patch, Some("whoever would do it goes as well".into()));
+        }
+    }
+
     /// Plans what the status is to say of a component. It is written after everything else of it.
     pub(super) fn note_status(&mut self, component: &Component, is_enabled: bool) {
         let snapshot = self.snapshot;
@@ -398,6 +449,9 @@ impl<'a> Decider<'a> {
             Reference::Secret {
                 namespace, name, key, ..
             } => {
+                if self.to_be_made.contains(&Reference::secret(namespace, name, key)) {
+                    return None;
+                }
                 let secret = self
                     .snapshot
                     .get(&ObjectKey::namespaced("", "Secret", namespace, name))?;
@@ -477,8 +531,8 @@ mod tests {
     #[test]
     fn digests_do_not_depend_on_key_order() {
         assert_eq!(
-            crate::plan::digest_value(&json!({"a":1,"b":2})),
-            crate::plan::digest_value(&json!({"b":2,"a":1}))
+            plan::digest_value(&json!({"a":1,"b":2})),
+            plan::digest_value(&json!({"b":2,"a":1}))
         );
     }
 }

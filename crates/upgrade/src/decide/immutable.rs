@@ -69,7 +69,12 @@ pub(super) fn fit(live: &Object, new: &Object) -> Fitted {
             // Only a headless Service says it; the addresses of others are the cluster's.
             keep(&mut value, "/spec/clusterIP", false);
         }
-        ("", "Secret") => keep(&mut value, "/type", false),
+        ("", "Secret") => {
+            // Also where the release leaves it to the default.
+            if let Some(kind) = live.get("/type") {
+                value["type"] = kind.clone();
+            }
+        }
         _ => {}
     }
     Fitted {

@@ -10,6 +10,7 @@ mod removal;
 mod rollout;
 mod step;
 
+pub use components::MANAGER;
 pub(crate) use step::{merge_patch, patch_changes, step};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use object::{
     Object, ObjectKey,
     drift::{Drift, DriftPolicy, Verdict},
 };
-use release::{Files, Release, Releases, Version};
+use release::{Files, Release, Releases, Version, secret::Reference};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -324,6 +325,8 @@ struct Decider<'a> {
     settings: Option<Settings>,
     impact: Impact,
     drift: Vec<DriftOf>,
+    /// Secrets that are there and will be made anew: what refers to them waits for that.
+    to_be_made: BTreeSet<Reference>,
     /// Objects of the release that already are as they should be.
     unchanged: usize,
 }
@@ -341,6 +344,7 @@ impl<'a> Decider<'a> {
             settings: None,
             impact: Impact::default(),
             drift: Vec::new(),
+            to_be_made: BTreeSet::new(),
             unchanged: 0,
         }
     }
@@ -459,7 +463,7 @@ impl<'a> Decider<'a> {
                 Some(settings::StorageClass::Named(name)) => preflight::StorageClass::Named(name),
             },
             rendered,
-            workloads: &components.targets.workloads,
+            workloads: &components.present,
             writes: &writes,
             install: self.options.install,
             now: self.options.now,
@@ -545,12 +549,14 @@ const BEFORE_CORE: &str = "before-core";
 const COMPONENTS: &str = "components";
 
 /// The stages of a component, in order; first those of one that is installed or upgraded, then those of one that goes.
-const LANE: [(&str, &str); 15] = [
+const LANE: [(&str, &str); 17] = [
     ("core", "configuration"),
     ("workloads", "workloads"),
+    ("present-webhooks", "webhooks"),
     ("resources", "custom resources"),
     ("webhooks", "webhooks"),
     ("removal", "what is gone"),
+    ("removal-definitions", "definitions that are gone"),
     ("helm-record", "Helm record"),
     ("helm-history", "Helm history"),
     ("remove-resources", "custom resources go"),

@@ -95,7 +95,8 @@ impl Decider<'_> {
             for record in helm::history(secrets, &helm.name, &helm.namespace).unwrap_or_default() {
                 let objects_of = record.manifest_objects(&helm::is_namespaced).unwrap_or_default();
                 for object in objects_of {
-                    objects.entry(object.key()).or_insert(Phase::Services);
+                    let phase = Phase::of_kind(object.group(), object.kind());
+                    objects.entry(object.key()).or_insert(phase);
                 }
                 let key = ObjectKey::namespaced("", "Secret", record.namespace(), &record.secret_name());
                 objects.insert(key, Phase::Services);
@@ -106,7 +107,9 @@ impl Decider<'_> {
             listed.into_iter().any(|gone| gone.is(key))
         };
         for key in self.snapshot.objects.keys().filter(listed) {
-            objects.entry(key.clone()).or_insert(Phase::Services);
+            objects
+                .entry(key.clone())
+                .or_insert_with(|| Phase::of_kind(&key.group, &key.kind));
         }
         objects.retain(|key, _| self.snapshot.get(key).is_some() && !self.is_of(key, enabled));
         objects
