@@ -215,9 +215,12 @@ impl Cluster {
     /// A kind cannot be read.
     pub async fn in_namespace(&self, namespace: &str) -> Result<Vec<Object>, ReadError> {
         let discovery = self.discover_anew().await?;
-        let resources = discovery.kinds().filter_map(<[Resource]>::first).filter(|resource| {
-            resource.is_listable && resource.served.namespaced && !crate::scope::passes(&resource.served)
-        });
+        let resources = discovery
+            .kinds()
+            .filter_map(<[Resource]>::first)
+            .filter(|resource| {
+                resource.is_listable && resource.served.namespaced && !crate::scope::passes(&resource.served)
+            });
         let lists: Vec<Vec<Object>> = stream::iter(resources)
             .map(|resource| async move {
                 match snapshot::list(&self.client, resource, Some(namespace), None).await {

@@ -50,7 +50,10 @@ fn describe(failed: &[crate::Failure], left_out: &[(String, String)]) -> String 
         .map(|(component, need)| format!("component {component} waits for {need}"))
         .collect();
     let all: Vec<_> = failed.into_iter().chain(left_out).collect();
-    format!("KubeSphere itself is in place, but not all of its components: {}", all.join("; "))
+    format!(
+        "KubeSphere itself is in place, but not all of its components: {}",
+        all.join("; ")
+    )
 }
 
 impl RunError {

@@ -139,7 +139,8 @@ fn restrict_below(value: &Value, below: &Value) -> Value {
 
 /// Adds fields of `new` that are there and that nobody named.
 fn complete(value: &mut Value, live: &Value, new: &Value) {
-    let (Some(value), Some(live), Some(new)) = (value.as_object_mut(), live.as_object(), new.as_object()) else {
+    let (Some(value), Some(live), Some(new)) = (value.as_object_mut(), live.as_object(), new.as_object())
+    else {
         return;
     };
     for (name, wanted) in new {
@@ -247,20 +248,24 @@ mod tests {
 
     #[test]
     fn what_was_applied_is_told_from_what_is_owned() {
-        let live = Object::try_from(json!({"apiVersion":"a.b/v1","kind":"Thing","metadata":{"name":"a","managedFields":[
+        let live = Object::try_from(
+            json!({"apiVersion":"a.b/v1","kind":"Thing","metadata":{"name":"a","managedFields":[
             {"manager":"ks-installer","operation":"Apply","fieldsV1":{"f:spec":{
                 "f:size":{}, "f:tolerations":{}, "f:map":{".":{},"f:x":{}},
                 "f:ports":{"k:{\"port\":1}":{".":{},"f:port":{},"f:name":{}}}}}},
             {"manager":"kubectl-edit","operation":"Update","fieldsV1":{"f:spec":{"f:replicas":{}}}}]},
             "spec":{"size":"1","tolerations":[{"key":"a"}],"replicas":5,"map":{"x":1,"y":2},"other":true,
-                "ports":[{"port":2,"name":"b"},{"port":1,"name":"a","protocol":"TCP"}]}}))
+                "ports":[{"port":2,"name":"b"},{"port":1,"name":"a","protocol":"TCP"}]}}),
+        )
         .unwrap();
         let new = json!({"apiVersion":"a.b/v1","kind":"Thing","metadata":{"name":"a"},"spec":{"size":"2","replicas":1,"missing":1}});
         assert_eq!(
             applied(&live, &new, "ks-installer"),
-            Some(json!({"spec":{"size":"1","tolerations":[{"key":"a"}],"map":{"x":1},"replicas":1,
+            Some(
+                json!({"spec":{"size":"1","tolerations":[{"key":"a"}],"map":{"x":1},"replicas":1,
                 "ports":[{"port":1,"name":"a"}]},
-                "apiVersion":"a.b/v1","kind":"Thing","metadata":{"name":"a"}}))
+                "apiVersion":"a.b/v1","kind":"Thing","metadata":{"name":"a"}})
+            )
         );
         assert_eq!(applied(&live, &new, "helm"), None);
     }

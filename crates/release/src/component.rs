@@ -178,11 +178,16 @@ pub struct Gone {
 impl Data {
     /// Whether that is among it.
     pub fn is(&self, key: &ObjectKey) -> bool {
-        let named = self.name.as_ref().is_none_or(|name| match name.strip_suffix('*') {
-            Some(start) => key.name.starts_with(start),
-            None => key.name == *name,
-        });
-        key.is(&self.group, &self.kind) && (self.namespace.is_none() || key.namespace == self.namespace) && named
+        let named = self
+            .name
+            .as_ref()
+            .is_none_or(|name| match name.strip_suffix('*') {
+                Some(start) => key.name.starts_with(start),
+                None => key.name == *name,
+            });
+        key.is(&self.group, &self.kind)
+            && (self.namespace.is_none() || key.namespace == self.namespace)
+            && named
     }
 }
 

@@ -30,8 +30,8 @@ mod template;
 mod version;
 mod yaml;
 
-pub use certificate::not_after;
 pub use catalogs::{catalog_versions, load_catalog};
+pub use certificate::not_after;
 pub use component::{
     Certificate, Chart, Check, Component, Data, GeneratedKey, GeneratedSecret, Gone, Health, HelmRelease,
     Observation, Recipe, Relabel, Switch, Target,

@@ -704,7 +704,10 @@ fn the_webhook_of_notification_manager_has_a_key_pair_of_its_own() {
         "metadata": {"name": "notification-manager-webhook-server-cert", "namespace": NAMESPACE},
         "data": {"tls.crt": "eA==", "tls.key": "eA=="}}))
     .unwrap();
-    assert_eq!(secrets[0].keys_to_write(Some(&upstream), &json!({}), None).len(), 3);
+    assert_eq!(
+        secrets[0].keys_to_write(Some(&upstream), &json!({}), None).len(),
+        3
+    );
 }
 
 #[test]

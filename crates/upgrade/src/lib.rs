@@ -23,14 +23,14 @@ mod snapshot;
 pub mod verify;
 
 pub use decide::{
-    Decision, DriftAnswer, DriftOf, Install, MANAGER, OPERATOR_LABEL, Options, Outline, decide, installer_key,
-    is_operator, outline, target, verify_upgrade,
+    Decision, DriftAnswer, DriftOf, Install, MANAGER, OPERATOR_LABEL, Options, Outline, decide,
+    installer_key, is_operator, outline, target, verify_upgrade,
 };
 pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};
+pub use release::{is_custom, not_after};
 pub use rollback::{Backup, decide_rollback};
 pub use settings::cluster_configuration as cluster_configuration_key;
-pub use release::{is_custom, not_after};
 pub use snapshot::{Permission, ServedResource, Snapshot, Unreadable};
 
 /// Where any embedded release's components have their objects.

@@ -397,6 +397,7 @@ pub fn digest(object: &Object) -> String {
         .and_then(Value::as_object_mut)
     {
         annotations.remove("deployment.kubernetes.io/revision");
+        annotations.remove("deprecated.daemonset.template.generation");
     }
     digest_value(&declared)
 }

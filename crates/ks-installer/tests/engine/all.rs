@@ -84,7 +84,17 @@ fn everything_is_upgraded_and_nothing_is_made_anew() {
     // What each component says of itself.
     let configuration = after.get(&configuration());
     let status = &configuration["status"];
-    for name in ["redis", "minio", "openldap", "monitoring", "logging", "events", "auditing", "devops", "servicemesh"] {
+    for name in [
+        "redis",
+        "minio",
+        "openldap",
+        "monitoring",
+        "logging",
+        "events",
+        "auditing",
+        "devops",
+        "servicemesh",
+    ] {
         assert_eq!(status[name]["status"], "enabled", "{name}");
         assert_eq!(status[name]["version"], "v3.3.1", "{name}");
     }
@@ -93,12 +103,16 @@ fn everything_is_upgraded_and_nothing_is_made_anew() {
 
 #[test]
 fn people_s_alerting_rules_follow_the_ruler() {
-    let Some(path) = material("clusters/kubesphere-3.2.1-all.ndjson.zst") else { return };
+    let Some(path) = material("clusters/kubesphere-3.2.1-all.ndjson.zst") else {
+        return;
+    };
     let mut objects = support::read(&path);
-    objects.push(json!({"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule",
+    objects.push(
+        json!({"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule",
         "metadata": {"name": "mine", "namespace": "default", "labels":
             {"thanosruler": "thanos-ruler", "role": "thanos-alerting-rules", "rule_level": "cluster"}},
-        "spec": {"groups": []}}));
+        "spec": {"groups": []}}),
+    );
     let sandbox = support::mk_cluster(objects);
     support::block_on(support::upgrade(&sandbox));
     let key = ObjectKey::namespaced("monitoring.coreos.com", "PrometheusRule", "default", "mine");
@@ -112,26 +126,43 @@ fn people_s_alerting_rules_follow_the_ruler() {
 fn an_expired_certificate_is_made_anew_before_anything_depends_on_it() {
     let Some(sandbox) = everything() else { return };
     let before = State::of(&sandbox);
-    let secret = ObjectKey::namespaced("", "Secret", "kubesphere-devops-system", "s2i-webhook-server-cert");
+    let secret = ObjectKey::namespaced(
+        "",
+        "Secret",
+        "kubesphere-devops-system",
+        "s2i-webhook-server-cert",
+    );
     let bundle = |state: &State| {
-        let key = ObjectKey::cluster("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", "validating-webhook-configuration");
+        let key = ObjectKey::cluster(
+            "admissionregistration.k8s.io",
+            "ValidatingWebhookConfiguration",
+            "validating-webhook-configuration",
+        );
         state.get(&key)["webhooks"][0]["clientConfig"]["caBundle"].clone()
     };
-    let (cluster, writes) = support::watched(&sandbox, None);
     let options = Options {
         now: Some(1_790_000_000),
         ..Options::default()
     };
-    support::block_on(support::upgrade_with(&cluster, options));
+    let writes = support::block_on(async {
+        let (cluster, writes) = support::watched(&sandbox, None);
+        support::upgrade_with(&cluster, options).await;
+        writes
+    });
     let after = State::of(&sandbox);
     assert_ne!(bundle(&before), bundle(&after));
     assert_eq!(bundle(&after), after.get(&secret)["data"]["caBundle"]);
     let place = |part: &str| {
         let all = writes.all();
-        all.iter().position(|write| write.path.contains(part)).unwrap_or_else(|| panic!("{part}"))
+        all.iter()
+            .position(|write| write.path.contains(part))
+            .unwrap_or_else(|| panic!("{part}"))
     };
     let secret = place("/secrets/s2i-webhook-server-cert");
     let webhook = place("/validatingwebhookconfigurations/validating-webhook-configuration");
     let template = place("/s2ibuildertemplates/");
-    assert!(secret < webhook && webhook < template, "{secret} {webhook} {template}");
+    assert!(
+        secret < webhook && webhook < template,
+        "{secret} {webhook} {template}"
+    );
 }

@@ -104,7 +104,10 @@ impl<'a> Decider<'a> {
             let name = &rendered.component.name;
             all.workloads.insert(name.clone(), targets.workloads.clone());
             let is_core = release.is_core(name);
-            let there = targets.workloads.iter().filter(|key| is_core || self.snapshot.get(key).is_some());
+            let there = targets
+                .workloads
+                .iter()
+                .filter(|key| is_core || self.snapshot.get(key).is_some());
             all.present.extend(there.cloned());
             all.targets.workloads.extend(targets.workloads);
             all.targets
@@ -119,7 +122,10 @@ impl<'a> Decider<'a> {
                 self.remove(rendered, &enabled);
             }
         }
-        all.manifests = enabled.into_iter().flat_map(|rendered| rendered.manifests).collect();
+        all.manifests = enabled
+            .into_iter()
+            .flat_map(|rendered| rendered.manifests)
+            .collect();
         all
     }
 
@@ -273,7 +279,12 @@ impl<'a> Decider<'a> {
         self.relabel(component, manifests);
         let stage = self.lane(component, "workloads");
         let made = &component.health.made;
-        for key in component.targets(manifests).workloads.into_iter().chain(made.iter().cloned()) {
+        for key in component
+            .targets(manifests)
+            .workloads
+            .into_iter()
+            .chain(made.iter().cloned())
+        {
             // A run that stopped at a rollout left it behind. The version must not be written before it is complete.
             let live = self.snapshot.get(&key);
             let is_made = made.contains(&key);
@@ -281,7 +292,11 @@ impl<'a> Decider<'a> {
                 continue;
             }
             if workloads || live.is_some_and(|live| health::rollout(live) != Health::Complete) {
-                let stage = if is_made { self.lane(component, "resources") } else { stage.clone() };
+                let stage = if is_made {
+                    self.lane(component, "resources")
+                } else {
+                    stage.clone()
+                };
                 self.wait(&stage, key, Condition::RolledOut);
             }
         }
@@ -296,8 +311,14 @@ impl<'a> Decider<'a> {
                     || secrets.iter().any(|secret| secret.key() == key)
             })
         };
-        let dropped = old.iter().filter(|(_, released)| !stays(released)).map(|(key, _)| key);
-        let listed = snapshot.objects.keys().filter(|key| gone.iter().any(|gone| gone.is(key)));
+        let dropped = old
+            .iter()
+            .filter(|(_, released)| !stays(released))
+            .map(|(key, _)| key);
+        let listed = snapshot
+            .objects
+            .keys()
+            .filter(|key| gone.iter().any(|gone| gone.is(key)));
         let dropped: BTreeSet<&ObjectKey> = dropped.chain(listed).filter(|key| !is_rendered(key)).collect();
         for key in dropped {
             let Some(live) = snapshot.get(key) else { continue };
@@ -376,7 +397,9 @@ impl<'a> Decider<'a> {
         let snapshot = self.snapshot;
         for rule in &component.relabel {
             let has = |object: &Object, labels: &BTreeMap<String, String>| {
-                labels.iter().all(|(name, value)| object.label(name) == Some(value))
+                labels
+                    .iter()
+                    .all(|(name, value)| object.label(name) == Some(value))
             };
             for live in snapshot.of_kind(&rule.group, &rule.kind) {
                 if !has(live, &rule.from) || manifests.iter().any(|m| m.object.key() == live.key()) {
@@ -414,16 +437,22 @@ impl<'a> Decider<'a> {
         if finalizers.is_some_and(|finalizers| finalizers.len() > left.len()) {
             let patch = json!({"metadata": {"finalizers": left}});
             let stage = self.lane(component, "resources");
-            self.patch(&stage, live, patch, Some("whoever would do it goes as well".into()));
+            self.patch(
+                &stage,
+                live,
+                patch,
+                Some("whoever would do it goes as well".into()),
+            );
         }
     }
 
     /// Plans what the status is to say of a component. It is written after everything else of it.
     pub(super) fn note_status(&mut self, component: &Component, is_enabled: bool) {
         let snapshot = self.snapshot;
-        let (Some(path), Some(configuration)) =
-            (status_path(component), snapshot.get(&settings::cluster_configuration()))
-        else {
+        let (Some(path), Some(configuration)) = (
+            status_path(component),
+            snapshot.get(&settings::cluster_configuration()),
+        ) else {
             return;
         };
         let version = self.release.version.to_string();
@@ -431,7 +460,9 @@ impl<'a> Decider<'a> {
         let Some(status) = settings::component_status(live, is_enabled, &version) else {
             return;
         };
-        let status = path.rsplit('.').fold(status, |value, name| json!({ (name): value }));
+        let status = path
+            .rsplit('.')
+            .fold(status, |value, name| json!({ (name): value }));
         let patch = json!({ "status": status });
         let action = Action::Patch {
             digest: plan::digest_value(&patch),
@@ -439,7 +470,11 @@ impl<'a> Decider<'a> {
         };
         let stage = self.lane(component, "status");
         let mut step = step(configuration.key(), action, Some(configuration));
-        step.note = Some(format!("{} is {}", component.name, if is_enabled { "enabled" } else { "disabled" }));
+        step.note = Some(format!(
+            "{} is {}",
+            component.name,
+            if is_enabled { "enabled" } else { "disabled" }
+        ));
         self.push(&stage, step);
     }
 
@@ -497,7 +532,8 @@ fn leave_to_components(release: &release::Release, enabled: &mut [Rendered<'_>])
         .flat_map(namespaces)
         .collect();
     for core in enabled.iter_mut().filter(|rendered| is_core(rendered)) {
-        core.manifests.retain(|manifest| !others.contains(&manifest.object.key()));
+        core.manifests
+            .retain(|manifest| !others.contains(&manifest.object.key()));
     }
 }
 

@@ -20,9 +20,14 @@ pub(super) fn fit(live: &Object, new: &Object) -> Object {
         }) && versions(live).map(|v| size(schema(v))).sum::<usize>()
             > versions(new).map(|v| size(schema(v))).sum::<usize>()
     };
-    let same_names = ["/spec/group", "/spec/scope", "/spec/names/kind", "/spec/names/plural"]
-        .iter()
-        .all(|pointer| live.get(pointer) == new.get(pointer));
+    let same_names = [
+        "/spec/group",
+        "/spec/scope",
+        "/spec/names/kind",
+        "/spec/names/plural",
+    ]
+    .iter()
+    .all(|pointer| live.get(pointer) == new.get(pointer));
     let is_of_kubesphere = new
         .get_str("/spec/group")
         .is_some_and(|group| group == "kubesphere.io" || group.ends_with(".kubesphere.io"));
@@ -87,10 +92,12 @@ fn covers(fuller: &Value, schema: &Value) -> bool {
             .is_some_and(|known| covers(known, property))
             || is_true(fuller, "x-kubernetes-preserve-unknown-fields")
     });
-    let below = ["items", "additionalProperties"].iter().all(|field| match schema.get(field) {
-        Some(below @ Value::Object(_)) => fuller.get(field).is_some_and(|known| covers(known, below)),
-        _ => true,
-    });
+    let below = ["items", "additionalProperties"]
+        .iter()
+        .all(|field| match schema.get(field) {
+            Some(below @ Value::Object(_)) => fuller.get(field).is_some_and(|known| covers(known, below)),
+            _ => true,
+        });
     let open = !is_true(schema, "x-kubernetes-preserve-unknown-fields")
         || is_true(fuller, "x-kubernetes-preserve-unknown-fields")
         || fuller.get("properties").is_some();
@@ -100,8 +107,14 @@ fn covers(fuller: &Value, schema: &Value) -> bool {
 /// How many properties a schema knows.
 fn size(schema: &Value) -> usize {
     let properties = schema.get("properties").and_then(Value::as_object);
-    let below = ["items", "additionalProperties"].iter().filter_map(|field| schema.get(field));
-    properties.into_iter().flatten().map(|(_, property)| 1 + size(property)).sum::<usize>()
+    let below = ["items", "additionalProperties"]
+        .iter()
+        .filter_map(|field| schema.get(field));
+    properties
+        .into_iter()
+        .flatten()
+        .map(|(_, property)| 1 + size(property))
+        .sum::<usize>()
         + below.map(size).sum::<usize>()
 }
 
@@ -127,7 +140,12 @@ mod tests {
     #[test]
     fn a_fuller_definition_of_others_stays() {
         let small = || version("v1", json!({"a": {"type": "string"}}));
-        let large = || version("v1", json!({"a": {"type": "string"}, "b": {"type": "object", "properties": {"c": {}}}}));
+        let large = || {
+            version(
+                "v1",
+                json!({"a": {"type": "string"}, "b": {"type": "object", "properties": {"c": {}}}}),
+            )
+        };
         let other = || version("v1", json!({"a": {"type": "integer"}, "b": {}, "d": {}}));
         let check = |group: &str, live: Value, new: Value, stays: bool| {
             let live = mk(group, json!([live]), json!(["v1"]));
@@ -147,9 +165,18 @@ mod tests {
             json!([version("v1alpha1", json!({})), version("v1beta1", json!({}))]),
             json!(["v1alpha1"]),
         );
-        let new = mk("example.org", json!([version("v1", json!({"a": {}}))]), Value::Null);
+        let new = mk(
+            "example.org",
+            json!([version("v1", json!({"a": {}}))]),
+            Value::Null,
+        );
         let fitted = fit(&live, &new);
-        let names: Vec<_> = versions(&fitted).map(|v| (v["name"].clone(), v["storage"].clone())).collect();
-        assert_eq!(names, [(json!("v1"), json!(true)), (json!("v1alpha1"), json!(false))]);
+        let names: Vec<_> = versions(&fitted)
+            .map(|v| (v["name"].clone(), v["storage"].clone()))
+            .collect();
+        assert_eq!(
+            names,
+            [(json!("v1"), json!(true)), (json!("v1alpha1"), json!(false))]
+        );
     }
 }

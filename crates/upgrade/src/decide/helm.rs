@@ -185,7 +185,11 @@ impl Decider<'_> {
                 let key = ObjectKey::namespaced("", "Secret", record.namespace(), &record.secret_name());
                 if let Some(live) = self.snapshot.get(&key) {
                     let stage = self.lane(component, "helm-history");
-                    self.delete(&stage, live, &format!("Helm release {} is in its place", release.name));
+                    self.delete(
+                        &stage,
+                        live,
+                        &format!("Helm release {} is in its place", release.name),
+                    );
                 }
             }
         }

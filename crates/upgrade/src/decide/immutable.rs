@@ -131,7 +131,8 @@ mod tests {
     #[test]
     fn a_selector_stays_and_pods_carry_its_labels() {
         let mk = |selector: Value, labels: Value| {
-            let spec = json!({"selector": {"matchLabels": selector}, "template": {"metadata": {"labels": labels}}});
+            let spec =
+                json!({"selector": {"matchLabels": selector}, "template": {"metadata": {"labels": labels}}});
             mk("apps/v1", "Deployment", json!({ "spec": spec }))
         };
         let check = |live: Value, selector: Value, labels: Value, expect: Value| {
@@ -158,8 +159,15 @@ mod tests {
         let mk_set = |size: &str, extra: Value| {
             let mut claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
                 "resources": {"requests": {"storage": size}}}});
-            claim.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-            mk("apps/v1", "StatefulSet", json!({"spec": {"volumeClaimTemplates": [claim], "serviceName": "s"}}))
+            claim
+                .as_object_mut()
+                .unwrap()
+                .extend(extra.as_object().unwrap().clone());
+            mk(
+                "apps/v1",
+                "StatefulSet",
+                json!({"spec": {"volumeClaimTemplates": [claim], "serviceName": "s"}}),
+            )
         };
         let live = mk_set("20Gi", json!({"status": {"phase": "Pending"}}));
         let check = |size: &str, expect: &[&str]| {

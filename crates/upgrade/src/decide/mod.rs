@@ -494,7 +494,9 @@ impl<'a> Decider<'a> {
             let Some(name) = &stage.component else { continue };
             stage.after = if leaving.contains(name) {
                 // Whoever uses it goes first.
-                let users = leaving.iter().filter(|user| release.needs(user).contains(name.as_str()));
+                let users = leaving
+                    .iter()
+                    .filter(|user| release.needs(user).contains(name.as_str()));
                 users.cloned().collect()
             } else {
                 release.needs(name).into_iter().map(str::to_owned).collect()
@@ -508,7 +510,10 @@ impl<'a> Decider<'a> {
                 return (of_core(&stage.name), 0, 0);
             };
             let phase = stage.name.split_once('/').map_or("", |(_, phase)| phase);
-            let index = release.components.iter().position(|other| other.name == *component);
+            let index = release
+                .components
+                .iter()
+                .position(|other| other.name == *component);
             let place = LANE.iter().position(|(other, _)| *other == phase);
             let first = before_core.contains(component.as_str()) && !leaving.contains(component);
             let block = of_core(if first { BEFORE_CORE } else { COMPONENTS });

@@ -35,10 +35,18 @@ impl Decider<'_> {
             self.findings.push(
                 Finding::warning(
                     reasons::COMPONENT_IN_USE,
-                    format!("component {} is switched off, but stays: {} needs it", component.name, some_of(&users)),
+                    format!(
+                        "component {} is switched off, but stays: {} needs it",
+                        component.name,
+                        some_of(&users)
+                    ),
                 )
                 .on(settings::cluster_configuration())
-                .hint(format!("switch off {} first, or {} on again", users.join(", "), component.name)),
+                .hint(format!(
+                    "switch off {} first, or {} on again",
+                    users.join(", "),
+                    component.name
+                )),
             );
             return;
         }
@@ -69,7 +77,11 @@ impl Decider<'_> {
                 }
                 let snapshot = self.snapshot;
                 if let Some(live) = snapshot.get(key) {
-                    self.delete(&format!("{}/remove-data", component.name), live, "its data, as asked for");
+                    self.delete(
+                        &format!("{}/remove-data", component.name),
+                        live,
+                        "its data, as asked for",
+                    );
                 }
             }
         } else {
@@ -117,7 +129,10 @@ impl Decider<'_> {
 
     fn is_of(&self, key: &ObjectKey, components: &[Rendered<'_>]) -> bool {
         components.iter().any(|other| {
-            other.manifests.iter().any(|manifest| manifest.object.key() == *key)
+            other
+                .manifests
+                .iter()
+                .any(|manifest| manifest.object.key() == *key)
                 || other.secrets.iter().any(|secret| secret.key() == *key)
         })
     }
@@ -139,7 +154,13 @@ impl Decider<'_> {
             Phase::Workloads => "remove-workloads",
             Phase::CustomResourceDefinitions if self.is_in_use(live, gone) => return,
             Phase::CustomResourceDefinitions => "remove-definitions",
-            Phase::Namespaces if data.iter().any(|data| data.namespace.as_deref() == Some(&key.name)) => return,
+            Phase::Namespaces
+                if data
+                    .iter()
+                    .any(|data| data.namespace.as_deref() == Some(&key.name)) =>
+            {
+                return;
+            }
             Phase::Namespaces => "remove-namespaces",
             Phase::Rbac | Phase::Secrets | Phase::ConfigMaps | Phase::Services => "remove-rest",
         };
@@ -155,19 +176,31 @@ impl Decider<'_> {
         let text = |pointer: &str| definition.get_str(pointer).unwrap_or_default();
         let (group, kind) = (text("/spec/group"), text("/spec/names/kind"));
         let resource = format!("{}.{group}", text("/spec/names/plural"));
-        self.snapshot.unreadable.iter().any(|unreadable| unreadable.resource == resource)
-            || self.snapshot.of_kind(group, kind).any(|object| !gone.contains(&object.key()))
+        self.snapshot
+            .unreadable
+            .iter()
+            .any(|unreadable| unreadable.resource == resource)
+            || self
+                .snapshot
+                .of_kind(group, kind)
+                .any(|object| !gone.contains(&object.key()))
     }
 
     /// An earlier installer removed nothing: what it left behind runs on until somebody asks for its removal.
     fn tell_what_runs(&mut self, component: &Component) {
-        let runs = self.status_of(component).and_then(|status| status.get("status")).and_then(Value::as_str)
+        let runs = self
+            .status_of(component)
+            .and_then(|status| status.get("status"))
+            .and_then(Value::as_str)
             == Some("enabled");
         if runs && component.switch.is_some() {
             self.findings.push(
                 Finding::info(
                     reasons::COMPONENT_STILL_RUNS,
-                    format!("component {} is switched off, but what an earlier installer made of it still runs", component.name),
+                    format!(
+                        "component {} is switched off, but what an earlier installer made of it still runs",
+                        component.name
+                    ),
                 )
                 .on(settings::cluster_configuration())
                 .hint(format!("remove it with: ks-installer disable {}", component.name)),
@@ -183,7 +216,11 @@ impl Decider<'_> {
         self.findings.push(
             Finding::info(
                 reasons::DATA_STAYS,
-                format!("of component {} these stay, so that enabling it again finds them: {}", component.name, names.join(", ")),
+                format!(
+                    "of component {} these stay, so that enabling it again finds them: {}",
+                    component.name,
+                    names.join(", ")
+                ),
             )
             .hint("remove them, too, with --delete-data"),
         );
@@ -192,7 +229,7 @@ impl Decider<'_> {
 
 /// Tokens and records, which are nobody's data.
 fn is_made_by_kubernetes(object: Option<&Object>) -> bool {
-    object.and_then(|object| object.get_str("/type")).is_some_and(|kind| {
-        kind == "kubernetes.io/service-account-token" || kind.starts_with("helm.sh/")
-    })
+    object
+        .and_then(|object| object.get_str("/type"))
+        .is_some_and(|kind| kind == "kubernetes.io/service-account-token" || kind.starts_with("helm.sh/"))
 }

@@ -33,7 +33,8 @@ pub fn label_patch(labels: &Value, version: &str) -> Option<Value> {
 /// The JSON merge patch that has the status of a component, `live`, say that it is enabled at `version`, or disabled. `None`
 /// when it says so already. The version marks what this installer looks after: what is marked goes when it is switched off.
 pub fn component_status(live: Option<&Value>, is_enabled: bool, version: &str) -> Option<Value> {
-    let is = |name: &str, value: &str| live.and_then(|live| live.get(name)).and_then(Value::as_str) == Some(value);
+    let is =
+        |name: &str, value: &str| live.and_then(|live| live.get(name)).and_then(Value::as_str) == Some(value);
     if !is_enabled {
         let done = is("status", "disabled") && live.is_some_and(|live| live.get("version").is_none());
         return (!done).then(|| json!({ "status": "disabled", "enabledTime": null, "version": null }));
