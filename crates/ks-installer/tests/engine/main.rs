@@ -8,6 +8,7 @@ mod support;
 
 mod all;
 mod backup;
+mod components;
 mod core;
 mod disturbed;
 mod drift;
