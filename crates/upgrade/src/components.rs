@@ -78,6 +78,8 @@ pub struct ComponentInfo {
     pub needed_by: Vec<String>,
     /// What enabling it brings along.
     pub brings: Vec<String>,
+    /// Together with what it brings along: what enabling it installs.
+    pub whole: Footprint,
     /// What speaks against it, or is worth knowing.
     pub failed_checks: Vec<Check>,
     /// What it consists of.
@@ -89,6 +91,24 @@ pub struct ComponentInfo {
     pub data: Vec<Data>,
     /// Of that, what is there.
     pub data_there: Vec<ObjectKey>,
+}
+
+/// What is installed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Footprint {
+    pub objects: usize,
+    pub images: Vec<String>,
+    pub requests: Amount,
+}
+
+impl Footprint {
+    fn of(manifests: &[release::Manifest], nodes: usize) -> Self {
+        Self {
+            objects: manifests.len(),
+            images: release::images_of(manifests),
+            requests: requests::of_all(manifests, nodes),
+        }
+    }
 }
 
 /// The components of the target release, in the order in which they are installed. A snapshot with the pods of all namespaces
@@ -122,12 +142,19 @@ fn info(survey: &Survey<'_>, component: &release::Component) -> ComponentInfo {
         .and_then(|by| survey.with(by).ok());
     let shown = switched.as_ref().unwrap_or(survey);
     let brings = if component.switch.is_some() && switched.is_some() {
+        // Another of the same switch comes in its place, not along with it.
+        let is_other = |other: &&String| {
+            let paths = |component: &release::Component| component.switch.as_ref().map(|switch| switch.paths.clone());
+            let other = release.component(other).filter(|other| other.name != *name);
+            other.is_some_and(|other| shown.enabled.contains(name) || paths(other) != paths(component))
+        };
         let new = shown.enabled.difference(&survey.enabled);
-        new.filter(|other| *other != name).cloned().collect()
+        new.filter(is_other).cloned().collect()
     } else {
         Vec::new()
     };
     let rendered = shown.render(component);
+    let nodes = survey.settings.cluster().nodes;
     let (manifests, trouble) = match rendered {
         Ok(manifests) => (manifests, None),
         Err(finding) => (Vec::new(), Some(finding.message)),
@@ -140,6 +167,14 @@ fn info(survey: &Survey<'_>, component: &release::Component) -> ComponentInfo {
             (state, reason.or(trouble))
         }
     };
+    let is_not_chosen = state == State::Disabled && component.switch.is_some() && !shown.enabled.contains(name);
+    let reason = reason.or_else(|| {
+        is_not_chosen.then(|| "its switch alone does not enable it: another setting decides as well".to_owned())
+    });
+    let mut all = manifests.clone();
+    for other in brings.iter().filter_map(|other: &String| release.component(other)) {
+        all.extend(shown.render(other).unwrap_or_default());
+    }
     let is_there = !matches!(state, State::Disabled | State::Pending | State::LeftOut);
     let needed_by = release.components.iter().filter(|other| {
         other.needs.contains(name) && !release.is_core(&other.name) && survey.enabled.contains(&other.name)
@@ -157,10 +192,11 @@ fn info(survey: &Survey<'_>, component: &release::Component) -> ComponentInfo {
         needs: component.needs.clone(),
         needed_by: needed_by.map(|other| other.name.clone()).collect(),
         brings,
+        whole: Footprint::of(&all, nodes),
         failed_checks,
         objects: manifests.iter().map(|manifest| manifest.object.key()).collect(),
         images: release::images_of(&manifests),
-        requests: requests::of_all(&manifests, survey.settings.cluster().nodes),
+        requests: requests::of_all(&manifests, nodes),
         data: component.data.clone(),
         data_there: data_there(survey.snapshot, component),
     }

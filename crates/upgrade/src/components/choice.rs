@@ -79,7 +79,10 @@ pub fn choose(
     }
     let empty = json!({});
     let old_spec = live.get("/spec").unwrap_or(&empty);
-    let new_spec = install::sorted(configuration.get("/spec").unwrap_or(&empty));
+    let new_spec = configuration.get("/spec").unwrap_or(&empty);
+    // As the API server gives it back, with keys in order, where that does so: documents are made of settings.
+    let sorted = install::sorted(old_spec);
+    let new_spec = if sorted.to_string() == old_spec.to_string() { install::sorted(new_spec) } else { new_spec.clone() };
     let after = Survey::of(snapshot, release, &new_spec)?;
     let against = match choice {
         Choice::Enable => against_enabling(&before, &after, &components),
@@ -188,15 +191,22 @@ fn against_enabling(before: &Survey<'_>, after: &Survey<'_>, components: &[&Comp
                 .on(cluster_configuration_key())
                 .hint(format!("enable them together: ks-installer enable {}", all.join(" "))),
             );
-        } else if !is_enabled(after, component) {
+        } else if !after.enabled.contains(name) {
             let paths = component.switch.as_ref().map(|switch| switch.paths.join(", ")).unwrap_or_default();
-            against.push(
-                Finding::blocker(
-                    reasons::COMPONENT_NOT_ASKED_FOR,
+            let (message, hint) = match in_its_place(after, component) {
+                Some(other) => (
+                    format!("component {name} stays off: with these settings, {other} comes in its place"),
+                    format!("ks-installer enable {other}; or see what decides: ks-installer components {name}"),
+                ),
+                None => (
                     format!("component {name} stays off with {paths} set: another setting forbids it"),
-                )
-                .on(cluster_configuration_key())
-                .hint(format!("look at its settings: ks-installer components {name}; set them with --set")),
+                    format!("look at it with ks-installer components {name}; set what it takes with --set"),
+                ),
+            };
+            against.push(
+                Finding::blocker(reasons::COMPONENT_NOT_ASKED_FOR, message)
+                    .on(cluster_configuration_key())
+                    .hint(hint),
             );
         }
     }
@@ -222,16 +232,13 @@ fn against_enabling(before: &Survey<'_>, after: &Survey<'_>, components: &[&Comp
     against
 }
 
-/// Whether the settings ask for a component, or for another of the same switch in its place.
-fn is_enabled(survey: &Survey<'_>, component: &Component) -> bool {
-    let paths = |other: &Component| other.switch.as_ref().map(|switch| switch.paths.clone());
-    let of_switch = |other: &&Component| paths(other) == paths(component);
-    survey
-        .release
-        .components
-        .iter()
-        .filter(of_switch)
-        .any(|other| survey.enabled.contains(&other.name))
+/// Another component of the same switch that the settings ask for.
+fn in_its_place<'a>(survey: &Survey<'a>, component: &Component) -> Option<&'a str> {
+    let of_switch = |other: &&Component| {
+        let paths = |component: &Component| component.switch.as_ref().map(|switch| switch.paths.clone());
+        paths(other) == paths(component) && survey.enabled.contains(&other.name)
+    };
+    survey.release.components.iter().find(of_switch).map(|other| other.name.as_str())
 }
 
 /// What a component needs, and is off though it has a switch. What is off by default beside it is not missed: that is needed

@@ -67,6 +67,10 @@ fn what_is_off_is_shown_as_if_it_were_on() {
     for brought in ["elasticsearch", "elasticsearch-curator", "fluent-operator"] {
         assert!(logging.brings.iter().any(|name| name == brought), "{:?}", logging.brings);
     }
+    assert!(logging.whole.objects > logging.objects.len() && logging.whole.requests.memory_bytes > 1 << 30);
+    // One of the two comes in the place of the other.
+    let replicated = info_of(&snapshot, "redis-ha");
+    assert!(replicated.brings.is_empty() && replicated.reason.is_some(), "{replicated:#?}");
     let elasticsearch = info_of(&snapshot, "elasticsearch");
     assert_eq!(elasticsearch.drawn_in_by, ["auditing", "events", "logging", "servicemesh"]);
     assert!(elasticsearch.switch.is_none() && !elasticsearch.objects.is_empty());
@@ -165,6 +169,7 @@ fn what_speaks_against_it_is_named() {
     check_refused(&bare, Enable, &["alerting"], reasons::COMPONENT_NEEDS_ANOTHER, "enable monitoring alerting");
     check_refused(&bare, Enable, &["logsidecar-injector"], reasons::COMPONENT_NEEDS_ANOTHER, "enable logging logsidecar-injector");
     check_refused(&bare, Enable, &["minio"], reasons::COMPONENT_HAS_NO_SWITCH, "devops, openpitrix draw it in");
+    check_refused(&bare, Enable, &["redis-ha"], reasons::COMPONENT_NOT_ASKED_FOR, "redis comes in its place");
     check_refused(&bare, Enable, &["ks-core"], reasons::COMPONENT_HAS_NO_SWITCH, "part of every");
     assert!(choose_of(&bare, Enable, &["alerting", "monitoring"], &[]).is_ok());
 

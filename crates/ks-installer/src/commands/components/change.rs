@@ -10,10 +10,10 @@ use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Duration};
 use anyhow::{anyhow, bail};
 use cluster::{Cluster, ErrorClass, Scope};
 use engine::{Prepared, Session};
-use object::diff;
+use object::{Object, ObjectKey, diff};
 use serde_json::{Value, json};
 use upgrade::{
-    Finding, Options, Plan, Severity, cluster_configuration_key,
+    Action, Finding, Options, Plan, Severity, Step, cluster_configuration_key,
     components::{Choice, Edit, choose},
     install,
 };
@@ -201,7 +201,7 @@ async fn change(global: &Global, wanted: Wanted) -> anyhow::Result<Verdict> {
 }
 
 fn check_settings(settings: &[String]) -> anyhow::Result<()> {
-    let mut nothing = object::Object::try_from(json!({
+    let mut nothing = Object::try_from(json!({
         "apiVersion": "installer.kubesphere.io/v1alpha1", "kind": "ClusterConfiguration", "metadata": {"name": "ks-installer"},
     }))?;
     for setting in settings {
@@ -220,13 +220,13 @@ fn refuse(asked: &Asked<'_>, findings: &[Finding]) -> anyhow::Result<Verdict> {
 }
 
 /// Which settings change; their values may be secrets.
-fn edit_in_words(edit: &Edit, live: Option<&object::Object>) -> String {
+fn edit_in_words(edit: &Edit, live: Option<&Object>) -> String {
     let names = text::bold(&edit.components.join(", "));
     if edit.patch.is_none() {
         return format!("{names}: the ClusterConfiguration says so already\n\n");
     }
     let empty = Value::Null;
-    let part = |object: Option<&object::Object>, pointer: &str| {
+    let part = |object: Option<&Object>, pointer: &str| {
         object.and_then(|object| object.get(pointer)).unwrap_or(&empty).clone()
     };
     let mut paths: Vec<String> = Vec::new();
@@ -262,10 +262,12 @@ async fn prepare(session: &Session<'_>, edit: &Edit, shown: &Plan) -> Result<Pre
     let mut changed: Vec<String> = blockers.collect();
     if let Some(now) = &again.decision.plan {
         let differences = shown.check_permits(now).err().unwrap_or_default();
-        // The edit itself.
-        let others = differences
-            .iter()
-            .filter(|difference| difference.object.as_ref() != Some(&cluster_configuration_key()));
+        // But for the edit itself, and for the order of what documents are made of, which is the API server's.
+        let others = differences.iter().filter(|difference| {
+            difference.object.as_ref().is_none_or(|object| {
+                *object != cluster_configuration_key() && !is_same(shown, now, object)
+            })
+        });
         changed.extend(others.map(ToString::to_string));
     }
     if changed.is_empty() {
@@ -275,6 +277,22 @@ async fn prepare(session: &Session<'_>, edit: &Edit, shown: &Plan) -> Result<Pre
         "the ClusterConfiguration says so now, but the cluster changed meanwhile, and something else would be written than was shown:\n  - {}\nhint: look at it with ks-installer plan, then carry it out with ks-installer upgrade",
         changed.join("\n  - ")
     )))
+}
+
+/// Whether two plans do the same to an object, on the same state.
+fn is_same(shown: &Plan, now: &Plan, object: &ObjectKey) -> bool {
+    let of = |plan: &Plan| -> Vec<Step> { plan.steps().filter(|step| step.object == *object).cloned().collect() };
+    let body = |step: &Step| match &step.action {
+        Action::Apply { body, .. } | Action::Patch { body, .. } | Action::Record { body, .. } => body.0.clone(),
+        _ => Value::Null,
+    };
+    let (shown, now) = (of(shown), of(now));
+    let same = |a: &Step, b: &Step| {
+        a.before == b.before
+            && a.action.name() == b.action.name()
+            && (a.action == b.action || body(a) != Value::Null && diff::changes(&body(a), &body(b)).is_empty())
+    };
+    shown.len() == now.len() && shown.iter().zip(&now).all(|(a, b)| same(a, b))
 }
 
 /// Gives the operator the edit and the word for the plan in one, and follows it.
