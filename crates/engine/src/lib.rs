@@ -26,6 +26,7 @@ mod rollback;
 mod run;
 mod secrets;
 mod session;
+mod upon;
 mod write;
 
 pub use error::RunError;
@@ -40,6 +41,7 @@ pub use lease::{Claimant, Clock, Lease, LeaseError, RUN as RUN_LEASE};
 pub use rollback::{Rollback, prepare_rollback};
 pub use run::{RunOptions, RunSummary, run};
 pub use session::{Prepared, Report, Session, SessionError, prepare};
+pub use upon::prepare_upon;
 /// Asks a run to end.
 pub use tokio_util::sync::CancellationToken as Stop;
 
