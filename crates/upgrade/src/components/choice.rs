@@ -316,7 +316,7 @@ fn left_behind<'a>(before: &Survey<'_>, after: &Survey<'a>, components: &[&Compo
     let paths = |component: &Component| component.switch.as_ref().map(|switch| switch.paths.clone());
     let named: BTreeSet<&str> = components.iter().map(|component| component.name.as_str()).collect();
     let drawn_in: BTreeSet<&str> =
-        components.iter().flat_map(|component| release.needs(&component.name)).collect();
+        components.iter().flat_map(|component| release.before(&component.name)).collect();
     let is_meant = |component: &&Component| {
         named.contains(component.name.as_str())
             || before.enabled.contains(&component.name)
