@@ -41,9 +41,9 @@ pub use lease::{Claimant, Clock, Lease, LeaseError, RUN as RUN_LEASE};
 pub use rollback::{Rollback, prepare_rollback};
 pub use run::{RunOptions, RunSummary, run};
 pub use session::{Prepared, Report, Session, SessionError, prepare};
-pub use upon::prepare_upon;
 /// Asks a run to end.
 pub use tokio_util::sync::CancellationToken as Stop;
+pub use upon::prepare_upon;
 
 /// Listens to a run. Called from the run's task: it must not block.
 pub type Listener<'a> = &'a (dyn Fn(Event) + Send + Sync);

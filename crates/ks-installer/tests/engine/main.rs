@@ -16,6 +16,7 @@ mod helm;
 mod interrupted;
 mod journal;
 mod parity;
+mod parity_all;
 mod repaired;
 mod rollback;
 mod tenants;
