@@ -336,3 +336,13 @@ fn a_setting_that_is_taken_back_is_taken_back_in_the_cluster() {
     support::block_on(support::upgrade(&sandbox));
     assert_eq!(tolerations(&sandbox), before);
 }
+
+#[test]
+fn every_component_is_accepted_by_every_supported_kubernetes() {
+    for kubernetes in ["v1.19.16", "v1.21.14", "v1.22.17", "v1.23.17"] {
+        let sandbox = support::bare_of(kubernetes, true);
+        let refused =
+            support::block_on(async { crate::matrix::dry_run(&support::client(&sandbox), kubernetes).await });
+        assert_eq!(refused, Vec::<String>::new(), "{kubernetes}");
+    }
+}

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 
+#[path = "../components/matrix.rs"]
+mod matrix;
 #[path = "../support/mod.rs"]
 mod support;
 
