@@ -168,8 +168,15 @@ impl Writer<'_> {
                     metadata.insert("resourceVersion".into(), version.into());
                 }
             }
-            match self.retry(key, || self.cluster.apply(&guarded, true)).await {
+            let written = match (&live, can_be_applied(key)) {
+                (_, true) => self.retry(key, || self.cluster.apply(&guarded, true)).await,
+                (Some(_), false) => self.retry(key, || self.cluster.merge_patch(key, &guarded)).await,
+                (None, false) => self.retry(key, || self.cluster.create(&guarded)).await,
+            };
+            match written {
                 Ok(object) => return Ok(self.note(object)),
+                // Made by somebody else meanwhile, or by a try whose answer was lost.
+                Err(error) if is_taken(&error) => return Ok(Outcome::Superseded),
                 Err(error) if is_conflict(&error) => {
                     let Some(now) = self.reread(step).await? else {
                         return Ok(Outcome::Superseded);
@@ -248,6 +255,16 @@ pub(crate) fn seed(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+/// Whether the server takes an apply of the kind. The aggregator of Kubernetes 1.20 has no server-side apply, and breaks off:
+/// "FieldManager must be installed to run apply".
+fn can_be_applied(key: &ObjectKey) -> bool {
+    key.group != "apiregistration.k8s.io"
+}
+
+fn is_taken(error: &RunError) -> bool {
+    matches!(error, RunError::WriteObject(error) if matches!(error.class(), ErrorClass::AlreadyExists))
 }
 
 fn is_conflict(error: &RunError) -> bool {

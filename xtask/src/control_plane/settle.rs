@@ -82,9 +82,15 @@ fn is_deployment_ready(object: &Deployment) -> bool {
 fn is_stateful_set_ready(object: &StatefulSet) -> bool {
     let wanted = object.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let status = object.status.clone().unwrap_or_default();
+    let strategy = object
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.update_strategy.as_ref());
+    // Its pods stay as they are until somebody deletes them.
+    let is_on_delete = strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("OnDelete"));
     status.observed_generation >= object.metadata.generation
         && status.ready_replicas.unwrap_or(0) == wanted
-        && status.current_revision == status.update_revision
+        && (is_on_delete || status.current_revision == status.update_revision)
 }
 
 fn is_daemon_set_ready(object: &DaemonSet) -> bool {

@@ -111,6 +111,14 @@ pub(crate) fn rendered(release: &Release, kubernetes: &str, runtime: &str, more:
     let mut all = Vec::new();
     for component in &release.components {
         let inputs = settings.inputs(release, component, |_| None).unwrap();
+        // What a check leaves out is never applied.
+        let failed = component.failed_checks(release, &inputs).unwrap();
+        if failed
+            .iter()
+            .any(|check| !check.warning && check.reason != "CalicoMissing")
+        {
+            continue;
+        }
         for mut manifest in
             release::render(release, component, &inputs).unwrap_or_else(|error| panic!("{error}"))
         {
@@ -169,6 +177,10 @@ pub(crate) async fn dry_run(cluster: &Cluster, kubernetes: &str) -> Vec<String> 
                     continue;
                 }
                 known.push(value.clone());
+                // No server-side apply there.
+                if key.group == "apiregistration.k8s.io" {
+                    continue;
+                }
                 if let Err(error) = cluster.try_apply(&value).await {
                     refused.push(format!("{key} ({about}, {runtime}): {error}"));
                 }

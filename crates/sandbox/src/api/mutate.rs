@@ -396,6 +396,10 @@ fn apply(
             "Incorrect version specified in apply patch. Specified patch version: {given}, expected: {wanted}"
         )));
     }
+    // The aggregator is an API server of its own, without server-side apply: in 1.20 it breaks the connection off.
+    if resource.group == "apiregistration.k8s.io" {
+        return Err(Status::internal("FieldManager must be installed to run apply"));
+    }
     if text(&body, "kind") != resource.kind {
         return Err(Status::new(
             500,
