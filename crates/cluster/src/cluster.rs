@@ -223,8 +223,15 @@ impl Cluster {
             });
         let lists: Vec<Vec<Object>> = stream::iter(resources)
             .map(|resource| async move {
+                let served = &resource.served;
                 match snapshot::list(&self.client, resource, Some(namespace), None).await {
-                    Err(failure) if failure.class == ErrorClass::NotServed => Ok(Vec::new()),
+                    // Its definition went meanwhile.
+                    Err(failure)
+                        if failure.status == Some(404)
+                            && !self.is_still_served(&served.group, &served.kind).await? =>
+                    {
+                        Ok(Vec::new())
+                    }
                     read => read.map_err(|failure| ReadError {
                         what: resource.full_name(),
                         failure,
