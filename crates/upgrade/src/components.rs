@@ -12,6 +12,7 @@
 mod choice;
 mod images;
 mod names;
+mod objections;
 mod requests;
 mod survey;
 #[cfg(test)]
@@ -21,13 +22,13 @@ use object::ObjectKey;
 use release::{Check, Data, Switch};
 use serde::Serialize;
 
+use self::survey::Survey;
 pub use self::{
     choice::{Choice, Edit, choose},
     images::{ImageUse, images, images_of_all},
     names::{UnknownComponent, find},
     requests::{Amount, Room, room},
 };
-use self::survey::Survey;
 use crate::{Finding, Options, Snapshot, health};
 
 /// How a component is.
@@ -137,14 +138,20 @@ fn info(survey: &Survey<'_>, component: &release::Component) -> ComponentInfo {
     let drawn_in_by = survey.drawn_in_by(component);
     // What is not asked for is shown as if it were: by its own switch, or by the first that draws it in.
     let switched = (!asked_for)
-        .then(|| component.switch.as_ref().map_or_else(|| drawn_in_by.first().map(String::as_str), |_| Some(name)))
+        .then(|| {
+            component
+                .switch
+                .as_ref()
+                .map_or_else(|| drawn_in_by.first().map(String::as_str), |_| Some(name))
+        })
         .flatten()
         .and_then(|by| survey.with(by).ok());
     let shown = switched.as_ref().unwrap_or(survey);
     let brings = if component.switch.is_some() && switched.is_some() {
         // Another of the same switch comes in its place, not along with it.
         let is_other = |other: &&String| {
-            let paths = |component: &release::Component| component.switch.as_ref().map(|switch| switch.paths.clone());
+            let paths =
+                |component: &release::Component| component.switch.as_ref().map(|switch| switch.paths.clone());
             let other = release.component(other).filter(|other| other.name != *name);
             other.is_some_and(|other| shown.enabled.contains(name) || paths(other) != paths(component))
         };
@@ -167,12 +174,17 @@ fn info(survey: &Survey<'_>, component: &release::Component) -> ComponentInfo {
             (state, reason.or(trouble))
         }
     };
-    let is_not_chosen = state == State::Disabled && component.switch.is_some() && !shown.enabled.contains(name);
+    let is_not_chosen =
+        state == State::Disabled && component.switch.is_some() && !shown.enabled.contains(name);
     let reason = reason.or_else(|| {
-        is_not_chosen.then(|| "its switch alone does not enable it: another setting decides as well".to_owned())
+        is_not_chosen
+            .then(|| "its switch alone does not enable it: another setting decides as well".to_owned())
     });
     let mut all = manifests.clone();
-    for other in brings.iter().filter_map(|other: &String| release.component(other)) {
+    for other in brings
+        .iter()
+        .filter_map(|other: &String| release.component(other))
+    {
         all.extend(shown.render(other).unwrap_or_default());
     }
     let is_there = !matches!(state, State::Disabled | State::Pending | State::LeftOut);

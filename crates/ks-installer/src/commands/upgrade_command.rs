@@ -81,7 +81,9 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
             lines.join("\n  - ")
         );
         let why = "the saved plan no longer fits";
-        asked.refuse(&words, why, Some(lines.into()), prepared.findings()).map(Some)
+        asked
+            .refuse(&words, why, Some(lines.into()), prepared.findings())
+            .map(Some)
     };
     let plan = match approve(&prepared, &asked, is_saved)? {
         Approval::Given(plan) => plan,

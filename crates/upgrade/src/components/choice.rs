@@ -7,12 +7,11 @@ use object::Object;
 use release::{Component, Release, Releases, Version};
 use serde_json::{Map, Value, json};
 
-use super::survey::{Survey, status_path};
-use crate::{
-    Finding, Options, Snapshot, cluster_configuration_key,
-    install::{self, DEFAULT_CONFIGURATION},
-    preflight, reasons, settings,
+use super::{
+    objections::{against_disabling, against_enabling, without_switch},
+    survey::{Survey, status_path},
 };
+use crate::{Finding, Options, Snapshot, cluster_configuration_key, install, preflight, reasons, settings};
 
 /// What is to become of components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,22 +48,35 @@ pub fn choose(
 ) -> Result<Edit, Vec<Finding>> {
     let release = crate::target(releases, options).map_err(|finding| vec![*finding])?;
     let live = at_release(snapshot, release).map_err(|finding| vec![finding])?;
-    let components: Vec<&Component> =
-        release.components.iter().filter(|component| named.contains(&component.name)).collect();
+    let components: Vec<&Component> = release
+        .components
+        .iter()
+        .filter(|component| named.contains(&component.name))
+        .collect();
     let before = Survey::of_cluster(snapshot, release)?;
-    let switchless: Vec<Finding> =
-        components.iter().filter_map(|component| without_switch(&before, component, choice)).collect();
+    let switchless: Vec<Finding> = components
+        .iter()
+        .filter_map(|component| without_switch(&before, component, choice))
+        .collect();
     if !switchless.is_empty() {
         return Err(switchless);
     }
 
     let mut configuration = live.clone();
-    let spec = configuration.as_map_mut().entry("spec").or_insert_with(|| json!({}));
+    let spec = configuration
+        .as_map_mut()
+        .entry("spec")
+        .or_insert_with(|| json!({}));
     for component in &components {
         let is_on = before.enabled.contains(&component.name);
-        for (path, switch) in component.switch.iter().flat_map(|switch| switch.paths.iter().map(move |path| (path, switch))) {
+        for (path, switch) in component
+            .switch
+            .iter()
+            .flat_map(|switch| switch.paths.iter().map(move |path| (path, switch)))
+        {
             // What is so already is not said once more.
-            let is_set_on = || path.split('.').try_fold(&*spec, |value, name| value.get(name)) == Some(&switch.on);
+            let is_set_on =
+                || path.split('.').try_fold(&*spec, |value, name| value.get(name)) == Some(&switch.on);
             match choice {
                 Choice::Enable if !is_on => install::put(spec, path, switch.on.clone()),
                 Choice::Disable if is_on || is_set_on() => install::put(spec, path, switch.off.clone()),
@@ -74,7 +86,10 @@ pub fn choose(
     }
     for assignment in assignments {
         install::set(&mut configuration, assignment).map_err(|error| {
-            vec![Finding::blocker(settings::reasons::INVALID_SETTING, error.to_string()).on(cluster_configuration_key())]
+            vec![
+                Finding::blocker(settings::reasons::INVALID_SETTING, error.to_string())
+                    .on(cluster_configuration_key()),
+            ]
         })?;
     }
     let empty = json!({});
@@ -82,7 +97,11 @@ pub fn choose(
     let new_spec = configuration.get("/spec").unwrap_or(&empty);
     // As the API server gives it back, with keys in order, where that does so: documents are made of settings.
     let sorted = install::sorted(old_spec);
-    let new_spec = if sorted.to_string() == old_spec.to_string() { install::sorted(new_spec) } else { new_spec.clone() };
+    let new_spec = if sorted.to_string() == old_spec.to_string() {
+        install::sorted(new_spec)
+    } else {
+        new_spec.clone()
+    };
     let after = Survey::of(snapshot, release, &new_spec)?;
     let against = match choice {
         Choice::Enable => against_enabling(&before, &after, &components),
@@ -102,7 +121,9 @@ pub fn choose(
     let version = release.version.to_string();
     for path in marked.iter().filter_map(|component| status_path(component)) {
         let mark = json!({"status": "enabled", "version": version});
-        let fold = path.rsplit('.').fold(mark, |value, name| json!({ (name): value }));
+        let fold = path
+            .rsplit('.')
+            .fold(mark, |value, name| json!({ (name): value }));
         merge(&mut status, &fold);
         merge(&mut marks, &fold);
     }
@@ -119,7 +140,10 @@ pub fn choose(
         patch["metadata"] = json!({"resourceVersion": version});
     }
     Ok(Edit {
-        components: components.iter().map(|component| component.name.clone()).collect(),
+        components: components
+            .iter()
+            .map(|component| component.name.clone())
+            .collect(),
         configuration,
         patch: is_change.then_some(patch),
         marked: marked.iter().map(|component| component.name.clone()).collect(),
@@ -130,8 +154,10 @@ pub fn choose(
 fn at_release<'a>(snapshot: &'a Snapshot, release: &Release) -> Result<&'a Object, Finding> {
     let installed = preflight::installed(snapshot);
     let Some(version) = installed.version() else {
-        return Err(Finding::blocker(reasons::NOT_INSTALLED, "there is no KubeSphere on this cluster")
-            .hint("install it first: ks-installer install, which takes settings with --set"));
+        return Err(
+            Finding::blocker(reasons::NOT_INSTALLED, "there is no KubeSphere on this cluster")
+                .hint("install it first: ks-installer install, which takes settings with --set"),
+        );
     };
     if version.parse::<Version>().ok().as_ref() != Some(&release.version) {
         return Err(Finding::blocker(
@@ -150,173 +176,19 @@ fn at_release<'a>(snapshot: &'a Snapshot, release: &Release) -> Result<&'a Objec
     })
 }
 
-fn without_switch(before: &Survey<'_>, component: &Component, choice: Choice) -> Option<Finding> {
-    if component.switch.is_some() {
-        return None;
-    }
-    let name = &component.name;
-    let users = before.drawn_in_by(component);
-    let finding = if users.is_empty() {
-        Finding::blocker(
-            reasons::COMPONENT_HAS_NO_SWITCH,
-            format!("component {name} is part of every KubeSphere and cannot be switched"),
-        )
-    } else {
-        let verb = match choice {
-            Choice::Enable => "enable one of those",
-            Choice::Disable => "it goes with the last of them",
-        };
-        Finding::blocker(
-            reasons::COMPONENT_HAS_NO_SWITCH,
-            format!("component {name} has no switch of its own: {} draw it in", users.join(", ")),
-        )
-        .hint(verb)
-    };
-    Some(finding.on(cluster_configuration_key()))
-}
-
-fn against_enabling(before: &Survey<'_>, after: &Survey<'_>, components: &[&Component]) -> Vec<Finding> {
-    let release = after.release;
-    let mut against = Vec::new();
-    for component in components {
-        let name = &component.name;
-        let missing = missing_needs(after, component);
-        if !missing.is_empty() {
-            let all: Vec<&str> = missing.iter().map(String::as_str).chain([name.as_str()]).collect();
-            against.push(
-                Finding::blocker(
-                    reasons::COMPONENT_NEEDS_ANOTHER,
-                    format!("component {name} needs {}, which is switched off", missing.join(" and ")),
-                )
-                .on(cluster_configuration_key())
-                .hint(format!("enable them together: ks-installer enable {}", all.join(" "))),
-            );
-        } else if !after.enabled.contains(name) {
-            let paths = component.switch.as_ref().map(|switch| switch.paths.join(", ")).unwrap_or_default();
-            let (message, hint) = match in_its_place(after, component) {
-                Some(other) => (
-                    format!("component {name} stays off: with these settings, {other} comes in its place"),
-                    format!("ks-installer enable {other}; or see what decides: ks-installer components {name}"),
-                ),
-                None => (
-                    format!("component {name} stays off with {paths} set: another setting forbids it"),
-                    format!("look at it with ks-installer components {name}; set what it takes with --set"),
-                ),
-            };
-            against.push(
-                Finding::blocker(reasons::COMPONENT_NOT_ASKED_FOR, message)
-                    .on(cluster_configuration_key())
-                    .hint(hint),
-            );
-        }
-    }
-    let named: BTreeSet<&str> = components.iter().map(|component| component.name.as_str()).collect();
-    for component in &release.components {
-        let is_new = after.enabled.contains(&component.name) && !before.enabled.contains(&component.name);
-        if !is_new && !named.contains(component.name.as_str()) {
-            continue;
-        }
-        for check in after.failed_checks(component).unwrap_or_default() {
-            if !check.warning {
-                against.push(
-                    Finding::blocker(
-                        &check.reason,
-                        format!("component {} cannot be installed: {}", component.name, check.message),
-                    )
-                    .on(cluster_configuration_key())
-                    .hint(check.hint.clone()),
-                );
-            }
-        }
-    }
-    against
-}
-
-/// Another component of the same switch that the settings ask for.
-fn in_its_place<'a>(survey: &Survey<'a>, component: &Component) -> Option<&'a str> {
-    let of_switch = |other: &&Component| {
-        let paths = |component: &Component| component.switch.as_ref().map(|switch| switch.paths.clone());
-        paths(other) == paths(component) && survey.enabled.contains(&other.name)
-    };
-    survey.release.components.iter().find(of_switch).map(|other| other.name.as_str())
-}
-
-/// What a component needs, and is off though it has a switch. What is off by default beside it is not missed: that is needed
-/// before it only where it is there at all.
-fn missing_needs(after: &Survey<'_>, component: &Component) -> Vec<String> {
-    let release = after.release;
-    let mut missing = BTreeSet::new();
-    let mut open = vec![component];
-    let mut seen = BTreeSet::new();
-    while let Some(user) = open.pop() {
-        for need in user.needs.iter().filter_map(|need| release.component(need)) {
-            if release.is_core(&need.name) || after.enabled.contains(&need.name) || !seen.insert(&need.name) {
-                continue;
-            }
-            if need.switch.is_some() {
-                missing.insert(need.name.clone());
-            }
-            open.push(need);
-        }
-    }
-    if missing.is_empty() {
-        return Vec::new();
-    }
-    let by_default = install::read_configuration(DEFAULT_CONFIGURATION).ok().and_then(|configuration| {
-        Survey::of(after.snapshot, release, configuration.get("/spec")?).ok()
-    });
-    if let Some(by_default) = by_default.filter(|default| default.enabled.contains(&component.name)) {
-        missing.retain(|need| by_default.enabled.contains(need));
-    }
-    // In the release's order, since that is how they are enabled.
-    let order = release.components.iter().map(|component| component.name.clone());
-    order.filter(|name| missing.contains(name)).collect()
-}
-
-fn against_disabling(after: &Survey<'_>, components: &[&Component]) -> Vec<Finding> {
-    let release = after.release;
-    let mut against = Vec::new();
-    for component in components {
-        let name = &component.name;
-        let users: Vec<&str> = release
-            .components
-            .iter()
-            .filter(|user| after.enabled.contains(&user.name) && !release.is_core(&user.name))
-            .filter(|user| user.needs.contains(name))
-            .map(|user| user.name.as_str())
-            .collect();
-        if !users.is_empty() {
-            let (verb, whom) = if users.len() == 1 { ("needs", "it") } else { ("need", "them") };
-            against.push(
-                Finding::blocker(
-                    reasons::COMPONENT_IN_USE,
-                    format!("component {name} is in use: {} {verb} it", users.join(", ")),
-                )
-                .on(cluster_configuration_key())
-                .hint(format!("disable {whom}, too: ks-installer disable {} {name}", users.join(" "))),
-            );
-        } else if after.enabled.contains(name) {
-            against.push(
-                Finding::blocker(
-                    reasons::COMPONENT_IN_USE,
-                    format!("component {name} stays with its switch off: another setting asks for it"),
-                )
-                .on(cluster_configuration_key())
-                .hint(format!("look at its settings: ks-installer components {name}")),
-            );
-        }
-    }
-    against
-}
-
 /// What an earlier installer noted as enabled without a version, and what is off after the edit: of the components that were
 /// named, those that share their switch, what only they drew in, and what goes off with them.
 fn left_behind<'a>(before: &Survey<'_>, after: &Survey<'a>, components: &[&Component]) -> Vec<&'a Component> {
     let release = after.release;
     let paths = |component: &Component| component.switch.as_ref().map(|switch| switch.paths.clone());
-    let named: BTreeSet<&str> = components.iter().map(|component| component.name.as_str()).collect();
-    let drawn_in: BTreeSet<&str> =
-        components.iter().flat_map(|component| release.needs(&component.name)).collect();
+    let named: BTreeSet<&str> = components
+        .iter()
+        .map(|component| component.name.as_str())
+        .collect();
+    let drawn_in: BTreeSet<&str> = components
+        .iter()
+        .flat_map(|component| release.needs(&component.name))
+        .collect();
     let is_meant = |component: &&Component| {
         named.contains(component.name.as_str())
             || before.enabled.contains(&component.name)
@@ -324,9 +196,16 @@ fn left_behind<'a>(before: &Survey<'_>, after: &Survey<'a>, components: &[&Compo
             || component.switch.is_some() && components.iter().any(|other| paths(other) == paths(component))
     };
     let is_left = |component: &&Component| {
-        !after.enabled.contains(&component.name) && after.is_noted(component) && after.mark(component).is_none()
+        !after.enabled.contains(&component.name)
+            && after.is_noted(component)
+            && after.mark(component).is_none()
     };
-    release.components.iter().filter(is_left).filter(is_meant).collect()
+    release
+        .components
+        .iter()
+        .filter(is_left)
+        .filter(is_meant)
+        .collect()
 }
 
 /// A merge patch of maps without nulls.

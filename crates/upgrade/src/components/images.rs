@@ -30,7 +30,9 @@ pub fn images(
         let failed = survey.failed_checks(component).unwrap_or_default();
         failed.iter().any(|check| !check.warning)
     };
-    collect(&survey, |component| survey.enabled.contains(&component.name) && !is_left_out(component))
+    collect(&survey, |component| {
+        survey.enabled.contains(&component.name) && !is_left_out(component)
+    })
 }
 
 /// The images of all components with all that can be switched on, sorted.
@@ -45,7 +47,11 @@ pub fn images_of_all(
     let release = crate::target(releases, options).map_err(|finding| vec![*finding])?;
     let survey = Survey::of_cluster(snapshot, release)?;
     let mut spec = survey.settings.spec().clone();
-    for switch in release.components.iter().filter_map(|component| component.switch.as_ref()) {
+    for switch in release
+        .components
+        .iter()
+        .filter_map(|component| component.switch.as_ref())
+    {
         for path in &switch.paths {
             install::put(&mut spec, path, switch.on.clone());
         }
@@ -54,10 +60,18 @@ pub fn images_of_all(
     collect(&all, |_| true)
 }
 
-fn collect(survey: &Survey<'_>, is_wanted: impl Fn(&Component) -> bool) -> Result<Vec<ImageUse>, Vec<Finding>> {
+fn collect(
+    survey: &Survey<'_>,
+    is_wanted: impl Fn(&Component) -> bool,
+) -> Result<Vec<ImageUse>, Vec<Finding>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut findings = Vec::new();
-    for component in survey.release.components.iter().filter(|component| is_wanted(component)) {
+    for component in survey
+        .release
+        .components
+        .iter()
+        .filter(|component| is_wanted(component))
+    {
         match survey.render(component) {
             Ok(manifests) => {
                 for image in release::images_of(&manifests) {
@@ -71,5 +85,7 @@ fn collect(survey: &Survey<'_>, is_wanted: impl Fn(&Component) -> bool) -> Resul
         return Err(findings);
     }
     let found = found.into_iter();
-    Ok(found.map(|(image, components)| ImageUse { image, components }).collect())
+    Ok(found
+        .map(|(image, components)| ImageUse { image, components })
+        .collect())
 }

@@ -28,14 +28,31 @@ impl UnknownComponent {
 /// There is none of that name.
 pub fn find<'a>(release: &'a Release, name: &str) -> Result<&'a Component, UnknownComponent> {
     let by_name = release.component(name);
-    let by_setting = || release.components.iter().find(|component| setting(component) == Some(name));
-    let by_words = || release.components.iter().find(|component| component.name == name.replace('_', "-"));
-    by_name.or_else(by_setting).or_else(by_words).ok_or_else(|| UnknownComponent {
-        name: name.to_owned(),
-        release: release.version.to_string(),
-        nearest: nearest(release, name),
-        known: release.components.iter().map(|component| component.name.clone()).collect(),
-    })
+    let by_setting = || {
+        release
+            .components
+            .iter()
+            .find(|component| setting(component) == Some(name))
+    };
+    let by_words = || {
+        release
+            .components
+            .iter()
+            .find(|component| component.name == name.replace('_', "-"))
+    };
+    by_name
+        .or_else(by_setting)
+        .or_else(by_words)
+        .ok_or_else(|| UnknownComponent {
+            name: name.to_owned(),
+            release: release.version.to_string(),
+            nearest: nearest(release, name),
+            known: release
+                .components
+                .iter()
+                .map(|component| component.name.clone())
+                .collect(),
+        })
 }
 
 /// The setting below which a component is switched: `openpitrix.store`.
@@ -51,8 +68,14 @@ fn nearest(release: &Release, name: &str) -> Option<String> {
     let close = names.map(|known| (strsim::osa_distance(&lower, known), known));
     let closest = close.min().filter(|(distance, _)| *distance <= tolerated);
     let contained = || {
-        let mut holding = release.components.iter().filter(|component| component.name.contains(&lower));
-        holding.next().map(|component| component.name.clone()).filter(|_| lower.len() > 2)
+        let mut holding = release
+            .components
+            .iter()
+            .filter(|component| component.name.contains(&lower));
+        holding
+            .next()
+            .map(|component| component.name.clone())
+            .filter(|_| lower.len() > 2)
     };
     closest.map(|(_, known)| known.to_owned()).or_else(contained)
 }

@@ -83,15 +83,32 @@ fn of_pod(spec: &Value) -> Amount {
         let resources = container.get("resources");
         let read = |name: &str| Amount::read(resources.and_then(|resources| resources.get(name)));
         let (requests, limits) = (read("requests"), read("limits"));
-        let has = |name: &str| resources.and_then(|r| r.get("requests")).is_some_and(|r| r.get(name).is_some());
+        let has = |name: &str| {
+            resources
+                .and_then(|r| r.get("requests"))
+                .is_some_and(|r| r.get(name).is_some())
+        };
         Amount {
-            cpu_millicores: if has("cpu") { requests.cpu_millicores } else { limits.cpu_millicores },
-            memory_bytes: if has("memory") { requests.memory_bytes } else { limits.memory_bytes },
+            cpu_millicores: if has("cpu") {
+                requests.cpu_millicores
+            } else {
+                limits.cpu_millicores
+            },
+            memory_bytes: if has("memory") {
+                requests.memory_bytes
+            } else {
+                limits.memory_bytes
+            },
         }
     };
-    let all = containers("containers").map(of).fold(Amount::default(), Amount::plus);
+    let all = containers("containers")
+        .map(of)
+        .fold(Amount::default(), Amount::plus);
     let overhead = Amount::read(spec.get("overhead"));
-    containers("initContainers").map(of).fold(all, Amount::largest).plus(overhead)
+    containers("initContainers")
+        .map(of)
+        .fold(all, Amount::largest)
+        .plus(overhead)
 }
 
 /// What an object's pods ask for. Jobs end, and so do not count. Where a custom resource says what the pods are to ask for
@@ -103,7 +120,9 @@ fn of_object(object: &Object, nodes: usize) -> Amount {
         ("apps", "DaemonSet") => {
             template("/spec/template/spec").times(i64::try_from(nodes).unwrap_or(i64::MAX))
         }
-        ("apps", "Deployment" | "StatefulSet" | "ReplicaSet") => template("/spec/template/spec").times(replicas()),
+        ("apps", "Deployment" | "StatefulSet" | "ReplicaSet") => {
+            template("/spec/template/spec").times(replicas())
+        }
         ("", "Pod") => template("/spec"),
         (group, _) if release::is_custom(group) => {
             Amount::read(object.get("/spec/resources/requests")).times(replicas())
@@ -131,7 +150,12 @@ pub fn room(snapshot: &Snapshot) -> Room {
     };
     let allocatable = nodes
         .iter()
-        .map(|node| Amount::read(node.get("/status/allocatable").or_else(|| node.get("/status/capacity"))))
+        .map(|node| {
+            Amount::read(
+                node.get("/status/allocatable")
+                    .or_else(|| node.get("/status/capacity")),
+            )
+        })
         .fold(Amount::default(), Amount::plus);
     let requested = snapshot
         .of_kind("", "Pod")

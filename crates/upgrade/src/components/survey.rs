@@ -46,7 +46,10 @@ impl<'a> Survey<'a> {
         };
         for component in &release.components {
             let inputs = survey.inputs(component)?;
-            if component.is_enabled(release, &inputs).map_err(|error| vec![unrendered(&error)])? {
+            if component
+                .is_enabled(release, &inputs)
+                .map_err(|error| vec![unrendered(&error)])?
+            {
                 survey.enabled.insert(component.name.clone());
             }
         }
@@ -56,7 +59,11 @@ impl<'a> Survey<'a> {
     /// The same with one more component switched on.
     pub(super) fn with(&self, name: &str) -> Result<Self, Vec<Finding>> {
         let mut spec = self.settings.spec().clone();
-        if let Some(switch) = self.release.component(name).and_then(|component| component.switch.as_ref()) {
+        if let Some(switch) = self
+            .release
+            .component(name)
+            .and_then(|component| component.switch.as_ref())
+        {
             for path in &switch.paths {
                 install::put(&mut spec, path, switch.on.clone());
             }
@@ -65,7 +72,8 @@ impl<'a> Survey<'a> {
     }
 
     pub(super) fn inputs(&self, component: &Component) -> Result<Inputs, Vec<Finding>> {
-        self.settings.inputs(self.release, component, |key| self.snapshot.get(key))
+        self.settings
+            .inputs(self.release, component, |key| self.snapshot.get(key))
     }
 
     pub(super) fn render(&self, component: &Component) -> Result<Vec<Manifest>, Finding> {
@@ -76,9 +84,15 @@ impl<'a> Survey<'a> {
     /// The checks that fail, without those that count only before a first installation where there was one.
     pub(super) fn failed_checks(&self, component: &Component) -> Result<Vec<Check>, Finding> {
         let inputs = self.inputs(component).map_err(first)?;
-        let failed = component.failed_checks(self.release, &inputs).map_err(|error| unrendered(&error))?;
+        let failed = component
+            .failed_checks(self.release, &inputs)
+            .map_err(|error| unrendered(&error))?;
         let was_there = self.is_noted(component);
-        Ok(failed.into_iter().filter(|check| !(check.first && was_there)).cloned().collect())
+        Ok(failed
+            .into_iter()
+            .filter(|check| !(check.first && was_there))
+            .cloned()
+            .collect())
     }
 
     /// What draws a component in that has no switch: those with one that need it, through others without one if need be.

@@ -8,17 +8,20 @@
 use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{anyhow, bail};
-use cluster::{Cluster, ErrorClass, Scope};
+use cluster::Scope;
 use engine::{Prepared, Session};
-use object::{Object, ObjectKey, diff};
+use object::{Object, diff};
 use serde_json::{Value, json};
 use upgrade::{
-    Action, Finding, Options, Plan, Severity, Step, cluster_configuration_key,
+    Finding, Options, Plan, Severity, cluster_configuration_key,
     components::{Choice, Edit, choose},
     install,
 };
 
-use super::{named, release};
+use super::{
+    carry_out::{hand_over, prepare, write},
+    named, release,
+};
 use crate::{
     cli::{
         DriftArg, Format, Global,
@@ -31,9 +34,7 @@ use crate::{
         run::{self, Stopped},
         session,
         upgrade_command::{Failed, Outcome, execute_after},
-        with_hint,
     },
-    operator::{publish::digest, watch::APPROVED_PLAN},
     output::{self, progress::Progress, text},
 };
 
@@ -104,7 +105,11 @@ async fn change(global: &Global, wanted: Wanted) -> anyhow::Result<Verdict> {
             "{command} asks before it writes, and there is nobody to ask\nhint: look at it with --dry-run, then add --yes"
         );
     }
-    let target = backup::Target::new(args.backup.clone(), Path::new("."), backup::encryption(&args.encrypt)?);
+    let target = backup::Target::new(
+        args.backup.clone(),
+        Path::new("."),
+        backup::encryption(&args.encrypt)?,
+    );
     let cluster = connect(global).await?;
     let leader = handover::leader(&cluster).await?;
     if let Some(leader) = &leader {
@@ -113,7 +118,10 @@ async fn change(global: &Global, wanted: Wanted) -> anyhow::Result<Verdict> {
             &[
                 ("--delete-data", wanted.delete_data),
                 ("--drift", args.drift.is_some()),
-                ("--allow-unsupported-kubernetes", args.allow_unsupported_kubernetes),
+                (
+                    "--allow-unsupported-kubernetes",
+                    args.allow_unsupported_kubernetes,
+                ),
                 ("--backup", args.backup.is_some()),
                 ("encryption", args.encrypt.is_asked_for()),
             ],
@@ -136,7 +144,9 @@ async fn change(global: &Global, wanted: Wanted) -> anyhow::Result<Verdict> {
         details: args.details,
         blocked: "Nothing was written. Resolve the blockers and run it again.",
         question: match (wanted.choice, wanted.delete_data) {
-            (Choice::Disable, true) => "A backup of what Kubernetes has is made first; volumes are not in it, and their data is gone for good.",
+            (Choice::Disable, true) => {
+                "A backup of what Kubernetes has is made first; volumes are not in it, and their data is gone for good."
+            }
             _ => "A backup is made first.",
         },
         edits: 0,
@@ -158,7 +168,9 @@ async fn change(global: &Global, wanted: Wanted) -> anyhow::Result<Verdict> {
     if !json {
         output::print(&edit_in_words(&edit, snapshot.get(&cluster_configuration_key())));
     }
-    snapshot.objects.insert(cluster_configuration_key(), Arc::new(edit.configuration.clone()));
+    snapshot
+        .objects
+        .insert(cluster_configuration_key(), Arc::new(edit.configuration.clone()));
     let asks = args.drift == Some(DriftArg::Ask);
     let decide = async |session: &Session<'_>| engine::prepare_upon(session, snapshot.clone()).await;
     let prepared = drift::prepare_by(&mut session, asks, decide).await?;
@@ -227,85 +239,25 @@ fn edit_in_words(edit: &Edit, live: Option<&Object>) -> String {
     }
     let empty = Value::Null;
     let part = |object: Option<&Object>, pointer: &str| {
-        object.and_then(|object| object.get(pointer)).unwrap_or(&empty).clone()
+        object
+            .and_then(|object| object.get(pointer))
+            .unwrap_or(&empty)
+            .clone()
     };
     let mut paths: Vec<String> = Vec::new();
     for name in ["spec", "status"] {
         let pointer = format!("/{name}");
         let changes = diff::changes(&part(live, &pointer), &part(Some(&edit.configuration), &pointer));
-        paths.extend(changes.into_iter().map(|change| format!("{name}.{}", change.path)));
+        paths.extend(
+            changes
+                .into_iter()
+                .map(|change| format!("{name}.{}", change.path)),
+        );
     }
-    format!("{names}: the ClusterConfiguration changes first: {}\n\n", paths.join(", "))
-}
-
-async fn write(cluster: &Cluster, patch: &Value) -> anyhow::Result<()> {
-    let written = cluster.merge_patch(&cluster_configuration_key(), patch).await;
-    match written {
-        Ok(_) => Ok(()),
-        Err(error) if *error.class() == ErrorClass::Conflict => bail!(
-            "somebody changed the ClusterConfiguration meanwhile, so it was left as it is\nhint: run it again: it is decided on what is there now"
-        ),
-        Err(error) => {
-            let hint = error.hint();
-            Err(with_hint(error.into(), hint))
-        }
-    }
-}
-
-/// Makes the edit, and decides on what is there then. Nothing else is done than what was shown.
-async fn prepare(session: &Session<'_>, edit: &Edit, shown: &Plan) -> Result<Prepared, Stopped> {
-    if let Some(patch) = &edit.patch {
-        write(session.cluster, patch).await.map_err(Stopped::NotBegun)?;
-    }
-    let again = engine::prepare(session).await.map_err(read_error).map_err(Stopped::NotBegun)?;
-    let blockers = again.blockers().map(|finding| finding.message.clone());
-    let mut changed: Vec<String> = blockers.collect();
-    if let Some(now) = &again.decision.plan {
-        let differences = shown.check_permits(now).err().unwrap_or_default();
-        // But for the edit itself, and for the order of what documents are made of, which is the API server's.
-        let others = differences.iter().filter(|difference| {
-            difference.object.as_ref().is_none_or(|object| {
-                *object != cluster_configuration_key() && !is_same(shown, now, object)
-            })
-        });
-        changed.extend(others.map(ToString::to_string));
-    }
-    if changed.is_empty() {
-        return Ok(again);
-    }
-    Err(Stopped::NotBegun(anyhow!(
-        "the ClusterConfiguration says so now, but the cluster changed meanwhile, and something else would be written than was shown:\n  - {}\nhint: look at it with ks-installer plan, then carry it out with ks-installer upgrade",
-        changed.join("\n  - ")
-    )))
-}
-
-/// Whether two plans do the same to an object, on the same state.
-fn is_same(shown: &Plan, now: &Plan, object: &ObjectKey) -> bool {
-    let of = |plan: &Plan| -> Vec<Step> { plan.steps().filter(|step| step.object == *object).cloned().collect() };
-    let body = |step: &Step| match &step.action {
-        Action::Apply { body, .. } | Action::Patch { body, .. } | Action::Record { body, .. } => body.0.clone(),
-        _ => Value::Null,
-    };
-    let (shown, now) = (of(shown), of(now));
-    let same = |a: &Step, b: &Step| {
-        a.before == b.before
-            && a.action.name() == b.action.name()
-            && (a.action == b.action || body(a) != Value::Null && diff::changes(&body(a), &body(b)).is_empty())
-    };
-    shown.len() == now.len() && shown.iter().zip(&now).all(|(a, b)| same(a, b))
-}
-
-/// Gives the operator the edit and the word for the plan in one, and follows it.
-async fn hand_over(cluster: &Cluster, plan: &Plan, edit: &Edit, asked: &Asked<'_>) -> anyhow::Result<Verdict> {
-    if !asked.json {
-        output::note("The operator in the cluster does it; interrupting this command does not interrupt it.");
-    }
-    let digest = digest(plan);
-    let mut patch = edit.patch.clone().unwrap_or_else(|| json!({}));
-    patch["metadata"]["annotations"] = json!({APPROVED_PLAN: digest});
-    write(cluster, &patch).await?;
-    let ended = handover::follow(cluster, Some(&digest), !asked.json).await?;
-    ended.report((asked.done, "change"), asked.json)
+    format!(
+        "{names}: the ClusterConfiguration changes first: {}\n\n",
+        paths.join(", ")
+    )
 }
 
 /// There is nothing to be done but, perhaps, the edit.
@@ -316,7 +268,9 @@ fn nothing_more(
     asked: &Asked<'_>,
 ) -> anyhow::Result<Verdict> {
     let findings = upgrade::verify_upgrade(None, &prepared.snapshot, session.releases, &session.options);
-    let verified = findings.iter().all(|finding| finding.severity != Severity::Blocker);
+    let verified = findings
+        .iter()
+        .all(|finding| finding.severity != Severity::Blocker);
     if asked.json {
         output::json(&json!({
             (asked.done): verified, "components": edit.components, "written": asked.edits, "verified": verified,
@@ -349,9 +303,18 @@ fn tell(outcome: &Outcome, edit: &Edit, asked: &Asked<'_>) -> anyhow::Result<Ver
         }))?;
     } else {
         let verdict = if report.is_verified() {
-            format!("{} {} {} and verified", text::tick(), are(&edit.components), asked.done)
+            format!(
+                "{} {} {} and verified",
+                text::tick(),
+                are(&edit.components),
+                asked.done
+            )
         } else {
-            format!("{} {}, but verification failed", are(&edit.components), asked.done)
+            format!(
+                "{} {}, but verification failed",
+                are(&edit.components),
+                asked.done
+            )
         };
         output::print(&format!(
             "{}\n{verdict}: {} written in {} ({} of it writing).\n",
@@ -364,10 +327,18 @@ fn tell(outcome: &Outcome, edit: &Edit, asked: &Asked<'_>) -> anyhow::Result<Ver
             output::print(&format!("Backup: {backup}\n"));
         }
     }
-    Ok(if report.is_verified() { Verdict::Done } else { Verdict::Refused })
+    Ok(if report.is_verified() {
+        Verdict::Done
+    } else {
+        Verdict::Refused
+    })
 }
 
 /// `logging is`, `logging, events are`
 fn are(names: &[String]) -> String {
-    format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
+    format!(
+        "{} {}",
+        names.join(", "),
+        if names.len() == 1 { "is" } else { "are" }
+    )
 }

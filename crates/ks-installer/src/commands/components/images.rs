@@ -30,7 +30,9 @@ pub(in crate::commands) async fn images(global: &Global, args: &ImagesArgs) -> a
         None => match read(global).await {
             Ok(snapshot) => of_version(snapshot, args),
             Err(error) if args.all => {
-                output::note(&format!("going by the default settings, since no cluster was read: {error:#}"));
+                output::note(&format!(
+                    "going by the default settings, since no cluster was read: {error:#}"
+                ));
                 let default = read_configuration(DEFAULT_CONFIGURATION)
                     .map_err(|error| anyhow!("the ClusterConfiguration that is built in cannot be read: {error}; please report this"))?;
                 thought_of(release, args, default)?
@@ -86,8 +88,11 @@ fn thought_of(release: &Release, args: &ImagesArgs, configuration: Object) -> an
         supported.next()
     };
     let kubernetes = args.kubernetes.clone().or_else(newest);
-    let kubernetes = kubernetes.ok_or_else(|| anyhow!("no Kubernetes version is known\nhint: give one with --kubernetes"))?;
+    let kubernetes = kubernetes
+        .ok_or_else(|| anyhow!("no Kubernetes version is known\nhint: give one with --kubernetes"))?;
     let mut snapshot = Snapshot::from_objects(&kubernetes, []);
-    snapshot.objects.insert(configuration.key(), Arc::new(configuration));
+    snapshot
+        .objects
+        .insert(configuration.key(), Arc::new(configuration));
     Ok(snapshot)
 }

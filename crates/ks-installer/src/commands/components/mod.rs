@@ -1,5 +1,6 @@
 //! `components`, `images`, `enable` and `disable`.
 
+mod carry_out;
 mod change;
 mod images;
 mod words;
@@ -35,7 +36,9 @@ pub(super) async fn list(global: &Global, args: &ComponentsArgs) -> anyhow::Resu
     let mut snapshot = cluster.snapshot(&Scope::upgrade()).await.map_err(read_error)?;
     // What is left on the nodes depends on everybody's pods.
     match cluster.list("", "Pod", None, None).await {
-        Ok(pods) => snapshot.objects.extend(pods.into_iter().map(|pod| (pod.key(), Arc::new(pod)))),
+        Ok(pods) => snapshot
+            .objects
+            .extend(pods.into_iter().map(|pod| (pod.key(), Arc::new(pod)))),
         Err(error) => output::note(&format!("what the nodes have left is not known exactly: {error}")),
     }
     let mut all = match components::components(&snapshot, &releases, &options) {
@@ -64,7 +67,9 @@ pub(super) async fn list(global: &Global, args: &ComponentsArgs) -> anyhow::Resu
     let mut out = format!("{}: {}\n", text::bold(&heading), words::room(&room));
     if named.is_empty() {
         out.push_str(&words::table(&all));
-        out.push_str("\nNext: ks-installer components NAME, ks-installer enable NAME, ks-installer disable NAME\n");
+        out.push_str(
+            "\nNext: ks-installer components NAME, ks-installer enable NAME, ks-installer disable NAME\n",
+        );
     } else {
         for component in &all {
             out.push_str(&words::details(component, &room));

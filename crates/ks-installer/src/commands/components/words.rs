@@ -20,7 +20,11 @@ pub(super) fn state(state: State) -> &'static str {
 
 /// `1.5 CPU, 2.0 GiB`
 fn amount(amount: &Amount) -> String {
-    format!("{} CPU, {}", cpu(amount.cpu_millicores), memory(amount.memory_bytes))
+    format!(
+        "{} CPU, {}",
+        cpu(amount.cpu_millicores),
+        memory(amount.memory_bytes)
+    )
 }
 
 /// `120m`, `1.5`
@@ -78,9 +82,17 @@ pub(super) fn table(all: &[ComponentInfo]) -> String {
             component.about.clone(),
         ]
     });
-    let heading = ["NAME", "STATE", "VERSION", "OBJECTS", "IMAGES", "CPU", "MEMORY", "ABOUT"].map(str::to_owned);
+    let heading = [
+        "NAME", "STATE", "VERSION", "OBJECTS", "IMAGES", "CPU", "MEMORY", "ABOUT",
+    ]
+    .map(str::to_owned);
     let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or_default()
+    };
     let widths: Vec<usize> = (0..7).map(width).collect();
     let mut out = String::from("\n");
     for (index, row) in rows.iter().enumerate() {
@@ -150,7 +162,11 @@ fn keeps(component: &ComponentInfo) -> Vec<String> {
 
 /// Without the hint a check is only half of what there is to say.
 fn check_line(check: &release::Check) -> String {
-    let word = if check.warning { "warning" } else { "stands in the way" };
+    let word = if check.warning {
+        "warning"
+    } else {
+        "stands in the way"
+    };
     format!("{word}: {} [{}]; {}", check.message, check.reason, check.hint)
 }
 
@@ -175,7 +191,10 @@ pub(super) fn details(component: &ComponentInfo, room: &Room) -> String {
     line("comes after", component.needs.join(", "));
     line("needed by", component.needed_by.join(", "));
     if !component.brings.is_empty() {
-        line("brings", brings(component).trim_start_matches("brings: ").to_owned());
+        line(
+            "brings",
+            brings(component).trim_start_matches("brings: ").to_owned(),
+        );
     }
     for check in &component.failed_checks {
         line("check", check_line(check));
@@ -188,7 +207,11 @@ pub(super) fn details(component: &ComponentInfo, room: &Room) -> String {
     let is_there = ![State::Disabled, State::Pending, State::LeftOut].contains(&component.state);
     line(
         "its pods ask for",
-        format!("{}{}", amount(&component.requests), if is_there { "" } else { fits }),
+        format!(
+            "{}{}",
+            amount(&component.requests),
+            if is_there { "" } else { fits }
+        ),
     );
     line("keeps when disabled", keeps(component).join(", "));
     let mut all = |title: &str, items: Vec<String>| {
@@ -199,9 +222,15 @@ pub(super) fn details(component: &ComponentInfo, room: &Room) -> String {
             }
         }
     };
-    all("data that is there", component.data_there.iter().map(ToString::to_string).collect());
+    all(
+        "data that is there",
+        component.data_there.iter().map(ToString::to_string).collect(),
+    );
     all("images", component.images.clone());
-    all("objects", component.objects.iter().map(ToString::to_string).collect());
+    all(
+        "objects",
+        component.objects.iter().map(ToString::to_string).collect(),
+    );
     out
 }
 
@@ -212,7 +241,10 @@ mod tests {
     #[test]
     fn amounts_read_well() {
         let check = |cpu_millicores, memory_bytes, expect: &str| {
-            let found = amount(&Amount { cpu_millicores, memory_bytes });
+            let found = amount(&Amount {
+                cpu_millicores,
+                memory_bytes,
+            });
             assert_eq!(found, expect);
         };
         check(0, 0, "0 CPU, 0 MiB");
