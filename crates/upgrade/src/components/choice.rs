@@ -47,7 +47,7 @@ pub fn choose(
     assignments: &[String],
 ) -> Result<Edit, Vec<Finding>> {
     let release = crate::target(releases, options).map_err(|finding| vec![*finding])?;
-    let live = at_release(snapshot, release).map_err(|finding| vec![finding])?;
+    let live = at_release(snapshot, release)?;
     let components: Vec<&Component> = release
         .components
         .iter()
@@ -96,8 +96,7 @@ pub fn choose(
     let old_spec = live.get("/spec").unwrap_or(&empty);
     let new_spec = configuration.get("/spec").unwrap_or(&empty);
     // As the API server gives it back, with keys in order, where that does so: documents are made of settings.
-    let sorted = install::sorted(old_spec);
-    let new_spec = if sorted.to_string() == old_spec.to_string() {
+    let new_spec = if is_sorted(old_spec) {
         install::sorted(new_spec)
     } else {
         new_spec.clone()
@@ -151,29 +150,36 @@ pub fn choose(
 }
 
 /// The ClusterConfiguration of a platform that is at the release.
-fn at_release<'a>(snapshot: &'a Snapshot, release: &Release) -> Result<&'a Object, Finding> {
+fn at_release<'a>(snapshot: &'a Snapshot, release: &Release) -> Result<&'a Object, Vec<Finding>> {
     let installed = preflight::installed(snapshot);
     let Some(version) = installed.version() else {
-        return Err(
-            Finding::blocker(reasons::NOT_INSTALLED, "there is no KubeSphere on this cluster")
-                .hint("install it first: ks-installer install, which takes settings with --set"),
-        );
+        let finding = Finding::blocker(reasons::NOT_INSTALLED, "there is no KubeSphere on this cluster")
+            .hint("install it first: ks-installer install, which takes settings with --set");
+        return Err(vec![finding]);
     };
     if version.parse::<Version>().ok().as_ref() != Some(&release.version) {
-        return Err(Finding::blocker(
-            reasons::NOT_AT_RELEASE,
-            format!(
-                "KubeSphere is at {version}, and components are those of {}",
-                release.version
-            ),
-        )
-        .hint("upgrade first: ks-installer upgrade"));
+        let message = format!(
+            "KubeSphere is at {version}, and components are those of {}",
+            release.version
+        );
+        let finding = Finding::blocker(reasons::NOT_AT_RELEASE, message);
+        return Err(vec![finding.hint("upgrade first: ks-installer upgrade")]);
     }
     snapshot.get(&cluster_configuration_key()).ok_or_else(|| {
-        Finding::blocker(reasons::NOT_INSTALLED, "there is no ClusterConfiguration to edit")
+        let finding = Finding::blocker(reasons::NOT_INSTALLED, "there is no ClusterConfiguration to edit")
             .on(cluster_configuration_key())
-            .hint("make one first: kubectl apply -f deploy/cluster-configuration.yaml")
+            .hint("make one first: kubectl apply -f deploy/cluster-configuration.yaml");
+        vec![finding]
     })
+}
+
+/// Whether the keys of all maps are in order.
+fn is_sorted(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.keys().is_sorted() && map.values().all(is_sorted),
+        Value::Array(items) => items.iter().all(is_sorted),
+        _ => true,
+    }
 }
 
 /// What an earlier installer noted as enabled without a version, and what is off after the edit: of the components that were
