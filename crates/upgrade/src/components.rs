@@ -12,6 +12,7 @@
 mod choice;
 mod images;
 mod names;
+mod objections;
 mod requests;
 mod survey;
 #[cfg(test)]
@@ -163,7 +164,10 @@ fn info(survey: &Survey<'_>, component: &release::Component) -> ComponentInfo {
     let nodes = survey.settings.cluster().nodes;
     let (manifests, trouble) = match rendered {
         Ok(manifests) => (manifests, None),
-        Err(finding) => (Vec::new(), Some(finding.message)),
+        Err(findings) => (
+            Vec::new(),
+            findings.into_iter().next().map(|finding| finding.message),
+        ),
     };
     let failed_checks: Vec<Check> = shown.failed_checks(component).unwrap_or_default();
     let (state, reason) = match trouble {
@@ -240,9 +244,10 @@ fn state(
     }
     let targets = component.targets(manifests);
     let is_there = |key: &ObjectKey| survey.snapshot.get(key).is_some();
-    let begun = match targets.workloads.is_empty() {
-        false => targets.workloads.iter().any(is_there),
-        true => manifests.iter().any(|manifest| is_there(&manifest.object.key())),
+    let begun = if targets.workloads.is_empty() {
+        manifests.iter().any(|manifest| is_there(&manifest.object.key()))
+    } else {
+        targets.workloads.iter().any(is_there)
     };
     if !begun && !survey.is_noted(component) {
         let reason = "the settings ask for it; ks-installer upgrade installs it".to_owned();

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A cluster at the release, with nothing but the core and what is there by default.
-fn installed() -> Served {
+pub(crate) fn installed() -> Served {
     installed_with(&[])
 }
 
@@ -47,7 +47,7 @@ fn installed_with(settings: &[&str]) -> Served {
     served
 }
 
-fn change<'a>(command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn change<'a>(command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec![command, "--yes", "--wait", "20", "--wait-controllers", "0"];
     arguments.extend(more);
     arguments
@@ -55,7 +55,7 @@ fn change<'a>(command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 
 /// Enables or disables, and gives the outcome, which must be good.
 #[track_caller]
-fn done(served: &Served, command: &str, more: &[&str]) -> Value {
+pub(crate) fn done(served: &Served, command: &str, more: &[&str]) -> Value {
     let ended = served.run(&change(command, &[more, &["-o", "json"]].concat()));
     assert_eq!(ended.code, 0, "{ended:?}");
     let outcome = ended.json();
@@ -68,7 +68,7 @@ fn done(served: &Served, command: &str, more: &[&str]) -> Value {
     outcome
 }
 
-fn list(served: &Served, names: &[&str]) -> Vec<Value> {
+pub(crate) fn list(served: &Served, names: &[&str]) -> Vec<Value> {
     let mut arguments = vec!["components", "-o", "json"];
     arguments.extend(names);
     let ended = served.check_reads(&arguments, 0).json();

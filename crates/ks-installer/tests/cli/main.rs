@@ -11,6 +11,7 @@ mod bad_input;
 mod blockers;
 mod commands;
 mod components;
+mod components_data;
 mod drift;
 mod install;
 mod operator;

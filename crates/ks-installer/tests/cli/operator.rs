@@ -28,15 +28,15 @@ const ARGUMENTS: &[&str] = &[
 ];
 
 /// A served cluster, and an operator on it.
-struct Operated {
-    served: Served,
+pub(crate) struct Operated {
+    pub(crate) served: Served,
     child: Child,
     /// Where it says what it does.
     log: &'static str,
 }
 
 impl Operated {
-    fn on(sandbox: sandbox::Sandbox) -> Self {
+    pub(crate) fn on(sandbox: sandbox::Sandbox) -> Self {
         Self::begin(serve(sandbox), "operator.log")
     }
 
@@ -53,7 +53,7 @@ impl Operated {
 
     /// Waits until the status is so, and gives it.
     #[track_caller]
-    fn wait(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn wait(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         let begin = Instant::now();
         loop {
             let now = self.configuration();
@@ -115,7 +115,7 @@ impl Operated {
 
     /// Asks it to end; it does, and gives its Leases back. Gives what it said, in which there is no secret.
     #[track_caller]
-    fn end(&mut self) -> String {
+    pub(crate) fn end(&mut self) -> String {
         let pid = self.child.id().to_string();
         let killed = std::process::Command::new("kill").args(["-TERM", &pid]).status();
         assert!(killed.unwrap().success());

@@ -6,7 +6,7 @@ use release::Component;
 use serde::Serialize;
 
 use super::survey::Survey;
-use crate::{Finding, Options, Snapshot, install, settings};
+use crate::{Finding, Options, Snapshot, install};
 
 /// An image, and what of the release runs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,7 +78,7 @@ fn collect(
                     found.entry(image).or_default().insert(component.name.clone());
                 }
             }
-            Err(finding) => findings.push(finding.on(settings::cluster_configuration())),
+            Err(more) => findings.extend(more),
         }
     }
     if !findings.is_empty() {

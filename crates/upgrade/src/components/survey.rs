@@ -76,22 +76,23 @@ impl<'a> Survey<'a> {
             .inputs(self.release, component, |key| self.snapshot.get(key))
     }
 
-    pub(super) fn render(&self, component: &Component) -> Result<Vec<Manifest>, Finding> {
-        let inputs = self.inputs(component).map_err(first)?;
-        release::render(self.release, component, &inputs).map_err(|error| unrendered(&error))
+    pub(super) fn render(&self, component: &Component) -> Result<Vec<Manifest>, Vec<Finding>> {
+        let inputs = self.inputs(component)?;
+        release::render(self.release, component, &inputs).map_err(|error| vec![unrendered(&error)])
     }
 
     /// The checks that fail, without those that count only before a first installation where there was one.
-    pub(super) fn failed_checks(&self, component: &Component) -> Result<Vec<Check>, Finding> {
-        let inputs = self.inputs(component).map_err(first)?;
+    pub(super) fn failed_checks(&self, component: &Component) -> Result<Vec<Check>, Vec<Finding>> {
+        let inputs = self.inputs(component)?;
         let failed = component
             .failed_checks(self.release, &inputs)
-            .map_err(|error| unrendered(&error))?;
+            .map_err(|error| vec![unrendered(&error)])?;
         let was_there = self.is_noted(component);
+        let counts = |check: &&&Check| !(check.first && was_there);
         Ok(failed
-            .into_iter()
-            .filter(|check| !(check.first && was_there))
-            .cloned()
+            .iter()
+            .filter(counts)
+            .map(|check| (*check).clone())
             .collect())
     }
 
@@ -151,12 +152,7 @@ pub(super) fn status_path(component: &Component) -> Option<&str> {
     Some(component.status.as_deref().unwrap_or(&component.name))
 }
 
-fn first(findings: Vec<Finding>) -> Finding {
-    let none = || Finding::blocker(settings::reasons::INVALID_SETTING, "a setting cannot be read");
-    findings.into_iter().next().unwrap_or_else(none)
-}
-
-pub(super) fn unrendered(error: &RenderError) -> Finding {
+fn unrendered(error: &RenderError) -> Finding {
     Finding::blocker(reasons::MANIFEST_DOES_NOT_RENDER, error.to_string()).hint(
         "check the settings that it names; if they are right, this is a fault of the installer: please report it",
     )

@@ -52,8 +52,8 @@ pub(in crate::commands) async fn images(global: &Global, args: &ImagesArgs) -> a
     if json {
         output::json(&json!(list))?;
     } else {
-        let lines: String = list.iter().map(|usage| format!("{}\n", usage.image)).collect();
-        output::print(&lines);
+        let lines: Vec<&str> = list.iter().map(|usage| usage.image.as_str()).collect();
+        output::print(&format!("{}\n", lines.join("\n")));
     }
     Ok(Verdict::Done)
 }

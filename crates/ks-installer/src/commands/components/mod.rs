@@ -1,5 +1,6 @@
 //! `components`, `images`, `enable` and `disable`.
 
+mod carry_out;
 mod change;
 mod images;
 mod words;
