@@ -378,12 +378,15 @@ impl GeneratedSecret {
                 &certificate.certificate_key,
                 &certificate.private_key,
             ];
-            let text = data.and_then(|data| data.get(&certificate.certificate_key)?.as_str());
-            let ends = text
-                .and_then(|text| STANDARD.decode(text).ok())
-                .and_then(|pem| not_after(&pem));
-            let is_over = matches!((ends, now), (Some(ends), Some(now)) if ends < now + RENEWED_BEFORE);
-            if is_over || !keys.iter().all(|key| has(key)) {
+            // The authority may end before what it signed.
+            let is_over = |key: &&String| {
+                let text = data.and_then(|data| data.get(key.as_str())?.as_str());
+                let ends = text
+                    .and_then(|text| STANDARD.decode(text).ok())
+                    .and_then(|pem| not_after(&pem));
+                matches!((ends, now), (Some(ends), Some(now)) if ends < now + RENEWED_BEFORE)
+            };
+            if keys.iter().any(|key| is_over(key)) || !keys.iter().all(|key| has(key)) {
                 write.extend(keys.into_iter().cloned());
             }
         }

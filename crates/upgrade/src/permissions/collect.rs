@@ -283,7 +283,64 @@ impl Collector {
         }
         for component in &release.components {
             self.secrets(component);
+            self.leftovers(component);
         }
+        let of_components = manifests.iter().filter(|(_, manifest)| {
+            let mut components = release.components.iter();
+            components.any(|component| {
+                component.enabled.is_some() && manifest.source.contains(&format!("/components/{}/", component.name))
+            })
+        });
+        for (key, _) in of_components {
+            let stays = ["PersistentVolumeClaim", "User"].contains(&key.kind.as_str());
+            if !stays {
+                self.object_by_name(key, &["delete"], Reason::SwitchedOff);
+            }
+        }
+    }
+
+    /// What a component has no more, what it leaves when it goes, and whose labels it changes.
+    fn leftovers(&mut self, component: &Component) {
+        let listed = component.gone.iter().map(|gone| (gone, Reason::Dropped));
+        let leaves = component.leaves.iter().map(|gone| (gone, Reason::SwitchedOff));
+        for (gone, reason) in listed.chain(leaves) {
+            let key = ObjectKey {
+                group: gone.group.clone(),
+                kind: gone.kind.clone(),
+                namespace: gone.namespace.clone(),
+                name: gone.name.clone(),
+            };
+            let verbs: &[&str] = if gone.finalizers.is_empty() {
+                &["delete"]
+            } else {
+                &["get", "patch", "delete"]
+            };
+            if gone.name.ends_with('*') {
+                self.object(&key, verbs, reason);
+            } else {
+                self.object_by_name(&key, verbs, reason);
+            }
+        }
+        for rule in &component.relabel {
+            let resource = self.resource(&rule.group, &rule.kind);
+            self.add(None, &rule.group, &resource, &["get", "patch"], Reason::Relabel, None);
+        }
+        if let Some(helm) = &component.helm
+            && (component.enabled.is_some() || !helm.replaces.is_empty())
+        {
+            let namespace = Some(helm.namespace.as_str());
+            self.add(namespace, "", "secrets", &["delete"], Reason::SwitchedOff, Some(&helm.name));
+        }
+    }
+
+    fn object_by_name(&mut self, key: &ObjectKey, verbs: &[&str], reason: Reason) {
+        let subject = Subject {
+            namespace: key.namespace.clone(),
+            group: key.group.clone(),
+            resource: self.resource(&key.group, &key.kind),
+            names: BTreeSet::from([key.name.clone()]),
+        };
+        self.allow(subject, verbs, reason, Some(&key.name));
     }
 
     fn secrets(&mut self, component: &Component) {

@@ -62,7 +62,7 @@ fn namespaces(rights: &Rights) -> impl Iterator<Item = &str> {
     rights
         .namespaces()
         .into_iter()
-        .filter(|namespace| *namespace != "default" && !namespace.starts_with("kube-"))
+        .filter(|namespace| !["default", "kube-node-lease", "kube-public", "kube-system"].contains(namespace))
 }
 
 /// The CustomResourceDefinition of ClusterConfigurations.

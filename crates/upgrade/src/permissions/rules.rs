@@ -32,12 +32,18 @@ impl Rights {
     /// The rules for one namespace, or for the whole cluster. Resources of a group with the same verbs for the same reasons
     /// share one, and so do groups in which everything is alike.
     pub fn rules(&self, namespace: Option<&str>) -> Vec<Rule> {
-        let mut by_group: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        // What is allowed of single objects of a resource is one rule with their names.
+        let mut by_resource: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
         for (subject, verbs) in self.iter().filter(|(s, _)| s.namespace.as_deref() == namespace) {
             let reasons: BTreeSet<Reason> = verbs.values().flatten().map(|why| why.reason).collect();
-            let names: Vec<String> = subject.names.iter().cloned().collect();
-            let key = (subject.group.clone(), names, sorted(verbs.keys()), reasons);
-            by_group.entry(key).or_default().push(subject.resource.clone());
+            let (group, resource) = (subject.group.clone(), subject.resource.clone());
+            let key = (group, resource, subject.names.is_empty(), sorted(verbs.keys()), reasons);
+            by_resource.entry(key).or_default().extend(subject.names.iter().cloned());
+        }
+        let mut by_group: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        for ((group, resource, _, verbs, reasons), names) in by_resource {
+            let names: Vec<String> = names.into_iter().collect();
+            by_group.entry((group, names, verbs, reasons)).or_default().push(resource);
         }
         let mut rules: BTreeMap<_, Vec<String>> = BTreeMap::new();
         for ((group, names, verbs, reasons), resources) in by_group {

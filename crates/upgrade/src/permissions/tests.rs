@@ -40,6 +40,24 @@ fn mk(verb: &str, resource: &str, namespace: Option<&str>, name: Option<&str>) -
     }
 }
 
+/// Where components have their objects. In all others the installer may not write what only these need.
+const NAMESPACES: [&str; 14] = [
+    "argocd",
+    "gatekeeper-system",
+    "istio-system",
+    "kube-federation-system",
+    "kube-system",
+    "kubeedge",
+    "kubesphere-controls-system",
+    "kubesphere-devops-system",
+    "kubesphere-devops-worker",
+    "kubesphere-logging-system",
+    "kubesphere-monitoring-federated",
+    "kubesphere-monitoring-system",
+    "kubesphere-system",
+    "weave",
+];
+
 #[test]
 fn what_is_needed_is_allowed_and_nothing_else() {
     let rights = mk_rights();
@@ -184,31 +202,30 @@ fn the_manifest_has_what_is_documented_and_nothing_else() {
         }
         .to_string()
     };
-    let (rbac, system, controls) = (
-        "rbac.authorization.k8s.io",
-        Some("kubesphere-system"),
-        Some("kubesphere-controls-system"),
-    );
+    let (rbac, system) = ("rbac.authorization.k8s.io", Some("kubesphere-system"));
     let name = "ks-installer";
-    let expect = [
-        key(
-            "apiextensions.k8s.io",
-            "CustomResourceDefinition",
-            None,
-            "clusterconfigurations.installer.kubesphere.io",
-        ),
-        key("", "Namespace", None, "kubesphere-controls-system"),
-        key("", "Namespace", None, "kubesphere-system"),
+    let definition = "clusterconfigurations.installer.kubesphere.io";
+    let mut expect = vec![key(
+        "apiextensions.k8s.io",
+        "CustomResourceDefinition",
+        None,
+        definition,
+    )];
+    let own = NAMESPACES.iter().filter(|namespace| **namespace != "kube-system");
+    expect.extend(own.map(|namespace| key("", "Namespace", None, namespace)));
+    expect.extend([
         key("", "ServiceAccount", system, name),
         key(rbac, "ClusterRole", None, name),
         key(rbac, "ClusterRoleBinding", None, name),
-        key(rbac, "Role", controls, name),
-        key(rbac, "RoleBinding", controls, name),
-        key(rbac, "Role", system, name),
-        key(rbac, "RoleBinding", system, name),
+    ]);
+    for namespace in NAMESPACES {
+        expect.push(key(rbac, "Role", Some(namespace), name));
+        expect.push(key(rbac, "RoleBinding", Some(namespace), name));
+    }
+    expect.extend([
         key("", "Service", system, "ks-installer-metrics"),
         key("apps", "Deployment", system, name),
-    ];
+    ]);
     assert_eq!(keys, expect);
 
     let deployment = objects.last().unwrap();

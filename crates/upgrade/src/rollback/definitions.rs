@@ -15,8 +15,13 @@ pub(super) fn instances<'a>(definition: &'a Value, snapshot: &'a Snapshot) -> Op
         text("/spec/names/kind")?,
         text("/spec/names/plural")?,
     );
-    // Those groups are read wherever their objects are.
-    let is_read = group == "app.k8s.io" || group == "kubesphere.io" || group.ends_with(".kubesphere.io");
+    // Those are read wherever their objects are.
+    let is_read = group == "app.k8s.io"
+        || group == "kubesphere.io"
+        || group.ends_with(".kubesphere.io")
+        || crate::written()
+            .kinds
+            .contains(&(group.to_owned(), kind.to_owned()));
     let resource = format!("{plural}.{group}");
     let is_unreadable = snapshot.unreadable.iter().any(|u| u.resource == resource);
     (is_read && !is_unreadable).then(|| snapshot.of_kind(group, kind).collect())

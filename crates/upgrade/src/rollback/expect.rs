@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use object::{ObjectKey, merge};
-use release::secret::{Reference, resolve, setting_text};
+use object::{Object, ObjectKey, merge};
+use release::{
+    GeneratedSecret,
+    secret::{Reference, resolve, setting_text},
+};
 use serde_json::{Map, Value, json};
 
 use crate::{Action, Plan, Snapshot, cluster_configuration_key, decide::merge_patch};
@@ -28,6 +31,8 @@ pub(super) fn expect(plan: &Plan, before: &Snapshot, live: &Snapshot) -> BTreeMa
         let key = &step.object;
         let current = match all.get(key) {
             Some(Set::To(value)) => Some(Value::clone(value)),
+            // Made, and then applied with what was made: it stays.
+            Some(Set::Generated) => continue,
             Some(_) => None,
             None => before.get(key).map(|object| object.as_value().clone()),
         };
@@ -41,7 +46,10 @@ pub(super) fn expect(plan: &Plan, before: &Snapshot, live: &Snapshot) -> BTreeMa
             }
             Action::Patch { body, .. } => Set::To(patched(current, &body.0)),
             Action::Scale { replicas } => Set::To(patched(current, &json!({"spec": {"replicas": replicas}}))),
-            Action::Generate { .. } => Set::Generated,
+            Action::Generate { secret } => match current {
+                Some(current) => Set::To(regenerated(current, secret, live.get(key))),
+                None => Set::Generated,
+            },
             Action::Record { .. } => Set::Recorded,
             Action::Delete { .. } => Set::Deleted,
             Action::Wait { .. } => continue,
@@ -49,6 +57,24 @@ pub(super) fn expect(plan: &Plan, before: &Snapshot, live: &Snapshot) -> BTreeMa
         all.insert(key.clone(), set);
     }
     all
+}
+
+/// A Secret of which keys were made anew. Those that were missing are no part of it: they stay.
+fn regenerated(mut current: Value, secret: &GeneratedSecret, live: Option<&Object>) -> Value {
+    let pair = secret.certificate.iter().flat_map(|pair| {
+        [
+            &pair.authority_key,
+            &pair.certificate_key,
+            &pair.private_key,
+        ]
+    });
+    for name in secret.keys.iter().map(|key| &key.name).chain(pair) {
+        let made = live.and_then(|live| live.get("/data")?.get(name));
+        if let (Some(made), Some(had)) = (made, current.pointer_mut("/data").and_then(|data| data.get_mut(name))) {
+            *had = made.clone();
+        }
+    }
+    current
 }
 
 fn patched(current: Option<Value>, patch: &Value) -> Value {

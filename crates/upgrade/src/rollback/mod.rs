@@ -83,6 +83,7 @@ pub fn decide_rollback(backup: &Backup, live: &Snapshot, releases: &Releases) ->
     let mut rollback = Rollback {
         before: &backup.snapshot,
         live,
+        later: live.clone(),
         stages: Vec::new(),
         findings: Vec::new(),
         unchanged: 0,
@@ -105,6 +106,8 @@ pub fn decide_rollback(backup: &Backup, live: &Snapshot, releases: &Releases) ->
 struct Rollback<'a> {
     before: &'a Snapshot,
     live: &'a Snapshot,
+    /// The objects as they will be when definitions go back: what is stored must be valid under them then.
+    later: Snapshot,
     stages: Vec<Stage>,
     findings: Vec<Finding>,
     unchanged: usize,
@@ -136,7 +139,10 @@ impl Rollback<'_> {
         let upgrade = self.upgrade(backup, releases)?;
         let sets = expect::expect(&upgrade, self.before, self.live);
         let mut created = Vec::new();
-        for (key, set) in &sets {
+        // Definitions come last: whether they can go back depends on what becomes of their objects.
+        let is_definition = |key: &ObjectKey| key.kind == "CustomResourceDefinition";
+        let (definitions, others): (Vec<_>, Vec<_>) = sets.iter().partition(|(key, _)| is_definition(key));
+        for (key, set) in others.into_iter().chain(definitions) {
             match (self.before.get(key), set, self.live.get(key)) {
                 (Some(before), Set::To(set), Some(live)) => self.put_back(before, set, live),
                 (Some(_), Set::To(_), None) => self.findings.push(
@@ -148,7 +154,10 @@ impl Rollback<'_> {
                     .hint("put it back with: ks-installer backup restore"),
                 ),
                 (Some(before), Set::Deleted, live) => self.make_again(before, live),
-                (None, Set::To(set), Some(live)) => created.push((set, live)),
+                (None, Set::To(set), Some(live)) => {
+                    self.later.objects.remove(key);
+                    created.push((set, live));
+                }
                 (before, Set::Recorded, Some(live)) => self.unrecord(before, live),
                 (_, Set::Generated, Some(_)) => self.findings.push(kept(key, "it holds secrets")),
                 _ => {}
@@ -244,12 +253,15 @@ impl Rollback<'_> {
                 .hint("look at it with: kubectl get -o yaml; what it was is in the backup"),
             );
         }
+        if let Ok(object) = Object::try_from(reverted.value.clone()) {
+            self.later.objects.insert(key.clone(), object.into());
+        }
         let Some(patch) = merge_patch_between(live.as_value(), &reverted.value) else {
             self.unchanged += 1;
             return;
         };
         if key.kind == "CustomResourceDefinition"
-            && let Some(why) = definitions::obstacle(live, &reverted.value, self.live)
+            && let Some(why) = definitions::obstacle(live, &reverted.value, &self.later)
         {
             self.findings.push(
                 Finding::warning(

@@ -1,0 +1,226 @@
+//! Every component that can be switched: enabled, upgraded, disabled, enabled again.
+
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use object::{Object, ObjectKey};
+use release::{Component, Release, Releases};
+use sandbox::Sandbox;
+use serde_json::{Value, json};
+use upgrade::{Options, Severity};
+
+use crate::support::{
+    self,
+    state::{State, configuration},
+};
+
+static RELEASES: LazyLock<Releases> = LazyLock::new(|| Releases::embedded().unwrap());
+
+fn release() -> &'static Release {
+    RELEASES.latest().unwrap()
+}
+
+/// Sets what switches a component, as people do it with kubectl.
+fn switch(sandbox: &Sandbox, component: &Component, is_on: bool) {
+    let switch = component.switch.as_ref().unwrap();
+    let value = if is_on { &switch.on } else { &switch.off };
+    for path in &switch.paths {
+        let spec = path.rsplit('.').fold(value.clone(), |value, name| json!({ (name): value }));
+        support::edit(sandbox, &configuration(), &json!({ "spec": spec }));
+    }
+}
+
+/// What some components want of the cluster before they are enabled.
+fn prepare(sandbox: &Sandbox) {
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "ippools.crd.projectcalico.org"},
+        "spec": {"group": "crd.projectcalico.org", "scope": "Cluster",
+            "names": {"kind": "IPPool", "plural": "ippools", "singular": "ippool", "listKind": "IPPoolList"},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}});
+    support::block_on(async { support::client(sandbox).create(&definition).await }).unwrap();
+    let spec = json!({"spec": {"etcd": {"endpointIps": "10.0.0.1"}}});
+    support::edit(sandbox, &configuration(), &spec);
+    support::block_on(support::upgrade(sandbox));
+}
+
+static PREPARED: LazyLock<Sandbox> = LazyLock::new(|| {
+    let sandbox = support::upgraded();
+    std::thread::scope(|scope| scope.spawn(|| prepare(&sandbox)).join().unwrap());
+    sandbox
+});
+
+/// Whether an object may stay when a component goes.
+fn is_data(component: &Component, key: &ObjectKey, object: &Value) -> bool {
+    let declared = component.data.iter().any(|data| data.is(key));
+    let generated = release()
+        .components
+        .iter()
+        .flat_map(|component| &component.secrets)
+        .any(|secret| secret.key() == *key);
+    let is_volume = ["PersistentVolumeClaim", "PersistentVolume"].contains(&key.kind.as_str());
+    // A namespace in which something stays.
+    let is_place = key.kind == "Namespace" && object["metadata"]["deletionTimestamp"].is_null();
+    declared || generated || is_volume || is_place
+}
+
+fn check_cycle(component: &Component) {
+    let name = &component.name;
+    let sandbox = PREPARED.fork();
+    let before = State::of(&sandbox).comparable();
+
+    switch(&sandbox, component, true);
+    let plan = support::block_on(support::prepare(&sandbox)).decision.plan.unwrap();
+    assert!(
+        plan.stages.iter().any(|stage| stage.component.as_ref() == Some(name)),
+        "{name} has no stages"
+    );
+    support::block_on(async {
+        support::upgrade(&sandbox).await;
+        support::check_nothing_to_do(&sandbox).await;
+    });
+    let enabled = State::of(&sandbox).comparable();
+
+    switch(&sandbox, component, false);
+    support::block_on(async {
+        support::upgrade(&sandbox).await;
+        support::check_nothing_to_do(&sandbox).await;
+    });
+    let disabled = State::of(&sandbox).comparable();
+    let made: Vec<&ObjectKey> = enabled.0.keys().filter(|key| before.find(key).is_none()).collect();
+    assert!(!made.is_empty() || ["networkpolicy", "ippool"].contains(&name.as_str()), "{name} makes nothing");
+    let mut left: Vec<String> = Vec::new();
+    for (key, object) in disabled.0.iter().filter(|(key, _)| before.find(key).is_none()) {
+        let of_any = release().components.iter().any(|other| is_data(other, key, object));
+        let in_kept_namespace = key.namespace.is_some()
+            && ["ServiceAccount", "ConfigMap", "Secret"].contains(&key.kind.as_str())
+            && (key.name == "kube-root-ca.crt" || key.name.starts_with("default"));
+        if !of_any && !in_kept_namespace {
+            left.push(key.to_string());
+        }
+    }
+    assert_eq!(left, Vec::<String>::new(), "{name} leaves");
+    let gone: Vec<_> = before.0.keys().filter(|key| disabled.find(key).is_none()).collect();
+    assert_eq!(gone, Vec::<&ObjectKey>::new(), "{name} takes along");
+
+    switch(&sandbox, component, true);
+    support::block_on(async {
+        support::upgrade(&sandbox).await;
+        support::check_nothing_to_do(&sandbox).await;
+    });
+    let again = State::of(&sandbox).comparable();
+    let missing: Vec<_> = enabled.0.keys().filter(|key| again.find(key).is_none()).collect();
+    assert_eq!(missing, Vec::<&ObjectKey>::new(), "{name} enabled again");
+}
+
+#[test]
+fn every_component_can_be_enabled_disabled_and_enabled_again() {
+    // Always there, or on already where the tests begin.
+    let others = ["monitoring", "notification-manager"];
+    let components: Vec<&Component> = release()
+        .components
+        .iter()
+        .filter(|component| component.switch.is_some() && !others.contains(&component.name.as_str()))
+        .collect();
+    assert!(components.len() >= 15, "{}", components.len());
+    LazyLock::force(&PREPARED);
+    let next = AtomicUsize::new(0);
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let work = || {
+            let mut failed = Vec::new();
+            while let Some(component) = components.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if std::panic::catch_unwind(|| check_cycle(component)).is_err() {
+                    failed.push(component.name.clone());
+                }
+            }
+            failed
+        };
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(failed, Vec::<String>::new());
+}
+
+#[test]
+fn what_another_component_needs_stays_and_says_so() {
+    let sandbox = PREPARED.fork();
+    let find = |name: &str| release().component(name).unwrap();
+    switch(&sandbox, find("alerting"), true);
+    support::block_on(support::upgrade(&sandbox));
+    switch(&sandbox, find("monitoring"), false);
+    let prepared = support::block_on(support::prepare(&sandbox));
+    let in_use: Vec<_> = prepared
+        .findings()
+        .iter()
+        .filter(|finding| finding.reason == upgrade::reasons::COMPONENT_IN_USE)
+        .collect();
+    assert_eq!(in_use.len(), 1, "{:#?}", prepared.findings());
+    assert!(in_use[0].message.contains("alerting"), "{}", in_use[0].message);
+    let plan = prepared.decision.plan.unwrap();
+    assert!(plan.steps().all(|step| !matches!(step.action, upgrade::Action::Delete { .. })));
+}
+
+#[test]
+fn a_failing_component_stops_no_other() {
+    let sandbox = PREPARED.fork();
+    for name in ["topology", "gatekeeper"] {
+        switch(&sandbox, release().component(name).unwrap(), true);
+    }
+    // Gatekeeper's workloads never become ready: its image cannot be pulled.
+    let patch = json!({"spec": {"gatekeeper_tag": "missing"}});
+    support::edit(&sandbox, &configuration(), &patch);
+    sandbox.break_image("openpolicyagent/gatekeeper:missing");
+    let error = support::block_on(async {
+        let cluster = support::client(&sandbox);
+        let mut session = support::session(&cluster, Options::default());
+        session.run.wait = std::time::Duration::from_millis(500);
+        let prepared = engine::prepare(&session).await.unwrap();
+        assert!(prepared.findings().iter().all(|f| f.severity != Severity::Blocker));
+        session.execute(prepared, &|_| {}).await.unwrap_err()
+    });
+    let text = error.to_string();
+    assert!(text.contains("component gatekeeper: ") && text.contains("openpolicyagent/gatekeeper:missing"), "{text}");
+    let state = State::of(&sandbox);
+    let status = &state.get(&configuration())["status"];
+    assert_eq!(status["network"]["topology"]["status"], "enabled");
+    assert_ne!(status["gatekeeper"]["status"], "enabled");
+
+    // Mended, it goes on from there.
+    support::edit(&sandbox, &configuration(), &json!({"spec": {"gatekeeper_tag": null}}));
+    support::block_on(support::upgrade(&sandbox));
+    let state = State::of(&sandbox);
+    assert_eq!(state.get(&configuration())["status"]["gatekeeper"]["status"], "enabled");
+}
+
+#[test]
+fn what_an_earlier_installer_left_running_goes_only_when_asked_for() {
+    let sandbox = PREPARED.fork();
+    let topology = release().component("topology").unwrap();
+    switch(&sandbox, topology, true);
+    support::block_on(support::upgrade(&sandbox));
+    switch(&sandbox, topology, false);
+    // As the original installer leaves it: no version.
+    support::edit(&sandbox, &configuration(), &json!({"status": {"network": {"topology": {"version": null}}}}));
+    let prepared = support::block_on(support::prepare(&sandbox));
+    assert_eq!(prepared.decision.plan.as_ref().unwrap().writes(), 0);
+    let runs = prepared.findings().iter().find(|f| f.reason == upgrade::reasons::COMPONENT_STILL_RUNS).unwrap();
+    assert!(runs.hint.as_ref().unwrap().contains("ks-installer disable topology"));
+}
+
+#[test]
+fn a_setting_that_is_taken_back_is_taken_back_in_the_cluster() {
+    let sandbox = PREPARED.fork();
+    let key = ObjectKey::namespaced("monitoring.coreos.com", "Prometheus", "kubesphere-monitoring-system", "k8s");
+    let tolerations = |sandbox: &Sandbox| State::of(sandbox).get(&key)["spec"]["tolerations"].clone();
+    let before = tolerations(&sandbox);
+    let set = json!([{"key": "monitoring", "operator": "Exists"}]);
+    support::edit(&sandbox, &configuration(), &json!({"spec": {"monitoring": {"tolerations": set}}}));
+    support::block_on(support::upgrade(&sandbox));
+    assert_eq!(tolerations(&sandbox), set);
+    support::edit(&sandbox, &configuration(), &json!({"spec": {"monitoring": {"tolerations": null}}}));
+    support::block_on(support::upgrade(&sandbox));
+    assert_eq!(tolerations(&sandbox), before);
+    let _ = Object::try_from(json!({}));
+}
