@@ -152,6 +152,22 @@ async fn the_plan_names_the_revision_and_holds_no_secret() {
                 Some("revision 2 of Helm release ks-core")
             ),
             ("sh.helm.release.v1.ks-core.v1", Some("deployed, now superseded")),
+            (
+                "sh.helm.release.v1.snapshot-controller.v2",
+                Some("revision 2 of Helm release snapshot-controller")
+            ),
+            (
+                "sh.helm.release.v1.snapshot-controller.v1",
+                Some("deployed, now superseded")
+            ),
+            (
+                "sh.helm.release.v1.notification-manager.v2",
+                Some("revision 2 of Helm release notification-manager")
+            ),
+            (
+                "sh.helm.release.v1.notification-manager.v1",
+                Some("deployed, now superseded")
+            ),
         ]
     );
     let text = serde_json::to_string(&plan).unwrap();
