@@ -288,7 +288,10 @@ impl Collector {
         let of_components = manifests.iter().filter(|(_, manifest)| {
             let mut components = release.components.iter();
             components.any(|component| {
-                component.enabled.is_some() && manifest.source.contains(&format!("/components/{}/", component.name))
+                component.enabled.is_some()
+                    && manifest
+                        .source
+                        .contains(&format!("/components/{}/", component.name))
             })
         });
         for (key, _) in of_components {
@@ -323,13 +326,27 @@ impl Collector {
         }
         for rule in &component.relabel {
             let resource = self.resource(&rule.group, &rule.kind);
-            self.add(None, &rule.group, &resource, &["get", "patch"], Reason::Relabel, None);
+            self.add(
+                None,
+                &rule.group,
+                &resource,
+                &["get", "patch"],
+                Reason::Relabel,
+                None,
+            );
         }
         if let Some(helm) = &component.helm
             && (component.enabled.is_some() || !helm.replaces.is_empty())
         {
             let namespace = Some(helm.namespace.as_str());
-            self.add(namespace, "", "secrets", &["delete"], Reason::SwitchedOff, Some(&helm.name));
+            self.add(
+                namespace,
+                "",
+                "secrets",
+                &["delete"],
+                Reason::SwitchedOff,
+                Some(&helm.name),
+            );
         }
     }
 

@@ -37,13 +37,25 @@ impl Rights {
         for (subject, verbs) in self.iter().filter(|(s, _)| s.namespace.as_deref() == namespace) {
             let reasons: BTreeSet<Reason> = verbs.values().flatten().map(|why| why.reason).collect();
             let (group, resource) = (subject.group.clone(), subject.resource.clone());
-            let key = (group, resource, subject.names.is_empty(), sorted(verbs.keys()), reasons);
-            by_resource.entry(key).or_default().extend(subject.names.iter().cloned());
+            let key = (
+                group,
+                resource,
+                subject.names.is_empty(),
+                sorted(verbs.keys()),
+                reasons,
+            );
+            by_resource
+                .entry(key)
+                .or_default()
+                .extend(subject.names.iter().cloned());
         }
         let mut by_group: BTreeMap<_, Vec<String>> = BTreeMap::new();
         for ((group, resource, _, verbs, reasons), names) in by_resource {
             let names: Vec<String> = names.into_iter().collect();
-            by_group.entry((group, names, verbs, reasons)).or_default().push(resource);
+            by_group
+                .entry((group, names, verbs, reasons))
+                .or_default()
+                .push(resource);
         }
         let mut rules: BTreeMap<_, Vec<String>> = BTreeMap::new();
         for ((group, names, verbs, reasons), resources) in by_group {

@@ -61,16 +61,16 @@ pub(super) fn expect(plan: &Plan, before: &Snapshot, live: &Snapshot) -> BTreeMa
 
 /// A Secret of which keys were made anew. Those that were missing are no part of it: they stay.
 fn regenerated(mut current: Value, secret: &GeneratedSecret, live: Option<&Object>) -> Value {
-    let pair = secret.certificate.iter().flat_map(|pair| {
-        [
-            &pair.authority_key,
-            &pair.certificate_key,
-            &pair.private_key,
-        ]
-    });
+    let pair = secret
+        .certificate
+        .iter()
+        .flat_map(|pair| [&pair.authority_key, &pair.certificate_key, &pair.private_key]);
     for name in secret.keys.iter().map(|key| &key.name).chain(pair) {
         let made = live.and_then(|live| live.get("/data")?.get(name));
-        if let (Some(made), Some(had)) = (made, current.pointer_mut("/data").and_then(|data| data.get_mut(name))) {
+        if let (Some(made), Some(had)) = (
+            made,
+            current.pointer_mut("/data").and_then(|data| data.get_mut(name)),
+        ) {
             *had = made.clone();
         }
     }
