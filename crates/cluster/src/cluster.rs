@@ -242,10 +242,22 @@ impl Cluster {
     /// # Errors
     /// See [`ErrorClass`]; a `metadata.resourceVersion` in the body that is no longer so is a conflict.
     pub async fn apply(&self, body: &Value, force: bool) -> Result<Object, WriteError> {
+        self.apply_with(body, &format!("force={force}")).await
+    }
+
+    /// Asks what an apply would make, without making it (a server-side dry-run).
+    ///
+    /// # Errors
+    /// See [`ErrorClass`]; what the server does not accept is invalid.
+    pub async fn try_apply(&self, body: &Value) -> Result<Object, WriteError> {
+        self.apply_with(body, "force=true&dryRun=All").await
+    }
+
+    async fn apply_with(&self, body: &Value, query: &str) -> Result<Object, WriteError> {
         const VERB: &str = "apply";
         let (key, resource) = self.target(VERB, body).await?;
         let uri = format!(
-            "{}?fieldManager={FIELD_MANAGER}&force={force}",
+            "{}?fieldManager={FIELD_MANAGER}&{query}",
             resource.path(key.namespace.as_deref(), Some(&key.name))
         );
         self.write(

@@ -26,6 +26,7 @@ mod rollback;
 mod run;
 mod secrets;
 mod session;
+mod upon;
 mod write;
 
 pub use error::RunError;
@@ -42,6 +43,7 @@ pub use run::{RunOptions, RunSummary, run};
 pub use session::{Prepared, Report, Session, SessionError, prepare};
 /// Asks a run to end.
 pub use tokio_util::sync::CancellationToken as Stop;
+pub use upon::prepare_upon;
 
 /// Listens to a run. Called from the run's task: it must not block.
 pub type Listener<'a> = &'a (dyn Fn(Event) + Send + Sync);

@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod backup;
+pub(crate) mod components;
 pub(crate) mod install;
 pub(crate) mod rollback;
 
@@ -12,6 +13,7 @@ use object::drift::DriftPolicy;
 
 use self::{
     backup::{BackupArgs, EncryptArgs},
+    components::{ComponentsArgs, DisableArgs, EnableArgs, ImagesArgs},
     install::InstallArgs,
     rollback::RollbackArgs,
 };
@@ -86,6 +88,14 @@ pub(crate) enum Command {
     Rollback(RollbackArgs),
     /// Show KubeSphere's version, its health and what an upgrade would find; only reads
     Status(StatusArgs),
+    /// List the components of the release: which run, what the others would bring and take; only reads
+    Components(ComponentsArgs),
+    /// Enable components in the ClusterConfiguration, back up, install them and verify
+    Enable(EnableArgs),
+    /// Disable components in the ClusterConfiguration, back up and remove them; their data stays
+    Disable(DisableArgs),
+    /// Print the images that the release runs, one a line; only reads
+    Images(ImagesArgs),
     /// Save all that an upgrade may touch to an archive; list, verify and restore such archives
     Backup(BackupArgs),
     /// Run in the cluster: upgrade as the ClusterConfiguration says, and report in its status
@@ -146,6 +156,16 @@ pub(crate) enum DriftArg {
     Overwrite,
     /// Each is asked about, on a terminal (plan and upgrade)
     Ask,
+}
+
+impl DriftArg {
+    pub(crate) fn policy(self) -> DriftPolicy {
+        match self {
+            Self::Keep => DriftPolicy::Keep,
+            Self::Overwrite => DriftPolicy::Overwrite,
+            Self::Ask => DriftPolicy::ByField,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -245,11 +265,7 @@ impl DecideArgs {
         upgrade::Options {
             delete_data: false,
             target: self.to.clone(),
-            drift: match self.drift {
-                Some(DriftArg::Keep) => DriftPolicy::Keep,
-                Some(DriftArg::Overwrite) => DriftPolicy::Overwrite,
-                None | Some(DriftArg::Ask) => DriftPolicy::ByField,
-            },
+            drift: self.drift.map(DriftArg::policy).unwrap_or_default(),
             drift_answers: Vec::new(),
             allow_unsupported_kubernetes: self.allow_unsupported_kubernetes,
             refresh_templates: !self.no_refresh_templates,

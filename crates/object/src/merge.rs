@@ -119,6 +119,12 @@ pub fn is_absent(value: Option<&Value>) -> bool {
     }
 }
 
+/// Whether a field says no more than its absence: nothing, or what the API server fills in where a list is one value.
+fn is_default(path: &str, name: &str, value: &Value) -> bool {
+    // The scope of a webhook's rule.
+    is_absent(Some(value)) || (name == "scope" && value == "*" && path.ends_with("rules"))
+}
+
 /// Whether two values mean the same to the API server and to who reads them: quantities by value, embedded
 /// documents by content, an empty list like no list.
 pub fn same(path: &str, a: &Value, b: &Value) -> bool {
@@ -127,12 +133,12 @@ pub fn same(path: &str, a: &Value, b: &Value) -> bool {
             let covers = |x: &Map<String, Value>, y: &Map<String, Value>| {
                 x.iter().all(|(name, value)| match y.get(name) {
                     Some(other) => same(&diff::join(path, name), value, other),
-                    None => is_absent(Some(value)),
+                    None => is_default(path, name, value),
                 })
             };
             covers(x, y)
                 && y.iter()
-                    .all(|(name, value)| x.contains_key(name) || is_absent(Some(value)))
+                    .all(|(name, value)| x.contains_key(name) || is_default(path, name, value))
         }
         (Value::Array(x), Value::Array(y)) => {
             x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(path, a, b))

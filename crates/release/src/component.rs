@@ -23,8 +23,10 @@ pub struct Component {
     pub enabled: Option<String>,
     /// Where in the ClusterConfiguration people switch it; none where it is there always, or drawn in by others.
     pub switch: Option<Switch>,
-    /// Components that must be in place before it.
+    /// Components that must be in place before it, and that it cannot do without.
     pub needs: Vec<String>,
+    /// Components that are in place before it where they are enabled.
+    pub after: Vec<String>,
     /// Its key in the ClusterConfiguration's status, `network.topology`; none where there is none.
     pub status: Option<String>,
     /// What must hold before it is installed.
@@ -73,6 +75,8 @@ pub(crate) struct ComponentFile {
     pub switch: Option<Switch>,
     #[serde(default)]
     pub needs: Vec<String>,
+    #[serde(default)]
+    pub after: Vec<String>,
     #[serde(default)]
     pub status: Option<String>,
     #[serde(default)]

@@ -172,12 +172,12 @@ impl Release {
         self.core.as_deref().is_none_or(|core| core == name)
     }
 
-    /// All components that must be in place before one, those included that these need themselves.
-    pub fn needs(&self, name: &str) -> BTreeSet<&str> {
+    /// All components that are in place before one, those included that come before these.
+    pub fn before(&self, name: &str) -> BTreeSet<&str> {
         let mut found = BTreeSet::new();
         let mut open = vec![name];
         while let Some(component) = open.pop().and_then(|name| self.component(name)) {
-            for need in &component.needs {
+            for need in component.needs.iter().chain(&component.after) {
                 if found.insert(need.as_str()) {
                     open.push(need);
                 }
@@ -305,6 +305,7 @@ fn load_component(files: &Files, folder: &str, name: &str) -> Result<Component, 
         enabled: file.enabled,
         switch: file.switch,
         needs: file.needs,
+        after: file.after,
         status: file.status,
         checks: file.checks,
         data: file.data,

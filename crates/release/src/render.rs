@@ -254,6 +254,9 @@ pub fn render(
                 in_helm_release,
             };
             finish(&mut manifest, component);
+            if manifest.phase != Phase::CustomResourceDefinitions {
+                manifest.object.as_map_mut().values_mut().for_each(quantities);
+            }
             let key = manifest.object.key();
             if let Some(other) = declared.insert(key.clone(), file.source.clone()) {
                 return Err(RenderError::Duplicate {
@@ -268,6 +271,26 @@ pub fn render(
     // Stable: inside a phase, objects stay in the order of their files.
     manifests.sort_by_key(|manifest| manifest.phase);
     Ok(manifests)
+}
+
+/// Makes texts of numbers where quantities stand: people write `cpu: 1`, and server-side apply wants texts.
+fn quantities(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                match value {
+                    Value::Object(amounts) if ["limits", "requests", "hard"].contains(&name.as_str()) => {
+                        for amount in amounts.values_mut().filter(|amount| amount.is_number()) {
+                            *amount = amount.to_string().into();
+                        }
+                    }
+                    value => quantities(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(quantities),
+        _ => {}
+    }
 }
 
 /// Fills in what every manifest has: its namespace, and the marks by which Helm knows what it owns.
@@ -480,6 +503,16 @@ mod tests {
         assert_eq!(digest(json!("a")), "ac8d8342bb");
         assert_eq!(digest(json!({"k": [1, true]})).len(), 10);
         assert_ne!(digest(json!(1)), digest(json!("1")));
+    }
+
+    #[test]
+    fn quantities_are_texts() {
+        let mut value = json!({"spec": {"replicas": 1, "containers": [
+            {"resources": {"limits": {"cpu": 1, "memory": "1Gi"}, "requests": {"cpu": 0.5}}}]}});
+        quantities(&mut value);
+        let expect = json!({"spec": {"replicas": 1, "containers": [
+            {"resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "0.5"}}}]}});
+        assert_eq!(value, expect);
     }
 
     #[test]

@@ -112,6 +112,19 @@ pub fn set(configuration: &mut Object, assignment: &str) -> Result<(), Configura
     Ok(())
 }
 
+/// Puts a value at a dotted path, through whatever is there.
+pub(crate) fn put(spec: &mut Value, path: &str, value: Value) {
+    let mut place = spec;
+    for name in path.split('.') {
+        if !place.is_object() {
+            *place = json!({});
+        }
+        let Some(map) = place.as_object_mut() else { return };
+        place = map.entry(name).or_insert(Value::Null);
+    }
+    *place = value;
+}
+
 /// The map at a place; nothing there becomes an empty one.
 fn map_at(place: &mut Value) -> Option<&mut Map<String, Value>> {
     if place.is_null() {
@@ -178,7 +191,7 @@ pub fn foundation(snapshot: &Snapshot, configuration: &Object) -> Vec<Object> {
 
 /// With the keys of all maps in order, as the API server gives them back: documents are made of settings, and what is shown
 /// must be what is written.
-fn sorted(value: &Value) -> Value {
+pub(crate) fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let sorted: BTreeMap<_, _> = map

@@ -9,6 +9,7 @@
 //!   Snapshot afterwards ─▶ verify_upgrade() ─▶ findings
 //! ```
 
+pub mod components;
 mod decide;
 mod finding;
 pub mod health;

@@ -59,10 +59,16 @@ reasons! {
         "KubeSphere runs without its ClusterConfiguration, so its settings are not known";
     CLUSTER_CONFIGURATION_UNREADABLE = "ClusterConfigurationUnreadable" [Blocker]
         "The ClusterConfiguration has no readable spec";
-    COMPONENT_IN_USE = "ComponentInUse" [Warning]
-        "A component is switched off, but stays, since another one that is enabled needs it";
+    COMPONENT_HAS_NO_SWITCH = "ComponentHasNoSwitch" [Blocker]
+        "A component is there always, or as long as others need it, and so cannot be enabled or disabled by itself";
+    COMPONENT_IN_USE = "ComponentInUse" [Blocker, Warning]
+        "A component is to be switched off, but stays, since something else that is enabled needs it; a blocker when it is disabled by command";
     COMPONENT_MISSING = "ComponentMissing" [Blocker, Warning]
         "A workload that the platform needs does not exist; a blocker afterwards";
+    COMPONENT_NEEDS_ANOTHER = "ComponentNeedsAnother" [Blocker]
+        "A component is to be enabled that needs another one, which is switched off";
+    COMPONENT_NOT_ASKED_FOR = "ComponentNotAskedFor" [Blocker]
+        "A component is to be enabled, and a setting besides its switch forbids it";
     COMPONENT_STILL_RUNS = "ComponentStillRuns" [Info]
         "A component is switched off, but an earlier installer, which removes nothing, left it running";
     COMPONENT_UNHEALTHY = "ComponentUnhealthy" [Warning]
@@ -115,6 +121,8 @@ reasons! {
         "The settings name no StorageClass, and the cluster has no default one";
     NOT_ENOUGH_NODES = "NotEnoughNodes" [Warning]
         "Replicas of the new release would find no node that takes them";
+    NOT_AT_RELEASE = "NotAtRelease" [Blocker]
+        "Components are to be enabled or disabled, and the platform is not at the release that they are of";
     NOT_INSTALLED = "NotInstalled" [Blocker]
         "There is no KubeSphere on the cluster";
     PERMISSION_MISSING = "PermissionMissing" [Blocker, Warning]

@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal as _, Write};
 
 use anyhow::bail;
+use cluster::ReadError;
 use engine::{Prepared, Session};
 use object::drift::Verdict;
 use upgrade::{DriftAnswer, DriftOf};
@@ -13,12 +14,21 @@ use crate::output::text;
 /// Collects and decides. Where `ask` says so, the answers to what is asked become part of the options, and it is decided
 /// again: decisions are made from what is there and what was answered, and from nothing else.
 pub(super) async fn prepare(session: &mut Session<'_>, ask: bool) -> anyhow::Result<Prepared> {
+    prepare_by(session, ask, async |session| engine::prepare(session).await).await
+}
+
+/// The same, deciding in another way.
+pub(super) async fn prepare_by(
+    session: &mut Session<'_>,
+    ask: bool,
+    decide: impl AsyncFn(&Session<'_>) -> Result<Prepared, ReadError>,
+) -> anyhow::Result<Prepared> {
     if ask && !std::io::stdin().is_terminal() {
         bail!(
             "--drift ask asks about every field that was changed by hand, and there is nobody to ask\nhint: choose --drift keep or --drift overwrite, or neither"
         );
     }
-    let prepared = engine::prepare(session).await.map_err(read_error)?;
+    let prepared = decide(session).await.map_err(read_error)?;
     if !ask {
         return Ok(prepared);
     }
@@ -31,7 +41,7 @@ pub(super) async fn prepare(session: &mut Session<'_>, ask: bool) -> anyhow::Res
         return Ok(prepared);
     }
     session.options.drift_answers = answers;
-    engine::prepare(session).await.map_err(read_error)
+    decide(session).await.map_err(read_error)
 }
 
 /// Asks about every field whose fate is open. An empty answer, or the end of the input, takes what is proposed.

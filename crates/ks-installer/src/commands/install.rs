@@ -17,7 +17,9 @@ use upgrade::{
 };
 
 use super::{
-    Verdict, Waits, backup, confirm, connect, handover, read_error, releases,
+    Verdict, Waits,
+    approve::{Approval, Asked, approve},
+    backup, connect, handover, read_error, releases,
     run::{self, Stopped},
     session,
     upgrade_command::{Failed, Outcome, execute},
@@ -67,7 +69,7 @@ impl Given {
     }
 }
 
-fn read_file(path: &Path) -> anyhow::Result<Object> {
+pub(super) fn read_file(path: &Path) -> anyhow::Result<Object> {
     let (name, text) = if path == Path::new("-") {
         let mut text = String::new();
         let read = std::io::stdin().lock().read_to_string(&mut text);
@@ -77,7 +79,7 @@ fn read_file(path: &Path) -> anyhow::Result<Object> {
     };
     let text = text.with_context(|| format!("cannot read {name}"))?;
     from_nothing::read_configuration(&text).map_err(|error| {
-        anyhow!("{name} is no ClusterConfiguration to install with: {error}\nhint: begin with a copy of deploy/cluster-configuration.yaml")
+        anyhow!("{name} is no ClusterConfiguration to go by: {error}\nhint: begin with a copy of deploy/cluster-configuration.yaml")
     })
 }
 
@@ -111,8 +113,15 @@ pub(super) async fn install(global: &Global, args: InstallArgs) -> anyhow::Resul
     let prepared = engine::prepare_installation(&session, &configuration)
         .await
         .map_err(read_error)?;
-    let refuse = Refusal { json };
-
+    let asked = Asked {
+        done: "installed",
+        json,
+        yes: args.yes,
+        details: false,
+        blocked: "Nothing was written. Resolve the blockers and run the installation again.",
+        question: "There is nothing to back up, and no way back but to remove KubeSphere.",
+        edits: 0,
+    };
     let is_blocked = prepared.blockers().next().is_some();
     if let Some(from) = &prepared.decision.from {
         if is_blocked {
@@ -121,27 +130,21 @@ pub(super) async fn install(global: &Global, args: InstallArgs) -> anyhow::Resul
                 output::print(&format!("{}\n", text::bold(&format!("KubeSphere is at {from}"))));
                 output::print(&text::findings(&blockers));
             }
-            return refuse.because("Nothing was written", "blockers", &prepared);
+            return asked.refuse("Nothing was written", "blockers", None, prepared.findings());
         }
         if let Some(why) = otherwise(&given, &configuration, &prepared.snapshot) {
-            return refuse.because(&why, &why, &prepared);
+            return asked.refuse(&why, &why, None, prepared.findings());
         }
         return already_there(&session, &prepared, json).await;
     }
-    if !json {
-        show(&prepared);
-    }
-    if let Some(why) = otherwise(&given, &configuration, &prepared.snapshot) {
-        return refuse.because(&why, &why, &prepared);
-    }
-    let Some(plan) = prepared.decision.plan.clone().filter(|_| !is_blocked) else {
-        return refuse.because(
-            "Nothing was written. Resolve the blockers and run the installation again.",
-            "blockers",
-            &prepared,
-        );
-    };
-    if args.dry_run {
+    let otherwise = otherwise(&given, &configuration, &prepared.snapshot);
+    let first = |plan: &Plan| {
+        if let Some(why) = &otherwise {
+            return asked.refuse(why, why, None, prepared.findings()).map(Some);
+        }
+        if !args.dry_run {
+            return Ok(None);
+        }
         if json {
             output::json(
                 &json!({"installed": false, "dryRun": true, "plan": plan, "findings": prepared.findings()}),
@@ -149,18 +152,12 @@ pub(super) async fn install(global: &Global, args: InstallArgs) -> anyhow::Resul
         } else {
             output::print("\nNothing was written. Next: ks-installer install, with the same options\n");
         }
-        return Ok(Verdict::Done);
+        Ok(Some(Verdict::Done))
+    };
+    if let Approval::Ended(verdict) = approve(&prepared, &asked, first)? {
+        return Ok(verdict);
     }
-    if !args.yes
-        && !confirm(&format!(
-            "\nThere is nothing to back up, and no way back but to remove KubeSphere. Write {} to the cluster?",
-            text::count(plan.writes(), "object")
-        ))?
-    {
-        output::print("Nothing was written.\n");
-        return Ok(Verdict::Refused);
-    }
-    carry_out(&session, prepared, &configuration, &given, json).await
+    carry_out(&session, prepared, &configuration, &given, &asked).await
 }
 
 /// Lays the foundation, decides again on what is there then, and goes on as an upgrade does.
@@ -169,9 +166,9 @@ async fn carry_out(
     prepared: Prepared,
     configuration: &Object,
     given: &Given,
-    json: bool,
+    asked: &Asked<'_>,
 ) -> anyhow::Result<Verdict> {
-    let refuse = Refusal { json };
+    let json = asked.json;
     let progress = Progress::new(!json);
     let foundation = from_nothing::foundation(&prepared.snapshot, configuration);
     let listen = |event| progress.event(event);
@@ -196,7 +193,7 @@ async fn carry_out(
     }
     let again = engine::prepare(session).await.map_err(read_error)?;
     if let Some(why) = otherwise(given, configuration, &again.snapshot) {
-        return refuse.because(&why, &why, &again);
+        return asked.refuse(&why, &why, None, again.findings());
     }
     let changed = changed_meanwhile(&prepared, &again, &foundation);
     if !changed.is_empty() {
@@ -204,7 +201,7 @@ async fn carry_out(
             "The cluster changed meanwhile, so that something else would be written than was shown; look again with: ks-installer install --dry-run\n  - {}",
             changed.join("\n  - ")
         );
-        return refuse.because(&why, &why, &again);
+        return asked.refuse(&why, &why, None, again.findings());
     }
     // Nothing is backed up, so nothing goes there.
     let unused = backup::Target::new(None, Path::new("."), Encryption::None);
@@ -281,31 +278,6 @@ fn otherwise(given: &Given, configuration: &Object, snapshot: &Snapshot) -> Opti
             text::shorten(&paths)
         )
     })
-}
-
-/// Says why not.
-struct Refusal {
-    json: bool,
-}
-
-impl Refusal {
-    fn because(&self, words: &str, why: &str, prepared: &Prepared) -> anyhow::Result<Verdict> {
-        if self.json {
-            output::json(&json!({"installed": false, "why": why, "findings": prepared.findings()}))?;
-        } else {
-            output::print(&format!("\n{words}\n"));
-        }
-        Ok(Verdict::Refused)
-    }
-}
-
-fn show(prepared: &Prepared) {
-    if let Some(plan) = &prepared.decision.plan {
-        output::print(&text::plan(plan, false));
-    } else {
-        output::print(&format!("{}\n", text::bold(&super::plan::heading(prepared))));
-    }
-    output::print(&text::findings(prepared.findings()));
 }
 
 /// Where the release is installed already nothing is written; what is not as it should be is an upgrade's to repair.

@@ -1,6 +1,8 @@
 //! What each command does.
 
+mod approve;
 pub(crate) mod backup;
+mod components;
 mod demo;
 mod drift;
 mod handover;
@@ -48,6 +50,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Rollback(args) => rollback::rollback(&global, args).await,
         Command::Operator(args) => crate::operator::operate(&global, args).await,
         Command::Status(args) => status::status(&global, &args).await,
+        Command::Components(args) => components::list(&global, &args).await,
+        Command::Enable(args) => components::enable(&global, args).await,
+        Command::Disable(args) => components::disable(&global, args).await,
+        Command::Images(args) => components::images(&global, &args).await,
         Command::Backup(args) => backup::backup(&global, args).await,
         Command::Completions { shell } => {
             let mut command = <Cli as clap::CommandFactory>::command();

@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use upgrade::{Backup, Plan, Snapshot};
 
 use super::{
-    Verdict, Waits, backup, confirm, connect, handover, read_error, read_plan, releases,
+    Verdict, Waits,
+    approve::{Approval, Asked, approve},
+    backup, connect, handover, read_error, read_plan, releases,
     run::{self, Stopped},
     save_plan, session,
 };
@@ -53,9 +55,9 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
         location: location.clone(),
         keys: args.keys,
     };
-    let refused = |why: String, findings: &[upgrade::Finding]| -> anyhow::Result<Verdict> {
+    let refused = |why: String| -> anyhow::Result<Verdict> {
         if json {
-            output::json(&json!({"rolledBack": false, "why": why, "findings": findings}))?;
+            output::json(&json!({"rolledBack": false, "why": why, "findings": []}))?;
         }
         output::note(&why);
         Ok(Verdict::Refused)
@@ -64,14 +66,14 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
         Ok(archive) => archive,
         Err(error) => {
             let why = format!("Nothing was written: {:#}", backup::store_error(error));
-            return refused(why, &[]);
+            return refused(why);
         }
     };
     if expected.is_some() && expected != run::digest(&archive.contents) {
         let why = format!(
             "Nothing was written: {location} is not the backup that the journal tells of; another one took its place.\nhint: if that is the one you want, name it with --to"
         );
-        return refused(why, &[]);
+        return refused(why);
     }
     let entry = run::backup_entry(&location, &archive.contents);
     let backup = read(&archive)?;
@@ -82,31 +84,28 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
     };
     let rollback = rollback_of(&cluster, &releases, &backup, waits);
     let prepared = engine::prepare_rollback(&rollback).await.map_err(read_error)?;
-    if !json {
-        if let Some(plan) = &prepared.decision.plan {
-            output::print(&text::plan(plan, args.details));
-            output::print(&text::impact(&plan.impact));
-        }
-        output::print(&text::findings(prepared.findings()));
-    }
-    let blocked = prepared.blockers().next().is_some();
-    let Some(plan) = prepared.decision.plan.as_ref().filter(|_| !blocked) else {
-        return refused(
-            "Nothing was written. Resolve the blockers first.".into(),
-            prepared.findings(),
-        );
+    let question = format!("This goes back to {}.", prepared.decision.to);
+    let asked = Asked {
+        done: "rolledBack",
+        json,
+        yes: args.yes,
+        details: args.details,
+        blocked: "Nothing was written. Resolve the blockers first.",
+        question: &question,
+        edits: 0,
     };
-    if let Some(saved) = &saved
-        && let Err(differences) = saved.check_permits(plan)
-    {
-        let lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
-        let why = format!(
-            "Nothing was written: the saved plan is not what would be done now.\n  - {}",
-            lines.join("\n  - ")
-        );
-        return refused(why, prepared.findings());
-    }
-    if let Some(path) = &args.save {
+    let first = |plan: &Plan| {
+        if let Some(Err(differences)) = saved.as_ref().map(|saved| saved.check_permits(plan)) {
+            let lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
+            let why = format!(
+                "Nothing was written: the saved plan is not what would be done now.\n  - {}",
+                lines.join("\n  - ")
+            );
+            return asked.refuse(&why, &why, None, prepared.findings()).map(Some);
+        }
+        let Some(path) = &args.save else {
+            return Ok(None);
+        };
         save_plan(plan, path)?;
         if json {
             output::json(plan)?;
@@ -116,8 +115,12 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
                 path.display()
             ));
         }
-        return Ok(Verdict::Done);
-    }
+        Ok(Some(Verdict::Done))
+    };
+    let plan = match approve(&prepared, &asked, first)? {
+        Approval::Given(plan) => plan,
+        Approval::Ended(verdict) => return Ok(verdict),
+    };
     if plan.is_empty() {
         if json {
             output::json(
@@ -127,16 +130,6 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
             output::print("\nThere is nothing to roll back: what the upgrade set is as it was before.\n");
         }
         return Ok(Verdict::Done);
-    }
-    if !args.yes
-        && !confirm(&format!(
-            "\nGo back to {}, and write {} to the cluster?",
-            plan.to,
-            text::count(plan.writes(), "object")
-        ))?
-    {
-        output::print("Nothing was written.\n");
-        return Ok(Verdict::Refused);
     }
     let to = plan.to.clone();
     match carry_out(&rollback, prepared, entry, !json).await {
@@ -152,10 +145,7 @@ pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> anyhow::Res
                 Verdict::Refused
             })
         }
-        Err(Stopped::Held(error)) => {
-            let hint = error.hint().unwrap_or_default();
-            refused(format!("Nothing was written: {error}\nhint: {hint}"), &[])
-        }
+        Err(Stopped::Held(error)) => asked.held(&error),
         Err(stopped) => {
             let error = anyhow::Error::from(stopped);
             Err(anyhow!(

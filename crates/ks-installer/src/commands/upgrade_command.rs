@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use upgrade::{Backup, Plan};
 
 use super::{
-    Verdict, Waits, backup, confirm, connect, drift, handover, plan, read_error, read_plan, releases,
-    rollback,
+    Verdict, Waits,
+    approve::{Approval, Asked, approve},
+    backup, connect, drift, handover, read_error, read_plan, releases, rollback,
     run::{self, Follow, Stopped},
     session, with_hint,
 };
@@ -61,46 +62,33 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
     let mut session = session(&cluster, &releases, options, waits);
     let prepared = drift::prepare(&mut session, args.decide.asks_about_drift()).await?;
 
-    let refuse = |why: &str, details: Value| -> anyhow::Result<Verdict> {
-        if json {
-            output::json(
-                &json!({"upgraded": false, "why": why, "details": details, "findings": prepared.findings()}),
-            )?;
-        }
-        Ok(Verdict::Refused)
+    let asked = Asked {
+        done: "upgraded",
+        json,
+        yes: args.yes,
+        details: false,
+        blocked: "Nothing was written. Resolve the blockers and run the upgrade again.",
+        question: "A backup is made first.",
+        edits: 0,
     };
-    if !json {
-        if let Some(plan) = &prepared.decision.plan {
-            output::print(&text::plan(plan, false));
-            output::print(&text::impact(&plan.impact));
-        } else {
-            output::print(&format!("{}\n", text::bold(&plan::heading(&prepared))));
-        }
-        output::print(&text::findings(prepared.findings()));
-    }
-    let Some(plan) = prepared
-        .decision
-        .plan
-        .as_ref()
-        .filter(|_| prepared.blockers().next().is_none())
-    else {
-        if !json {
-            output::print("\nNothing was written. Resolve the blockers and run the upgrade again.\n");
-        }
-        return refuse("blockers", Value::Null);
-    };
-    if let Some(saved) = &saved
-        && let Err(differences) = saved.check_permits(plan)
-    {
+    let is_saved = |plan: &Plan| {
+        let Some(Err(differences)) = saved.as_ref().map(|saved| saved.check_permits(plan)) else {
+            return Ok(None);
+        };
         let lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
-        if !json {
-            output::print(&format!(
-                "\nNothing was written: the saved plan is not what would be done now.\n  - {}\nMake the plan again with: ks-installer plan --save FILE\n",
-                lines.join("\n  - ")
-            ));
-        }
-        return refuse("the saved plan no longer fits", lines.into());
-    }
+        let words = format!(
+            "Nothing was written: the saved plan is not what would be done now.\n  - {}\nMake the plan again with: ks-installer plan --save FILE",
+            lines.join("\n  - ")
+        );
+        let why = "the saved plan no longer fits";
+        asked
+            .refuse(&words, why, Some(lines.into()), prepared.findings())
+            .map(Some)
+    };
+    let plan = match approve(&prepared, &asked, is_saved)? {
+        Approval::Given(plan) => plan,
+        Approval::Ended(verdict) => return Ok(verdict),
+    };
     if plan.is_empty() {
         run::close_journal(&cluster).await;
         // Nothing is written, so what was just read is what there is.
@@ -118,15 +106,6 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
             output::print(&text::findings(&findings));
         }
         return Ok(if verified { Verdict::Done } else { Verdict::Refused });
-    }
-    if !args.yes
-        && !confirm(&format!(
-            "\nA backup is made first. Write {} to the cluster?",
-            text::count(plan.writes(), "object")
-        ))?
-    {
-        output::print("Nothing was written.\n");
-        return Ok(Verdict::Refused);
     }
     if leader.is_some() {
         if !json {
@@ -147,14 +126,7 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
             }
             _ => outcome,
         },
-        Err(Failed::Stopped(Stopped::Held(error), _)) => {
-            let hint = error.hint().unwrap_or_default();
-            output::note(&format!("Nothing was written: {error}\nhint: {hint}"));
-            if json {
-                output::json(&json!({"upgraded": false, "why": error.to_string()}))?;
-            }
-            return Ok(Verdict::Refused);
-        }
+        Err(Failed::Stopped(Stopped::Held(error), _)) => return asked.held(&error),
         Err(Failed::Stopped(Stopped::Failed(error), Some(made))) if args.rollback_on_failure => {
             let why = format!("{:#}", session_error(error));
             output::note(&format!("error: {why}"));
@@ -210,10 +182,17 @@ pub(crate) enum Failed {
 
 impl From<Failed> for anyhow::Error {
     fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Backup(error) => error,
-            Failed::Stopped(stopped, None) => stopped.into(),
-            Failed::Stopped(stopped, Some(made)) => {
+        failed.into_error("upgrade")
+    }
+}
+
+impl Failed {
+    /// What it was, where `work` is what was to be done.
+    pub(super) fn into_error(self, work: &str) -> anyhow::Error {
+        match self {
+            Self::Backup(error) => error,
+            Self::Stopped(stopped, None) => stopped.into(),
+            Self::Stopped(stopped, Some(made)) => {
                 let is_rollout = matches!(
                     &stopped,
                     Stopped::Failed(SessionError::Run(error)) if error.is_failed_rollout()
@@ -225,7 +204,7 @@ impl From<Failed> for anyhow::Error {
                 };
                 let error = anyhow::Error::from(stopped);
                 anyhow!(
-                    "{error:#}\nThe upgrade is not finished.{serving} Run it again: it goes on from here. Or go back with: ks-installer rollback --to {}",
+                    "{error:#}\nThe {work} is not finished.{serving} Run it again: it goes on from here. Or go back with: ks-installer rollback --to {}",
                     made.back
                 )
             }
@@ -242,10 +221,24 @@ pub(crate) async fn execute(
     claimant: Claimant,
     follow: &dyn Follow,
 ) -> Result<Outcome, Failed> {
+    execute_after(session, async || Ok(prepared), target, claimant, follow).await
+}
+
+/// The same, where what is carried out is prepared under the claim, by whatever has to come first.
+pub(super) async fn execute_after(
+    session: &Session<'_>,
+    prepare: impl AsyncFnOnce() -> Result<Prepared, Stopped>,
+    target: backup::Target,
+    claimant: Claimant,
+    follow: &dyn Follow,
+) -> Result<Outcome, Failed> {
     let claim = run::claim(session.cluster, claimant)
         .await
         .map_err(|stopped| Failed::Stopped(stopped, None))?;
-    let done = claimed(session, prepared, target, follow, &claim).await;
+    let done = match prepare().await {
+        Ok(prepared) => claimed(session, prepared, target, follow, &claim).await,
+        Err(stopped) => Err(Failed::Stopped(stopped, None)),
+    };
     claim.release().await;
     done
 }
@@ -375,6 +368,11 @@ pub(super) fn session_error(error: SessionError) -> anyhow::Error {
 }
 
 impl Outcome {
+    /// Where the backup is.
+    pub(super) fn backup(&self) -> Option<String> {
+        self.made.as_ref().map(|made| made.location.to_string())
+    }
+
     pub(super) fn to_json(&self) -> Value {
         json!({
             "upgraded": self.report.is_verified(),
@@ -384,7 +382,7 @@ impl Outcome {
             "writingSeconds": self.report.writing.as_secs_f64(),
             "verified": self.report.is_verified(),
             "findings": self.report.findings,
-            "backup": self.made.as_ref().map(|made| made.location.to_string()),
+            "backup": self.backup(),
         })
     }
 
@@ -400,9 +398,8 @@ impl Outcome {
             text::count(self.report.written, "object"),
             text::duration(self.report.took),
             text::duration(self.report.writing),
-            self.made
-                .as_ref()
-                .map(|made| format!("Backup: {}\n", made.location))
+            self.backup()
+                .map(|location| format!("Backup: {location}\n"))
                 .unwrap_or_default()
         )
     }

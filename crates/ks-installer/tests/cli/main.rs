@@ -10,6 +10,7 @@ mod backup;
 mod bad_input;
 mod blockers;
 mod commands;
+mod components;
 mod drift;
 mod install;
 mod operator;

@@ -12,14 +12,14 @@ use crate::support::{
 };
 
 /// A file of the material that the project was measured with.
-fn material(name: &str) -> Option<PathBuf> {
+pub(crate) fn material(name: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3)?;
     let path = root.join("shared").join(name);
     path.exists().then_some(path)
 }
 
 /// The cluster with everything enabled, as release 3.2.1 left it.
-fn everything() -> Option<sandbox::Sandbox> {
+pub(crate) fn everything() -> Option<sandbox::Sandbox> {
     let Some(path) = material("clusters/kubesphere-3.2.1-all.ndjson.zst") else {
         eprintln!("skipped: there is no dump of a cluster with all components");
         return None;

@@ -5,9 +5,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use object::{Object, ObjectKey};
+use object::ObjectKey;
 use release::{Component, Release, Releases};
-use sandbox::Sandbox;
+use sandbox::{Sandbox, faults::Trouble};
 use serde_json::{Value, json};
 use upgrade::{Options, Severity};
 
@@ -26,8 +26,21 @@ fn release() -> &'static Release {
 fn switch(sandbox: &Sandbox, component: &Component, is_on: bool) {
     let switch = component.switch.as_ref().unwrap();
     let value = if is_on { &switch.on } else { &switch.off };
-    for path in &switch.paths {
-        let spec = path.rsplit('.').fold(value.clone(), |value, name| json!({ (name): value }));
+    // What some need besides to be asked for.
+    let others: &[&str] = match component.name.as_str() {
+        "redis-ha" => &["common.redis.enableHA"],
+        "logsidecar-injector" => &["logging.enabled"],
+        _ => &[],
+    };
+    for path in switch
+        .paths
+        .iter()
+        .map(String::as_str)
+        .chain(others.iter().copied())
+    {
+        let spec = path
+            .rsplit('.')
+            .fold(value.clone(), |value, name| json!({ (name): value }));
         support::edit(sandbox, &configuration(), &json!({ "spec": spec }));
     }
 }
@@ -53,6 +66,34 @@ static PREPARED: LazyLock<Sandbox> = LazyLock::new(|| {
 });
 
 /// Whether an object may stay when a component goes.
+fn is_left(key: &ObjectKey, object: &Value, state: &State) -> bool {
+    // Kubernetes' own, in namespaces in which something stays.
+    let is_kubernetes_own = object["type"] == "kubernetes.io/service-account-token"
+        || ["kube-root-ca.crt", "default"].contains(&key.name.as_str());
+    // Another revision of what is there always.
+    let is_record = key.name.starts_with("sh.helm.release.v1.ks-core.");
+    let group = match key.kind.as_str() {
+        "CustomResourceDefinition" => object["spec"]["group"].as_str(),
+        "APIService" => object["spec"]["group"].as_str(),
+        _ => None,
+    };
+    // A definition of which there is data.
+    let is_in_use = group.is_some_and(|group| {
+        let kind = &object["spec"]["names"]["kind"];
+        state
+            .0
+            .keys()
+            .any(|key| key.group == group && (kind.is_null() || *kind == key.kind))
+    });
+    is_kubernetes_own
+        || is_record
+        || is_in_use
+        || release()
+            .components
+            .iter()
+            .any(|component| is_data(component, key, object))
+}
+
 fn is_data(component: &Component, key: &ObjectKey, object: &Value) -> bool {
     let declared = component.data.iter().any(|data| data.is(key));
     let generated = release()
@@ -72,9 +113,14 @@ fn check_cycle(component: &Component) {
     let before = State::of(&sandbox).comparable();
 
     switch(&sandbox, component, true);
-    let plan = support::block_on(support::prepare(&sandbox)).decision.plan.unwrap();
+    let plan = support::block_on(support::prepare(&sandbox))
+        .decision
+        .plan
+        .unwrap();
     assert!(
-        plan.stages.iter().any(|stage| stage.component.as_ref() == Some(name)),
+        plan.stages
+            .iter()
+            .any(|stage| stage.component.as_ref() == Some(name)),
         "{name} has no stages"
     );
     support::block_on(async {
@@ -89,20 +135,27 @@ fn check_cycle(component: &Component) {
         support::check_nothing_to_do(&sandbox).await;
     });
     let disabled = State::of(&sandbox).comparable();
-    let made: Vec<&ObjectKey> = enabled.0.keys().filter(|key| before.find(key).is_none()).collect();
-    assert!(!made.is_empty() || ["networkpolicy", "ippool"].contains(&name.as_str()), "{name} makes nothing");
+    let made: Vec<&ObjectKey> = enabled
+        .0
+        .keys()
+        .filter(|key| before.find(key).is_none())
+        .collect();
+    assert!(
+        !made.is_empty() || ["networkpolicy", "ippool"].contains(&name.as_str()),
+        "{name} makes nothing"
+    );
     let mut left: Vec<String> = Vec::new();
     for (key, object) in disabled.0.iter().filter(|(key, _)| before.find(key).is_none()) {
-        let of_any = release().components.iter().any(|other| is_data(other, key, object));
-        let in_kept_namespace = key.namespace.is_some()
-            && ["ServiceAccount", "ConfigMap", "Secret"].contains(&key.kind.as_str())
-            && (key.name == "kube-root-ca.crt" || key.name.starts_with("default"));
-        if !of_any && !in_kept_namespace {
+        if !is_left(key, object, &disabled) {
             left.push(key.to_string());
         }
     }
     assert_eq!(left, Vec::<String>::new(), "{name} leaves");
-    let gone: Vec<_> = before.0.keys().filter(|key| disabled.find(key).is_none()).collect();
+    let gone: Vec<_> = before
+        .0
+        .keys()
+        .filter(|key| disabled.find(key).is_none())
+        .collect();
     assert_eq!(gone, Vec::<&ObjectKey>::new(), "{name} takes along");
 
     switch(&sandbox, component, true);
@@ -111,7 +164,13 @@ fn check_cycle(component: &Component) {
         support::check_nothing_to_do(&sandbox).await;
     });
     let again = State::of(&sandbox).comparable();
-    let missing: Vec<_> = enabled.0.keys().filter(|key| again.find(key).is_none()).collect();
+    let is_token = |key: &ObjectKey| key.is_secret() && key.name.contains("-token-");
+    let is_record = |key: &ObjectKey| key.name.starts_with("sh.helm.release.v1.");
+    let missing: Vec<_> = enabled
+        .0
+        .keys()
+        .filter(|key| again.find(key).is_none() && !is_token(key) && !is_record(key))
+        .collect();
     assert_eq!(missing, Vec::<&ObjectKey>::new(), "{name} enabled again");
 }
 
@@ -138,7 +197,10 @@ fn every_component_can_be_enabled_disabled_and_enabled_again() {
             failed
         };
         let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert_eq!(failed, Vec::<String>::new());
 }
@@ -159,7 +221,11 @@ fn what_another_component_needs_stays_and_says_so() {
     assert_eq!(in_use.len(), 1, "{:#?}", prepared.findings());
     assert!(in_use[0].message.contains("alerting"), "{}", in_use[0].message);
     let plan = prepared.decision.plan.unwrap();
-    assert!(plan.steps().all(|step| !matches!(step.action, upgrade::Action::Delete { .. })));
+    let stages = plan
+        .stages
+        .iter()
+        .filter(|stage| stage.component.as_deref() == Some("monitoring"));
+    assert_eq!(stages.count(), 0);
 }
 
 #[test]
@@ -171,27 +237,44 @@ fn a_failing_component_stops_no_other() {
     // Gatekeeper's workloads never become ready: its image cannot be pulled.
     let patch = json!({"spec": {"gatekeeper_tag": "missing"}});
     support::edit(&sandbox, &configuration(), &patch);
-    sandbox.break_image("openpolicyagent/gatekeeper:missing");
+    sandbox.afflict(Trouble::UnpullableImage {
+        image: "openpolicyagent/gatekeeper:missing".into(),
+    });
     let error = support::block_on(async {
         let cluster = support::client(&sandbox);
         let mut session = support::session(&cluster, Options::default());
         session.run.wait = std::time::Duration::from_millis(500);
         let prepared = engine::prepare(&session).await.unwrap();
-        assert!(prepared.findings().iter().all(|f| f.severity != Severity::Blocker));
+        assert!(
+            prepared
+                .findings()
+                .iter()
+                .all(|f| f.severity != Severity::Blocker)
+        );
         session.execute(prepared, &|_| {}).await.unwrap_err()
     });
     let text = error.to_string();
-    assert!(text.contains("component gatekeeper: ") && text.contains("openpolicyagent/gatekeeper:missing"), "{text}");
+    assert!(
+        text.contains("component gatekeeper: ") && text.contains("openpolicyagent/gatekeeper:missing"),
+        "{text}"
+    );
     let state = State::of(&sandbox);
     let status = &state.get(&configuration())["status"];
     assert_eq!(status["network"]["topology"]["status"], "enabled");
     assert_ne!(status["gatekeeper"]["status"], "enabled");
 
     // Mended, it goes on from there.
-    support::edit(&sandbox, &configuration(), &json!({"spec": {"gatekeeper_tag": null}}));
+    support::edit(
+        &sandbox,
+        &configuration(),
+        &json!({"spec": {"gatekeeper_tag": null}}),
+    );
     support::block_on(support::upgrade(&sandbox));
     let state = State::of(&sandbox);
-    assert_eq!(state.get(&configuration())["status"]["gatekeeper"]["status"], "enabled");
+    assert_eq!(
+        state.get(&configuration())["status"]["gatekeeper"]["status"],
+        "enabled"
+    );
 }
 
 #[test]
@@ -202,25 +285,64 @@ fn what_an_earlier_installer_left_running_goes_only_when_asked_for() {
     support::block_on(support::upgrade(&sandbox));
     switch(&sandbox, topology, false);
     // As the original installer leaves it: no version.
-    support::edit(&sandbox, &configuration(), &json!({"status": {"network": {"topology": {"version": null}}}}));
+    support::edit(
+        &sandbox,
+        &configuration(),
+        &json!({"status": {"network": {"topology": {"version": null}}}}),
+    );
     let prepared = support::block_on(support::prepare(&sandbox));
-    assert_eq!(prepared.decision.plan.as_ref().unwrap().writes(), 0);
-    let runs = prepared.findings().iter().find(|f| f.reason == upgrade::reasons::COMPONENT_STILL_RUNS).unwrap();
-    assert!(runs.hint.as_ref().unwrap().contains("ks-installer disable topology"));
+    let plan = prepared.decision.plan.as_ref().unwrap();
+    assert!(
+        plan.steps()
+            .all(|step| !matches!(step.action, upgrade::Action::Delete { .. }))
+    );
+    let runs = prepared
+        .findings()
+        .iter()
+        .find(|f| f.reason == upgrade::reasons::COMPONENT_STILL_RUNS)
+        .unwrap();
+    assert!(
+        runs.hint
+            .as_ref()
+            .unwrap()
+            .contains("ks-installer disable topology")
+    );
 }
 
 #[test]
 fn a_setting_that_is_taken_back_is_taken_back_in_the_cluster() {
     let sandbox = PREPARED.fork();
-    let key = ObjectKey::namespaced("monitoring.coreos.com", "Prometheus", "kubesphere-monitoring-system", "k8s");
+    let key = ObjectKey::namespaced(
+        "monitoring.coreos.com",
+        "Prometheus",
+        "kubesphere-monitoring-system",
+        "k8s",
+    );
     let tolerations = |sandbox: &Sandbox| State::of(sandbox).get(&key)["spec"]["tolerations"].clone();
     let before = tolerations(&sandbox);
     let set = json!([{"key": "monitoring", "operator": "Exists"}]);
-    support::edit(&sandbox, &configuration(), &json!({"spec": {"monitoring": {"tolerations": set}}}));
+    support::edit(
+        &sandbox,
+        &configuration(),
+        &json!({"spec": {"monitoring": {"tolerations": set}}}),
+    );
     support::block_on(support::upgrade(&sandbox));
     assert_eq!(tolerations(&sandbox), set);
-    support::edit(&sandbox, &configuration(), &json!({"spec": {"monitoring": {"tolerations": null}}}));
+    support::edit(
+        &sandbox,
+        &configuration(),
+        &json!({"spec": {"monitoring": {"tolerations": null}}}),
+    );
     support::block_on(support::upgrade(&sandbox));
     assert_eq!(tolerations(&sandbox), before);
-    let _ = Object::try_from(json!({}));
+}
+
+#[test]
+fn every_component_is_accepted_by_every_supported_kubernetes() {
+    for kubernetes in ["v1.19.16", "v1.21.14", "v1.22.17", "v1.23.17"] {
+        let sandbox = support::bare_of(kubernetes, true);
+        let refused =
+            support::block_on(async { crate::matrix::dry_run(&support::client(&sandbox), kubernetes).await });
+        assert_eq!(refused, Vec::<String>::new(), "{kubernetes}");
+    }
 }

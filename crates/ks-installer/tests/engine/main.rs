@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 
+#[path = "../components/matrix.rs"]
+mod matrix;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod all;
 mod backup;
+mod components;
 mod core;
 mod disturbed;
 mod drift;
@@ -15,6 +18,7 @@ mod helm;
 mod interrupted;
 mod journal;
 mod parity;
+mod parity_all;
 mod repaired;
 mod rollback;
 mod tenants;

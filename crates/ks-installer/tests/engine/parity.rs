@@ -11,14 +11,15 @@ use crate::support::{self, state::State};
 const TITLE: &str = "## A whole upgrade";
 
 /// A line of the table: which objects, which field of them. `*` stands for any text.
-struct Told {
-    object: String,
-    field: String,
+pub(crate) struct Told {
+    pub object: String,
+    pub field: String,
 }
 
-fn told() -> Vec<Told> {
+/// The lines of the table in a section of the page.
+pub(crate) fn told(title: &str) -> Vec<Told> {
     let page = include_str!("../../../../docs/parity.md");
-    let (_, section) = page.split_once(TITLE).expect("the page has the section");
+    let (_, section) = page.split_once(title).expect("the page has the section");
     let rows = section
         .lines()
         .skip_while(|line| !line.starts_with("| object |"))
@@ -40,7 +41,7 @@ fn told() -> Vec<Told> {
         .collect()
 }
 
-fn matches(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((head, rest)) => text.strip_prefix(head).is_some_and(|tail| {
@@ -84,7 +85,7 @@ fn is_same_expression(key: &ObjectKey, change: &diff::Change) -> bool {
 }
 
 /// Object and path of everything that differs.
-fn differences(ours: &State, theirs: &State) -> BTreeSet<(String, String)> {
+pub(crate) fn differences(ours: &State, theirs: &State) -> BTreeSet<(String, String)> {
     let is_compared = |key: &&ObjectKey| {
         !["APIService", "FlowSchema", "PriorityLevelConfiguration"].contains(&key.kind.as_str())
     };
@@ -116,7 +117,7 @@ fn end_states() -> (State, State) {
 #[test]
 fn the_end_state_is_upstreams_but_for_what_is_told() {
     let (ours, theirs) = end_states();
-    let told = told();
+    let told = told(TITLE);
     let differences = differences(&ours, &theirs);
     let is = |told: &Told, (object, field): &(String, String)| {
         matches(&told.object, object) && matches(&told.field, field)

@@ -115,12 +115,20 @@ impl<'a> Decider<'a> {
                 .extend(targets.custom_resource_definitions);
             all.targets.webhook_services.extend(targets.webhook_services);
         }
+        // Two ways to have the same thing share what the status says of it.
+        let paths: BTreeSet<_> = enabled
+            .iter()
+            .filter_map(|other| status_path(other.component))
+            .collect();
+        disabled.retain(|rendered| status_path(rendered.component).is_some_and(|path| !paths.contains(path)));
+        disabled.retain(|rendered| self.goes(rendered, &enabled));
+        let going: BTreeSet<ObjectKey> = disabled
+            .iter()
+            .flat_map(|rendered| self.split(rendered, &enabled).1)
+            .map(|(key, _)| key)
+            .collect();
         for rendered in &disabled {
-            // Two ways to have the same thing share what the status says of it.
-            let path = status_path(rendered.component);
-            if path.is_none() || enabled.iter().all(|other| status_path(other.component) != path) {
-                self.remove(rendered, &enabled);
-            }
+            self.remove(rendered, &enabled, &going);
         }
         all.manifests = enabled
             .into_iter()

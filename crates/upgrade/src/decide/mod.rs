@@ -496,14 +496,14 @@ impl<'a> Decider<'a> {
                 // Whoever uses it goes first.
                 let users = leaving
                     .iter()
-                    .filter(|user| release.needs(user).contains(name.as_str()));
+                    .filter(|user| release.before(user).contains(name.as_str()));
                 users.cloned().collect()
             } else {
-                release.needs(name).into_iter().map(str::to_owned).collect()
+                release.before(name).into_iter().map(str::to_owned).collect()
             };
         }
         let core = release.core.as_deref().unwrap_or_default();
-        let before_core = release.needs(core);
+        let before_core = release.before(core);
         let position = |stage: &Stage| {
             let of_core = |name: &str| ORDER.iter().position(|(other, _)| *other == name);
             let Some(component) = &stage.component else {

@@ -18,16 +18,16 @@ use super::{Decider, components::Rendered};
 use crate::{Finding, plan::Condition, preflight::some_of, reasons, settings};
 
 impl Decider<'_> {
-    /// Plans the removal of a component that the settings do not ask for, where it was installed.
-    pub(super) fn remove(&mut self, rendered: &Rendered<'_>, enabled: &[Rendered<'_>]) {
+    /// Whether a component goes: it was installed, and nothing that stays needs it.
+    pub(super) fn goes(&mut self, rendered: &Rendered<'_>, enabled: &[Rendered<'_>]) -> bool {
         let component = rendered.component;
         if !self.was_installed(component) {
             self.tell_what_runs(component);
-            return;
+            return false;
         }
         let users: Vec<&str> = enabled
             .iter()
-            .filter(|other| other.component.needs.contains(&component.name))
+            .filter(|other| component.switch.is_some() && other.component.needs.contains(&component.name))
             .filter(|other| !self.release.is_core(&other.component.name))
             .map(|other| other.component.name.as_str())
             .collect();
@@ -48,15 +48,20 @@ impl Decider<'_> {
                     component.name
                 )),
             );
-            return;
         }
-        let objects = self.objects_of(rendered, enabled);
-        let stays = |key: &ObjectKey| {
-            component.data.iter().any(|data| data.is(key))
-                || key.is("", "PersistentVolumeClaim")
-                || rendered.secrets.iter().any(|secret| secret.key() == *key)
-        };
-        let (stay, go): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(key, _)| stays(key));
+        users.is_empty()
+    }
+
+    /// Plans the removal of a component that the settings do not ask for.
+    /// `going` is what goes with all of these components.
+    pub(super) fn remove(
+        &mut self,
+        rendered: &Rendered<'_>,
+        enabled: &[Rendered<'_>],
+        going: &BTreeSet<ObjectKey>,
+    ) {
+        let component = rendered.component;
+        let (stay, go) = self.split(rendered, enabled);
         let mut data: BTreeSet<ObjectKey> = stay.into_iter().map(|(key, _)| key).collect();
         data.extend(
             self.snapshot
@@ -66,9 +71,8 @@ impl Decider<'_> {
                 .filter(|key| component.data.iter().any(|data| data.is(key)))
                 .filter(|key| !is_made_by_kubernetes(self.snapshot.get(key))),
         );
-        let gone: BTreeSet<ObjectKey> = go.iter().map(|(key, _)| key.clone()).collect();
         for (key, phase) in &go {
-            self.take(component, key, *phase, &gone, &data);
+            self.take(component, key, *phase, going, &data);
         }
         if self.options.delete_data {
             for key in &data {
@@ -88,6 +92,23 @@ impl Decider<'_> {
             self.tell_what_stays(component, &data);
         }
         self.note_status(component, false);
+    }
+
+    /// What of a component stays when it goes, since it holds data, and what goes.
+    #[expect(clippy::type_complexity, reason = "two lists of the same")]
+    pub(super) fn split(
+        &self,
+        rendered: &Rendered<'_>,
+        enabled: &[Rendered<'_>],
+    ) -> (Vec<(ObjectKey, Phase)>, Vec<(ObjectKey, Phase)>) {
+        let stays = |key: &ObjectKey| {
+            rendered.component.data.iter().any(|data| data.is(key))
+                || key.is("", "PersistentVolumeClaim")
+                || rendered.secrets.iter().any(|secret| secret.key() == *key)
+        };
+        self.objects_of(rendered, enabled)
+            .into_iter()
+            .partition(|(key, _)| stays(key))
     }
 
     /// What is there of the component and of no other that is enabled.

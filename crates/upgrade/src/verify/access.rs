@@ -360,7 +360,9 @@ pub(super) fn check_bindings_kept(before: &Snapshot, after: &Snapshot, policy: &
     for binding in bindings(before) {
         let key = binding.key();
         let people: BTreeSet<(String, String)> = people_of(binding);
-        if people.is_empty() || binding.is_being_deleted() || namespace_is_gone(after, &key) {
+        // What a Helm release owned may go with it: it is nobody's grant to people.
+        let is_released = binding.annotation("meta.helm.sh/release-name").is_some();
+        if people.is_empty() || is_released || binding.is_being_deleted() || namespace_is_gone(after, &key) {
             continue;
         }
         let role = role_of(binding);
