@@ -240,9 +240,10 @@ async fn a_stage_is_noted_down_before_its_first_write() {
         assert_eq!(journal.last().unwrap().id, "only", "after {write:?}");
         if write.path.contains("deployments") {
             // Components have one entry together: they run side by side.
-            let stage = match write.path.contains("/kubesphere-system/") {
-                true => "workloads",
-                false => "components",
+            let stage = if write.path.contains("/kubesphere-system/") {
+                "workloads"
+            } else {
+                "components"
             };
             assert_eq!(
                 journal.last().unwrap().stopped_in(),
