@@ -235,6 +235,14 @@ mod tests {
         check("", "Secret", true, PlatformNamespaces, PlatformNamespaces);
         check("apps", "ReplicaSet", true, Nowhere, PlatformNamespaces);
         check("scheduling.k8s.io", "PriorityClass", false, Nowhere, Everywhere);
+        // Of a component's manifests.
+        check(
+            "monitoring.coreos.com",
+            "ServiceMonitor",
+            true,
+            Everywhere,
+            Everywhere,
+        );
         check("cert-manager.io", "ClusterIssuer", false, Nowhere, Nowhere);
         check("", "Event", true, Nowhere, Nowhere);
     }
@@ -255,7 +263,11 @@ mod tests {
         check("kubesphere-system", "system-workspace", true, true);
         check("kubesphere-system", "", true, true);
         check("kube-system", "system-workspace", true, true);
-        check("istio-system", "system-workspace", false, true);
+        // A component's, since a release's manifests are there.
+        check("istio-system", "system-workspace", true, true);
+        check("istio-system", "", true, true);
+        check("cert-manager", "system-workspace", false, true);
+        check("cert-manager", "", false, false);
         check("default", "", false, true);
         check("proj1", "demo", false, false);
     }
@@ -263,13 +275,13 @@ mod tests {
     #[test]
     fn kinds_of_a_release_can_be_added() {
         let scope = Scope::upgrade().with_kinds([
-            ("monitoring.coreos.com", "ServiceMonitor"),
+            ("example.com", "Widget"),
+            ("apps", "ReplicaSet"),
             ("policy", "PodSecurityPolicy"),
         ]);
-        assert_eq!(
-            scope.check("monitoring.coreos.com", "ServiceMonitor", true),
-            Reach::PlatformNamespaces
-        );
+        // Controllers of custom kinds look everywhere, and so must who changes their definitions.
+        assert_eq!(scope.check("example.com", "Widget", true), Reach::Everywhere);
+        assert_eq!(scope.check("apps", "ReplicaSet", true), Reach::PlatformNamespaces);
         assert_eq!(
             scope.check("policy", "PodSecurityPolicy", false),
             Reach::Everywhere

@@ -94,7 +94,12 @@ fn every_setting_in_it_is_known_and_says_what_no_setting_says() {
                 .collect()
         };
         let (with, without) = (render(&settings), render(&empty));
-        assert!(with.keys().eq(without.keys()));
+        assert_eq!(
+            with.keys().collect::<Vec<_>>(),
+            without.keys().collect::<Vec<_>>(),
+            "{}",
+            component.name
+        );
         for (key, object) in &with {
             let changes = object::diff::changes(&without[key], object);
             differences.extend(

@@ -58,7 +58,10 @@ fn mk_fresh() -> Snapshot {
         ("", "v1", "Secret", true),
         ("", "v1", "Service", true),
         ("", "v1", "ServiceAccount", true),
+        ("apps", "v1", "DaemonSet", true),
         ("apps", "v1", "Deployment", true),
+        ("apps", "v1", "StatefulSet", true),
+        ("policy", "v1beta1", "PodDisruptionBudget", true),
         ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", false),
         (
             "admissionregistration.k8s.io",
@@ -186,13 +189,29 @@ fn an_empty_cluster_gets_the_foundation_first_and_the_version_last() {
     let plan = decision.plan.unwrap();
     assert!(plan.is_installation());
     let names: Vec<_> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+    // What the settings enable by default comes after the core; nothing that the core needs is among it.
+    let (core, components) = names.split_at(names.iter().position(|name| name.contains('/')).unwrap());
+    let mut lanes: Vec<_> = components
+        .iter()
+        .map(|name| name.split_once('/').expect("a component's stage").0)
+        .collect();
+    lanes.dedup();
     assert_eq!(
-        names,
+        lanes,
+        [
+            "snapshot-controller",
+            "monitoring-dashboards",
+            "monitoring",
+            "notification-manager"
+        ]
+    );
+    assert_eq!(
+        core,
         [
             "foundation",
             "namespaces",
-            "definitions",
             "secrets",
+            "definitions",
             "role-templates",
             "core",
             "workloads",

@@ -192,7 +192,10 @@ fn check_same(expect: &State, got: &State) {
             }
             if key.kind == "ClusterConfiguration" {
                 let value = std::sync::Arc::make_mut(value);
-                value["status"]["core"]["enabledTime"] = Value::Null;
+                let status = value["status"].as_object_mut().unwrap();
+                for component in status.values_mut().filter_map(Value::as_object_mut) {
+                    component.remove("enabledTime");
+                }
             }
         }
         state

@@ -226,7 +226,7 @@ fn it_upgrades_says_so_and_rests() {
     }
     let said = operated.end();
     for words in [
-        "task core status is successful  (1/2)",
+        "task core status is successful  (1/4)",
         "Welcome to KubeSphere!",
         "Account: admin\n",
     ] {

@@ -113,6 +113,7 @@ fn comparable(value: &Value) -> Value {
     let metadata = value["metadata"].as_object_mut().unwrap();
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.remove("deployment.kubernetes.io/revision");
+        annotations.remove("deprecated.daemonset.template.generation");
         if annotations.is_empty() {
             metadata.remove("annotations");
         }

@@ -28,7 +28,7 @@ use crate::{
     support::{self, Write, state::State},
 };
 
-/// The tenants' cluster before its upgrade, and every write of it with the cluster right after.
+/// A cluster before its upgrade, and every write of it with the cluster right after.
 pub(crate) struct Run {
     pub start: Sandbox,
     pub before: State,
@@ -52,9 +52,21 @@ pub(crate) fn ticking() -> Clock {
 /// The id of the run that nothing disturbed.
 pub(crate) const FIRST: &str = "first";
 
+/// The tenants' cluster with a monitoring of its own: the core is upgraded, and hardly anything else. It is what nearly all
+/// faults are tried on, since an upgrade of all components has four times as many writes.
 pub(crate) static RUN: LazyLock<Run> = LazyLock::new(|| {
+    Run::of(&support::tenants_but(|objects| {
+        let configuration = support::find_mut(objects, "ClusterConfiguration", "ks-installer");
+        configuration["spec"]["common"]["monitoring"]["type"] = "external".into();
+    }))
+});
+
+/// The tenants' cluster, in which everything that the settings enable is upgraded.
+pub(crate) static WHOLE: LazyLock<Run> = LazyLock::new(|| Run::of(&support::tenants()));
+
+fn run_of(sandbox: &Sandbox) -> Run {
     block_on(async {
-        let start = support::tenants().fork_with_clock(steady());
+        let start = sandbox.fork_with_clock(steady());
         // The old installer runs: one more stage that can be cut.
         let replicas = serde_json::json!({"spec": {"replicas": 1}});
         support::client(&start)
@@ -74,9 +86,26 @@ pub(crate) static RUN: LazyLock<Run> = LazyLock::new(|| {
             after,
         }
     })
-});
+}
 
 impl Run {
+    fn of(sandbox: &Sandbox) -> Self {
+        // In a thread of its own, since a test that needs it first may run in a runtime already.
+        std::thread::scope(|scope| {
+            let run = scope.spawn(|| run_of(sandbox)).join();
+            run.expect("the undisturbed run comes to its end")
+        })
+    }
+
+    /// How many writes it takes until the core's version is in the status: what follows is of the components.
+    pub(crate) fn core(&self) -> usize {
+        let is_upgraded = |write: &Write| {
+            let state = State::of(&write.after);
+            state.get(&upgrade::cluster_configuration_key())["status"]["core"]["version"] == "v3.3.1"
+        };
+        self.writes.partition_point(|write| !is_upgraded(write)) + 1
+    }
+
     /// The cluster after so many writes.
     pub(crate) fn at(&self, writes: usize) -> &Sandbox {
         writes

@@ -1,6 +1,9 @@
 //! The upgrade, stopped at every write and run again.
 
-use std::time::Instant;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use cluster::Cluster;
 use engine::RunOutcome;
@@ -8,28 +11,31 @@ use sandbox::{
     Sandbox,
     faults::{Fault, Faults, Moment, Rule},
 };
+use upgrade::Action;
 
 use crate::{
-    common::{FIRST, RUN, block_on, check_nothing_to_do, faulty, for_all, journal, steady, try_upgrade},
+    common::{
+        FIRST, RUN, Run, WHOLE, block_on, check_nothing_to_do, faulty, for_all, journal, steady, try_upgrade,
+    },
     support::{self, Write, state::State},
 };
 
 /// What was cut, for people.
-fn cut_at(writes: usize) -> String {
+fn cut_at(run: &Run, writes: usize) -> String {
     match writes.checked_sub(1) {
         None => "cut before the first write".to_owned(),
-        Some(last) => format!("cut after write {writes} ({:?})", RUN.writes[last]),
+        Some(last) => format!("cut after write {writes} ({:?})", run.writes[last]),
     }
 }
 
 /// Runs again on what a cut left, and looks at what comes of it.
-async fn resume(sandbox: &Sandbox, cluster: &Cluster, at: &str) {
+async fn resume(run: &Run, sandbox: &Sandbox, cluster: &Cluster, at: &str) {
     let before = journal(sandbox);
     if let Err(unfinished) = try_upgrade(cluster, &steady(), "second").await {
         panic!("{at}: {unfinished:?}");
     }
     check_nothing_to_do(sandbox, at).await;
-    RUN.check_outcome(sandbox, at);
+    run.check_outcome(sandbox, at);
     let after = journal(sandbox);
     let last = after.last().expect("a run is noted down");
     if last.id == FIRST {
@@ -57,15 +63,34 @@ async fn resume(sandbox: &Sandbox, cluster: &Cluster, at: &str) {
 /// cut and its journal are among them.
 #[test]
 fn wherever_it_is_cut_the_next_run_comes_to_the_same() {
-    let started = Instant::now();
     let states: Vec<usize> = (0..=RUN.writes.len()).collect();
-    for_all(&states, |writes| {
-        let sandbox = RUN.at(writes).fork();
-        block_on(async { resume(&sandbox, &support::client(&sandbox), &cut_at(writes)).await });
+    go_on_from(&RUN, &states);
+}
+
+/// The same where everything is upgraded: in the stages that all share, and in those of the components, which come when the
+/// core is upgraded already and run side by side.
+#[test]
+fn wherever_a_component_is_cut_the_next_run_comes_to_the_same() {
+    /// Writes of one stage are more of the same.
+    const STEP: usize = 4;
+    /// The core's own cuts are those of the test above.
+    const CORE_STEP: usize = 16;
+    let (core, last) = (WHOLE.core(), WHOLE.writes.len());
+    assert!(last - core > 100, "{core} of {last}");
+    let mut states: Vec<usize> = (0..core).step_by(CORE_STEP).collect();
+    states.extend((core..=last).filter(|n| n % STEP == 0 || last - n < STEP));
+    go_on_from(&WHOLE, &states);
+}
+
+fn go_on_from(run: &Run, states: &[usize]) {
+    let started = Instant::now();
+    for_all(states, |writes| {
+        let sandbox = run.at(writes).fork();
+        block_on(async { resume(run, &sandbox, &support::client(&sandbox), &cut_at(run, writes)).await });
     });
     eprintln!(
-        "{} cuts (before every write, and after it took effect): {} states, each run to its end in {:?}",
-        2 * RUN.writes.len(),
+        "{} writes, a cut before each and after it took effect: {} states, each run to its end in {:?}",
+        run.writes.len(),
         states.len(),
         started.elapsed()
     );
@@ -93,7 +118,7 @@ fn a_run_that_is_stopped_leaves_what_it_had_written() {
 
             let writes = block_on(async {
                 let (cluster, writes) = support::watched(&sandbox, None);
-                resume(&sandbox, &cluster, &at).await;
+                resume(&RUN, &sandbox, &cluster, &at).await;
                 writes.all()
             });
             for write in writes {
@@ -106,40 +131,102 @@ fn a_run_that_is_stopped_leaves_what_it_had_written() {
 
 #[test]
 fn after_every_write_everybody_has_what_they_keep() {
-    assert!(RUN.kept.holders() > 50, "{}", RUN.kept.holders());
-    for (n, write) in RUN.writes.iter().enumerate() {
-        RUN.kept.check(
-            &State::of(&write.after),
-            &format!("after write {} ({write:?})", n + 1),
-        );
+    for run in [&*RUN, &*WHOLE] {
+        assert!(run.kept.holders() > 50, "{}", run.kept.holders());
+        for (n, write) in run.writes.iter().enumerate() {
+            run.kept.check(
+                &State::of(&write.after),
+                &format!("after write {} ({write:?})", n + 1),
+            );
+        }
     }
 }
 
-/// The version is the last word: it says that all is done.
+/// A version is the last word on what it speaks of: it says that all of it is done.
 #[test]
-fn the_version_is_written_last() {
+fn a_version_is_written_last() {
     let is_bookkeeping = |write: &Write| {
         ["/leases", "/ks-installer-journal"]
             .iter()
             .any(|part| write.path.contains(part))
     };
-    let last = RUN
-        .writes
-        .iter()
-        .rposition(|write| !is_bookkeeping(write))
-        .unwrap();
-    assert!(
-        last + 4 > RUN.writes.len(),
-        "the journal's end and the Lease follow"
-    );
-    for (n, write) in RUN.writes.iter().enumerate() {
-        let now = State::of(&write.after);
-        let version = &now.get(&upgrade::cluster_configuration_key())["status"]["core"]["version"];
-        assert_eq!(
-            version == "v3.3.1",
-            n >= last,
-            "after write {} ({write:?})",
-            n + 1
+    for run in [&*RUN, &*WHOLE] {
+        let plan = block_on(support::prepare(&run.start)).decision.plan.unwrap();
+        let mut lanes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for stage in &plan.stages {
+            let lane = stage.name.split_once('/').map_or("", |(component, _)| component);
+            let written = stage
+                .steps
+                .iter()
+                .filter(|step| !matches!(step.action, Action::Wait { .. }));
+            let names = written.map(|step| step.object.name.as_str());
+            lanes.entry(lane).or_default().extend(names);
+        }
+        // The Lease's last words and the journal's follow.
+        let written = run
+            .writes
+            .iter()
+            .rposition(|write| !is_bookkeeping(write))
+            .unwrap();
+        assert!(
+            written + 4 > run.writes.len(),
+            "{written} of {}",
+            run.writes.len()
         );
+        let said = |write: &Write, pointer: &str| {
+            let state = State::of(&write.after);
+            let status = &state.get(&upgrade::cluster_configuration_key())["status"];
+            status.pointer(pointer).is_some_and(|version| version == "v3.3.1")
+        };
+        let core = run.core() - 1;
+        for (n, write) in run.writes.iter().enumerate() {
+            assert_eq!(
+                said(write, "/core/version"),
+                n >= core,
+                "after write {} ({write:?})",
+                n + 1
+            );
+        }
+        // After it, only the components' own.
+        let others: BTreeSet<&str> = lanes
+            .iter()
+            .filter(|(lane, _)| !lane.is_empty())
+            .flat_map(|(_, names)| names.iter().copied())
+            .collect();
+        for write in run.writes[core + 1..]
+            .iter()
+            .filter(|write| !is_bookkeeping(write))
+        {
+            let name = write.path.rsplit('/').next().unwrap();
+            assert!(
+                write.method == http::Method::POST || others.contains(name),
+                "{write:?} comes after the core's version"
+            );
+        }
+        for (lane, names) in lanes.iter().filter(|(lane, _)| !lane.is_empty()) {
+            let Some(at) = run
+                .writes
+                .iter()
+                .position(|write| said(write, &format!("/{lane}/version")))
+            else {
+                continue;
+            };
+            let only_its: BTreeSet<&str> = names
+                .iter()
+                .copied()
+                .filter(|name| {
+                    lanes
+                        .iter()
+                        .all(|(other, names)| other == lane || !names.contains(name))
+                })
+                .collect();
+            for write in run.writes[at + 1..].iter().filter(|write| !is_bookkeeping(write)) {
+                let name = write.path.rsplit('/').next().unwrap();
+                assert!(
+                    !only_its.contains(name),
+                    "{write:?} comes after the version of {lane}"
+                );
+            }
+        }
     }
 }

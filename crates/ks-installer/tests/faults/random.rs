@@ -17,7 +17,9 @@ use sandbox::{
 };
 
 use crate::{
-    common::{RUN, Unfinished, block_on, check_nothing_to_do, faulty, for_all, setting, try_upgrade},
+    common::{
+        RUN, Run, Unfinished, WHOLE, block_on, check_nothing_to_do, faulty, for_all, setting, try_upgrade,
+    },
     support::{self, state::State},
 };
 
@@ -81,14 +83,15 @@ fn reason(unfinished: &Unfinished) -> String {
 }
 
 /// One seed: a cluster, and runs on it until one comes to its end.
-async fn run(seed: u64, sandbox: &Sandbox, clock: &Clock) -> Course {
+async fn run(undisturbed: &Run, seed: u64, sandbox: &Sandbox, clock: &Clock) -> Course {
     let mut course = Course::default();
     for attempt in 0..PATIENCE {
         let faults = Faults::seeded(seed.wrapping_mul(1000).wrapping_add(attempt), MIX.clone());
         let id = format!("run-{attempt}");
         let ended = try_upgrade(&faulty(sandbox, &faults), clock, &id).await;
         course.faults.extend(faults.tally().fired);
-        RUN.kept
+        undisturbed
+            .kept
             .check(&State::of(sandbox), &format!("after attempt {attempt}"));
         match ended {
             Ok(()) => return course,
@@ -103,12 +106,12 @@ async fn run(seed: u64, sandbox: &Sandbox, clock: &Clock) -> Course {
 }
 
 /// Plays a seed to its end and looks at what came of it.
-fn play(seed: u64) -> Course {
+fn play(undisturbed: &Run, seed: u64) -> Course {
     let clock = jumping(seed);
-    let sandbox = RUN.start.fork_with_clock(Arc::clone(&clock));
+    let sandbox = undisturbed.start.fork_with_clock(Arc::clone(&clock));
     block_on(async {
-        let course = run(seed, &sandbox, &clock).await;
-        RUN.check_outcome(&sandbox, &format!("seed {seed}, stopped by {:?}", course.stops));
+        let course = run(undisturbed, seed, &sandbox, &clock).await;
+        undisturbed.check_outcome(&sandbox, &format!("seed {seed}, stopped by {:?}", course.stops));
         check_nothing_to_do(&sandbox, &format!("seed {seed}")).await;
         course
     })
@@ -118,22 +121,32 @@ fn play(seed: u64) -> Course {
 #[test]
 fn a_seed_is_played_the_same_again() {
     for seed in [0, 29] {
-        assert_eq!(play(seed), play(seed), "seed {seed}");
+        assert_eq!(play(&RUN, seed), play(&RUN, seed), "seed {seed}");
     }
 }
 
 /// Every run converges after at most a few more runs, to what the undisturbed run comes to.
 #[test]
 fn whatever_goes_wrong_it_comes_to_the_same_in_the_end() {
+    play_all(&RUN, setting("KS_FAULT_RUNS").unwrap_or(RUNS));
+}
+
+/// The same with all components. Each takes as long as ten of the others.
+#[test]
+fn whatever_goes_wrong_with_components_it_comes_to_the_same_in_the_end() {
+    play_all(&WHOLE, setting("KS_FAULT_RUNS").unwrap_or(RUNS) / 10);
+}
+
+fn play_all(undisturbed: &Run, runs: u64) {
     let started = Instant::now();
     let seeds: Vec<usize> = match setting("KS_SEED") {
         Some(seed) => vec![usize::try_from(seed).unwrap()],
-        None => (0..usize::try_from(setting("KS_FAULT_RUNS").unwrap_or(RUNS)).unwrap()).collect(),
+        None => (0..usize::try_from(runs).unwrap()).collect(),
     };
     let courses = Mutex::new(Vec::new());
     let failed = Mutex::new(Vec::new());
     for_all(&seeds, |seed| {
-        let run = AssertUnwindSafe(|| play(seed as u64));
+        let run = AssertUnwindSafe(|| play(undisturbed, seed as u64));
         match catch_unwind(run) {
             Ok(course) => courses.lock().unwrap().push(course),
             Err(_) => failed.lock().unwrap().push(seed),

@@ -229,6 +229,22 @@ pub(crate) fn watched(sandbox: &Sandbox, limit: Option<usize>) -> (Cluster, Writ
     (Cluster::new(kube::Client::new(service, "default")), writes)
 }
 
+/// Carries something out until its client, that of `writes`, has written so often, and lets go of it. What came of it, where it
+/// ended before.
+pub(crate) async fn cut_after<T>(limit: usize, writes: &Writes, work: impl Future<Output = T>) -> Option<T> {
+    let is_cut = async {
+        while writes.all().len() < limit {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // It would write more now, if it could.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    tokio::select! {
+        ended = work => Some(ended),
+        () = is_cut => None,
+    }
+}
+
 /// The object of a kind and name among these.
 pub(crate) fn find_mut<'a>(objects: &'a mut [Value], kind: &str, name: &str) -> &'a mut Value {
     let found = objects

@@ -37,6 +37,16 @@ pub(crate) fn role(namespace: &str, name: &str) -> ObjectKey {
     ObjectKey::namespaced(RBAC, "Role", namespace, name)
 }
 
+/// The key pair of Notification Manager's webhook, which the first upgrade makes anew.
+pub(crate) fn notification_pair() -> ObjectKey {
+    ObjectKey::namespaced(
+        "",
+        "Secret",
+        "kubesphere-monitoring-system",
+        "notification-manager-webhook-server-cert",
+    )
+}
+
 pub(crate) fn configuration() -> ObjectKey {
     upgrade::cluster_configuration_key()
 }
@@ -85,16 +95,38 @@ impl State {
         of_kind.map(|(key, value)| (key, value.as_ref()))
     }
 
-    /// Without what differs between two runs that did the same: times, resource versions, and what controllers make.
+    /// Without what differs between two runs that did the same: times, resource versions, what controllers make, and the
+    /// values of the one key pair that an upgrade makes anew.
     pub(crate) fn comparable(&self) -> Self {
+        let made = self.made_pair();
         let kept = self
             .0
             .iter()
             .filter(|(key, _)| !MADE_BY_CONTROLLERS.contains(&key.kind.as_str()));
         Self(
-            kept.map(|(key, value)| (key.clone(), Arc::new(comparable(value))))
-                .collect(),
+            kept.map(|(key, value)| {
+                let value = comparable(value);
+                let value = if made.is_empty() {
+                    value
+                } else {
+                    without_made(key, value, &made)
+                };
+                (key.clone(), Arc::new(value))
+            })
+            .collect(),
         )
+    }
+
+    /// The values of the key pair of Notification Manager's webhook, and what to say in their place. The release before has one
+    /// that everybody knows, without its authority beside it: that one is compared as it is.
+    fn made_pair(&self) -> Vec<(String, String)> {
+        let data = self.find(&notification_pair()).map(|secret| &secret["data"]);
+        let data = data.filter(|data| data.get("ca.crt").is_some());
+        data.and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, value)| Some((value.as_str()?.to_owned(), format!("made: {name}"))))
+            .collect()
     }
 
     /// Only what was declared of the objects.
@@ -143,8 +175,46 @@ impl State {
     }
 }
 
+/// The object with a made pair's values named rather than told: in its Secret, in webhooks and definitions that hold its
+/// authority, and in Helm's record of them. Other objects are left alone.
+fn without_made(key: &ObjectKey, mut value: Value, made: &[(String, String)]) -> Value {
+    let is_record = key.is_secret() && key.name.starts_with("sh.helm.release.v1.notification-manager.");
+    let holds_it = match key.kind.as_str() {
+        "Secret" => is_record || *key == notification_pair(),
+        "ValidatingWebhookConfiguration" => key.name == "notification-manager-validating-webhook",
+        "CustomResourceDefinition" => key.name.ends_with(".notification.kubesphere.io"),
+        _ => false,
+    };
+    if !holds_it {
+        return value;
+    }
+    if is_record {
+        let secret = Object::try_from(value.clone()).expect("an object");
+        let record = release::helm::Record::decode(&secret).expect("a record");
+        value["data"]["release"] = record.as_value().to_string().into();
+    }
+    named(&value, made)
+}
+
+fn named(value: &Value, made: &[(String, String)]) -> Value {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .map(|(name, value)| (name.clone(), named(value, made)))
+            .collect(),
+        Value::Array(items) => items.iter().map(|item| named(item, made)).collect(),
+        Value::String(text) => {
+            let named = made
+                .iter()
+                .fold(text.clone(), |text, (from, to)| text.replace(from.as_str(), to));
+            Value::String(named)
+        }
+        other => other.clone(),
+    }
+}
+
 fn comparable(value: &Value) -> Value {
-    const TIMES: [&str; 8] = [
+    const TIMES: [&str; 9] = [
         "time",
         "resourceVersion",
         "creationTimestamp",
@@ -153,6 +223,8 @@ fn comparable(value: &Value) -> Value {
         "lastProbeTime",
         "lastHeartbeatTime",
         "observedGeneration",
+        // It moves like a generation.
+        "deprecated.daemonset.template.generation",
     ];
     match value {
         Value::Object(map) => Value::Object(
