@@ -61,6 +61,7 @@ fn mk_fresh() -> Snapshot {
         ("apps", "v1", "DaemonSet", true),
         ("apps", "v1", "Deployment", true),
         ("apps", "v1", "StatefulSet", true),
+        ("policy", "v1", "PodDisruptionBudget", true),
         ("policy", "v1beta1", "PodDisruptionBudget", true),
         ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", false),
         (
@@ -198,12 +199,7 @@ fn an_empty_cluster_gets_the_foundation_first_and_the_version_last() {
     lanes.dedup();
     assert_eq!(
         lanes,
-        [
-            "snapshot-controller",
-            "monitoring-dashboards",
-            "monitoring",
-            "notification-manager"
-        ]
+        ["snapshot-controller", "monitoring", "notification-manager"]
     );
     assert_eq!(
         core,
