@@ -55,6 +55,7 @@ fn mk_fresh() -> Snapshot {
     snapshot.served = [
         ("", "v1", "ConfigMap", true),
         ("", "v1", "Namespace", false),
+        ("", "v1", "PersistentVolumeClaim", true),
         ("", "v1", "Secret", true),
         ("", "v1", "Service", true),
         ("", "v1", "ServiceAccount", true),
