@@ -55,12 +55,14 @@ fn mk_fresh() -> Snapshot {
     snapshot.served = [
         ("", "v1", "ConfigMap", true),
         ("", "v1", "Namespace", false),
+        ("", "v1", "PersistentVolumeClaim", true),
         ("", "v1", "Secret", true),
         ("", "v1", "Service", true),
         ("", "v1", "ServiceAccount", true),
         ("apps", "v1", "DaemonSet", true),
         ("apps", "v1", "Deployment", true),
         ("apps", "v1", "StatefulSet", true),
+        ("policy", "v1", "PodDisruptionBudget", true),
         ("policy", "v1beta1", "PodDisruptionBudget", true),
         ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", false),
         (
@@ -198,12 +200,7 @@ fn an_empty_cluster_gets_the_foundation_first_and_the_version_last() {
     lanes.dedup();
     assert_eq!(
         lanes,
-        [
-            "snapshot-controller",
-            "monitoring-dashboards",
-            "monitoring",
-            "notification-manager"
-        ]
+        ["snapshot-controller", "monitoring", "notification-manager"]
     );
     assert_eq!(
         core,
