@@ -24,7 +24,7 @@ use super::{
 use crate::{
     Action, Finding,
     health::{self, Health},
-    plan::{self, Body, Condition},
+    plan::Condition,
     reasons,
     settings::{self, Settings},
 };
@@ -456,11 +456,7 @@ impl<'a> Decider<'a> {
 
     /// Plans what the status is to say of a component. It is written after everything else of it.
     pub(super) fn note_status(&mut self, component: &Component, is_enabled: bool) {
-        let snapshot = self.snapshot;
-        let (Some(path), Some(configuration)) = (
-            status_path(component),
-            snapshot.get(&settings::cluster_configuration()),
-        ) else {
+        let Some(path) = status_path(component) else {
             return;
         };
         let version = self.release.version.to_string();
@@ -471,19 +467,33 @@ impl<'a> Decider<'a> {
         let status = path
             .rsplit('.')
             .fold(status, |value, name| json!({ (name): value }));
-        let patch = json!({ "status": status });
-        let action = Action::Patch {
-            digest: plan::digest_value(&patch),
-            body: Body(patch),
-        };
         let stage = self.lane(component, "status");
-        let mut step = step(configuration.key(), action, Some(configuration));
-        step.note = Some(format!(
-            "{} is {}",
-            component.name,
-            if is_enabled { "enabled" } else { "disabled" }
-        ));
-        self.push(&stage, step);
+        let says = if is_enabled { "enabled" } else { "disabled" };
+        self.statuses.push(Status {
+            stage,
+            is_before_core: is_enabled && self.is_before_core(&component.name),
+            patch: json!({ "status": status }),
+            note: format!("{} is {says}", component.name),
+        });
+    }
+
+    /// Plans the notes in the status: those that are written before the version is, or those after it. Each is decided on the
+    /// ClusterConfiguration as it is by then.
+    pub(super) fn plan_statuses(&mut self, configuration: &Object, before_core: bool) {
+        let (now, later) = std::mem::take(&mut self.statuses)
+            .into_iter()
+            .partition(|status| status.is_before_core == before_core);
+        self.statuses = later;
+        let now: Vec<Status> = now;
+        for status in now {
+            self.patch(&status.stage, configuration, status.patch, Some(status.note));
+        }
+    }
+
+    /// Whether a component comes before the core, which needs it.
+    pub(super) fn is_before_core(&self, name: &str) -> bool {
+        let core = self.release.core.as_deref().unwrap_or_default();
+        self.release.before(core).contains(name)
     }
 
     /// The object with all references to secrets put in place that can be; others stay for who writes it.
@@ -509,6 +519,14 @@ impl<'a> Decider<'a> {
             .and_then(|value| Object::try_from(value).ok())
             .unwrap_or_else(|| object.clone())
     }
+}
+
+/// What the status is to say of a component, once everything else of it is done.
+pub(super) struct Status {
+    stage: String,
+    is_before_core: bool,
+    patch: Value,
+    note: String,
 }
 
 /// Where the status speaks of a component; none where it is there always.
@@ -575,8 +593,8 @@ mod tests {
     #[test]
     fn digests_do_not_depend_on_key_order() {
         assert_eq!(
-            plan::digest_value(&json!({"a":1,"b":2})),
-            plan::digest_value(&json!({"b":2,"a":1}))
+            crate::plan::digest_value(&json!({"a":1,"b":2})),
+            crate::plan::digest_value(&json!({"b":2,"a":1}))
         );
     }
 }

@@ -327,6 +327,8 @@ struct Decider<'a> {
     drift: Vec<DriftOf>,
     /// Secrets that are there and will be made anew: what refers to them waits for that.
     to_be_made: BTreeSet<Reference>,
+    /// What the status will say of components.
+    statuses: Vec<components::Status>,
     /// Objects of the release that already are as they should be.
     unchanged: usize,
 }
@@ -345,6 +347,7 @@ impl<'a> Decider<'a> {
             impact: Impact::default(),
             drift: Vec::new(),
             to_be_made: BTreeSet::new(),
+            statuses: Vec::new(),
             unchanged: 0,
         }
     }
@@ -372,7 +375,9 @@ impl<'a> Decider<'a> {
             .unwrap_or_default();
         self.access(from);
         if let Some(configuration) = configuration {
+            self.plan_statuses(configuration, true);
             self.complete(configuration);
+            self.plan_statuses(configuration, false);
         }
         self.order();
         components

@@ -29,7 +29,9 @@ impl Decider<'_> {
             return true;
         };
         let mut merged = merge::three_way(old, live, new, self.drift_rule(&key));
-        if merged.drift.is_empty() && merged.changes.is_empty() {
+        // A run that was cut has made it, and not taken it over from the old tools yet.
+        let is_half_done = is_made_and_not_applied(live);
+        if merged.drift.is_empty() && merged.changes.is_empty() && !is_half_done {
             self.unchanged += 1;
             return false;
         }
@@ -65,10 +67,16 @@ impl Decider<'_> {
                 drift: drift.clone(),
             });
         }
-        if merged.changes.is_empty() {
+        if merged.changes.is_empty() && !is_half_done {
             self.unchanged += 1;
             return false;
         }
+        // Of what holds secrets, what is known by the references to them: some are made while the plan is carried out.
+        let digest = if new == shown {
+            plan::digest_value(&merged.applied)
+        } else {
+            plan::digest_value(&merge::three_way(old, live, shown, self.drift_rule(&key)).applied)
+        };
         let mut previous = old.cloned();
         if live.annotation(object::LAST_APPLIED).is_some() && !is_shared(&key) {
             // What client-side apply noted down is no longer true once somebody else applies.
@@ -78,7 +86,7 @@ impl Decider<'_> {
             }
         }
         let action = Action::Apply {
-            digest: plan::digest_value(&merged.applied),
+            digest,
             body: Body(merged.applied),
             previous: Body(previous.unwrap_or_default()),
         };
@@ -138,6 +146,18 @@ impl Decider<'_> {
     pub(super) fn wait(&mut self, stage: &str, key: ObjectKey, condition: Condition) {
         self.push(stage, step(key, Action::Wait { condition }, None));
     }
+}
+
+/// Whether this installer has made keys of a Secret that it has not applied since.
+fn is_made_and_not_applied(live: &Object) -> bool {
+    let entries = live.get("/metadata/managedFields").and_then(Value::as_array);
+    let did = |operation: &str| {
+        entries.into_iter().flatten().any(|entry| {
+            let is = |name: &str, value: &str| entry.get(name).and_then(Value::as_str) == Some(value);
+            is("manager", super::MANAGER) && is("operation", operation)
+        })
+    };
+    live.key().is_secret() && did("Update") && !did("Apply")
 }
 
 /// A value in a sentence; long ones are cut.

@@ -59,19 +59,28 @@ pub(super) fn expect(plan: &Plan, before: &Snapshot, live: &Snapshot) -> BTreeMa
     all
 }
 
-/// A Secret of which keys were made anew. Those that were missing are no part of it: they stay.
+/// A Secret of which keys were made anew. Keys that were missing are no part of it and stay, but for those of a pair: parts of
+/// two pairs do not fit.
 fn regenerated(mut current: Value, secret: &GeneratedSecret, live: Option<&Object>) -> Value {
-    let pair = secret
+    let made = |name: &str| live.and_then(|live| live.get("/data")?.get(name)).cloned();
+    let pair: Vec<&String> = secret
         .certificate
         .iter()
-        .flat_map(|pair| [&pair.authority_key, &pair.certificate_key, &pair.private_key]);
-    for name in secret.keys.iter().map(|key| &key.name).chain(pair) {
-        let made = live.and_then(|live| live.get("/data")?.get(name));
-        if let (Some(made), Some(had)) = (
-            made,
-            current.pointer_mut("/data").and_then(|data| data.get_mut(name)),
-        ) {
-            *had = made.clone();
+        .flat_map(|pair| [&pair.authority_key, &pair.certificate_key, &pair.private_key])
+        .collect();
+    let Some(data) = current.pointer_mut("/data").and_then(Value::as_object_mut) else {
+        return current;
+    };
+    let is_new_pair = pair.iter().any(|name| data.get(*name) != made(name).as_ref());
+    for name in secret
+        .keys
+        .iter()
+        .map(|key| &key.name)
+        .chain(pair.iter().copied())
+    {
+        let is_of_pair = is_new_pair && pair.contains(&name);
+        if let Some(value) = made(name).filter(|_| is_of_pair || data.contains_key(name)) {
+            data.insert(name.clone(), value);
         }
     }
     current
