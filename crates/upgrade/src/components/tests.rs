@@ -1,23 +1,20 @@
 //! On a platform that is at the release, with nothing but its core.
 
-mod choice;
-
 use release::Releases;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
     cluster_configuration_key,
-    preflight::mk::{mk, mk_add, mk_edit, mk_sound_at},
-    reasons,
+    preflight::mk::{mk, mk_add, mk_sound_at},
 };
 
-fn releases() -> Releases {
+pub(super) fn releases() -> Releases {
     Releases::embedded().unwrap()
 }
 
 /// At the newest release, with these settings and this status.
-fn mk_at(spec: Value, status: Value) -> Snapshot {
+pub(super) fn mk_at(spec: Value, status: Value) -> Snapshot {
     let releases = releases();
     let version = releases.latest().unwrap().version.to_string();
     let mut snapshot = mk_sound_at(&version);
@@ -39,7 +36,7 @@ fn mk_at(spec: Value, status: Value) -> Snapshot {
     snapshot
 }
 
-fn info_of(snapshot: &Snapshot, name: &str) -> ComponentInfo {
+pub(super) fn info_of(snapshot: &Snapshot, name: &str) -> ComponentInfo {
     let all = components(snapshot, &releases(), &Options::default()).unwrap();
     all.into_iter().find(|component| component.name == name).unwrap()
 }

@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::json;
 
-use super::*;
+use super::{
+    tests::{info_of, mk_at, releases},
+    *,
+};
+use crate::{cluster_configuration_key, preflight::mk::mk_edit, reasons};
 
 fn choose_of(
     snapshot: &Snapshot,

@@ -10,6 +10,8 @@
 //! `decide/components.rs`; here nothing is planned.
 
 mod choice;
+#[cfg(test)]
+mod choice_tests;
 mod images;
 mod names;
 mod objections;
