@@ -77,21 +77,30 @@ pub fn hand_over(live: &Object, old: &Value, new: &Value, from: &[String], to: &
 /// the manager never applied the object.
 pub fn applied(live: &Object, new: &Value, manager: &str) -> Option<Value> {
     let entries = live.get("/metadata/managedFields")?.as_array()?;
-    let mut fields = Map::new();
+    let (mut fields, mut patched) = (Map::new(), Map::new());
     for entry in entries {
         let is = |name: &str, value: &str| entry.get(name).and_then(Value::as_str) == Some(value);
         if is("manager", manager)
-            && is("operation", "Apply")
             && let Some(owned) = entry.get("fieldsV1").and_then(Value::as_object)
         {
-            union(&mut fields, owned);
+            let owns = if is("operation", "Apply") {
+                &mut fields
+            } else {
+                &mut patched
+            };
+            union(owns, owned);
         }
     }
     if fields.is_empty() {
         return None;
     }
     let mut value = restrict(live.as_value(), &fields);
-    complete(&mut value, live.as_value(), new);
+    complete(
+        &mut value,
+        live.as_value(),
+        &restrict(live.as_value(), &patched),
+        new,
+    );
     Some(value)
 }
 
@@ -137,8 +146,9 @@ fn restrict_below(value: &Value, below: &Value) -> Value {
     }
 }
 
-/// Adds fields of `new` that are there and that nobody named.
-fn complete(value: &mut Value, live: &Value, new: &Value) {
+/// Adds fields of `new` that are there and that the manager did not apply: as they are where it patched them (a rollback puts
+/// fields back so), as `new` has them where somebody else took them.
+fn complete(value: &mut Value, live: &Value, patched: &Value, new: &Value) {
     let (Some(value), Some(live), Some(new)) = (value.as_object_mut(), live.as_object(), new.as_object())
     else {
         return;
@@ -146,9 +156,10 @@ fn complete(value: &mut Value, live: &Value, new: &Value) {
     for (name, wanted) in new {
         let Some(has) = live.get(name) else { continue };
         match value.get_mut(name) {
-            Some(below) => complete(below, has, wanted),
+            Some(below) => complete(below, has, patched.get(name).unwrap_or(&Value::Null), wanted),
             None => {
-                value.insert(name.clone(), wanted.clone());
+                let before = patched.get(name).unwrap_or(wanted);
+                value.insert(name.clone(), before.clone());
             }
         }
     }

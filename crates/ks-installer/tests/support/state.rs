@@ -178,6 +178,12 @@ impl State {
 /// The object with a made pair's values named rather than told: in its Secret, in webhooks and definitions that hold its
 /// authority, and in Helm's record of them. Other objects are left alone.
 fn without_made(key: &ObjectKey, mut value: Value, made: &[(String, String)]) -> Value {
+    // Who owns its fields depends on where a run was cut.
+    if *key == notification_pair()
+        && let Some(metadata) = value["metadata"].as_object_mut()
+    {
+        metadata.remove("managedFields");
+    }
     let is_record = key.is_secret() && key.name.starts_with("sh.helm.release.v1.notification-manager.");
     let holds_it = match key.kind.as_str() {
         "Secret" => is_record || *key == notification_pair(),

@@ -29,9 +29,7 @@ impl Decider<'_> {
             return true;
         };
         let mut merged = merge::three_way(old, live, new, self.drift_rule(&key));
-        // A run that was cut has made it, and not taken it over from the old tools yet.
-        let is_half_done = is_made_and_not_applied(live);
-        if merged.drift.is_empty() && merged.changes.is_empty() && !is_half_done {
+        if merged.drift.is_empty() && merged.changes.is_empty() {
             self.unchanged += 1;
             return false;
         }
@@ -67,7 +65,7 @@ impl Decider<'_> {
                 drift: drift.clone(),
             });
         }
-        if merged.changes.is_empty() && !is_half_done {
+        if merged.changes.is_empty() {
             self.unchanged += 1;
             return false;
         }
@@ -146,18 +144,6 @@ impl Decider<'_> {
     pub(super) fn wait(&mut self, stage: &str, key: ObjectKey, condition: Condition) {
         self.push(stage, step(key, Action::Wait { condition }, None));
     }
-}
-
-/// Whether this installer has made keys of a Secret that it has not applied since.
-fn is_made_and_not_applied(live: &Object) -> bool {
-    let entries = live.get("/metadata/managedFields").and_then(Value::as_array);
-    let did = |operation: &str| {
-        entries.into_iter().flatten().any(|entry| {
-            let is = |name: &str, value: &str| entry.get(name).and_then(Value::as_str) == Some(value);
-            is("manager", super::MANAGER) && is("operation", operation)
-        })
-    };
-    live.key().is_secret() && did("Update") && !did("Apply")
 }
 
 /// A value in a sentence; long ones are cut.

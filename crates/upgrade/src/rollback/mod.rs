@@ -56,7 +56,7 @@ pub struct Backup {
 /// workloads that answer them still run, old ones come back when theirs do. What grants permissions comes before the
 /// bindings, what takes them away after, so that nobody lacks what they have both before and after. The old
 /// installer starts last of all: it acts on the ClusterConfiguration.
-const ORDER: [(&str, &str); 13] = [
+const ORDER: [(&str, &str); 14] = [
     ("version", "Version"),
     ("new-webhooks", "New webhooks"),
     ("grants", "Permissions that come back"),
@@ -65,6 +65,7 @@ const ORDER: [(&str, &str); 13] = [
     ("workloads", "Core workloads"),
     ("webhooks", "Webhooks"),
     ("definitions", "Custom resource definitions"),
+    ("secrets", "Secrets"),
     ("revocations", "Permissions that go"),
     ("removal", "What the upgrade created"),
     ("records", "Helm's records"),
@@ -598,6 +599,8 @@ fn stage_of(key: &ObjectKey) -> &'static str {
     match (key.group.as_str(), key.kind.as_str()) {
         (ADMISSION, _) => "webhooks",
         (_, "CustomResourceDefinition") => "definitions",
+        // What webhooks and definitions trust is told from them: a run that was cut must still find them.
+        _ if key.is_secret() => "secrets",
         ("apps" | "batch", _) => "workloads",
         _ if is_binding(key) => "bindings",
         _ => "core",
