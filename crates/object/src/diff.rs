@@ -63,6 +63,9 @@ impl Change {
         for value in [&mut self.from, &mut self.to].into_iter().flatten() {
             if hide {
                 *value = REDACTED.into();
+            } else if self.path.ends_with("caBundle") && value.is_string() {
+                // No secret, but of no use to who reads it.
+                *value = "(certificate)".into();
             } else {
                 redact_within(value);
             }
@@ -90,8 +93,21 @@ fn redact_within(value: &mut Value) {
             }
         }
         Value::Array(items) => items.iter_mut().for_each(redact_within),
+        Value::String(text) if text.contains('\n') => *text = without_secrets(text),
         _ => {}
     }
+}
+
+/// A configuration file in a text, without what its lines say of secrets.
+fn without_secrets(text: &str) -> String {
+    let redacted = |line: &str| match line.split_once([':', '=']) {
+        Some((name, value)) if names_a_secret(name.trim()) && !value.trim().is_empty() => {
+            let separator = &line[name.len()..=name.len()];
+            format!("{name}{separator} {REDACTED}")
+        }
+        _ => line.to_owned(),
+    };
+    text.split('\n').map(redacted).collect::<Vec<_>>().join("\n")
 }
 
 /// Appends a map key to a path; a key that holds dots or slashes stands in brackets.
@@ -172,6 +188,15 @@ mod tests {
             ["data[kubesphere.yaml].b.c"]
         );
         assert!(paths(&config("a: 1\nb: 2\n"), &config("{\"b\":2,\"a\":1}")).is_empty());
+    }
+
+    #[test]
+    fn a_file_in_a_text_is_shown_without_its_secrets() {
+        let text = "host: a\n  jwtSecret: \"abc\"\npassword=x\nsecretRef:\n  name: b\n";
+        let key = ObjectKey::namespaced("", "ConfigMap", "n", "c");
+        let change = Change::new("data.file", None, Some(&text.into())).redacted(&key);
+        let expect = "host: a\n  jwtSecret: (secret)\npassword= (secret)\nsecretRef:\n  name: b\n";
+        assert_eq!(change.to, Some(expect.into()));
     }
 
     #[test]

@@ -112,6 +112,7 @@ pub(crate) async fn operate(global: &Global, args: OperatorArgs) -> anyhow::Resu
         log_lines: args.log_format == LogFormat::Text,
         holder: format!("{HOLDER}{}", holder()),
         outline: Outline::default(),
+        seen: std::collections::BTreeMap::new(),
         served: Vec::new(),
         put_back: Vec::new(),
         said: String::new(),
@@ -209,7 +210,7 @@ async fn lead(client: &kube::Client, reconciler: &mut Reconciler) {
         let wanted = (&reconciler.outline.managed, &reconciler.served);
         if (&watched.0, &watched.1) != wanted {
             watched = (wanted.0.clone(), wanted.1.clone());
-            changes = watch::objects(client, &reconciler.served, &reconciler.outline)
+            changes = watch::objects(client, &reconciler.served, &reconciler.outline, &reconciler.seen)
                 .into_iter()
                 .collect();
         }

@@ -1,6 +1,7 @@
 //! One reconciliation: read, decide, publish, and carry out what may be carried out. It is the same whatever led to it.
 
 use std::{
+    collections::BTreeMap,
     collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
@@ -8,7 +9,7 @@ use std::{
 
 use cluster::{Cluster, ErrorClass};
 use engine::{Claimant, Clock, Journal, Lease, LeaseError, Prepared, RUN_LEASE, Stop};
-use object::{Object, drift::DriftPolicy};
+use object::{Object, ObjectKey, drift::DriftPolicy};
 use release::Releases;
 use serde_json::{Map, Value, json};
 use upgrade::{
@@ -24,7 +25,7 @@ use super::{
     publish::{self, PublishError, Publisher},
     report::{Condition, Phase, Report},
     run::summary,
-    watch::{APPROVAL, APPROVED_PLAN, DRIFT, NAMESPACE},
+    watch::{self, APPROVAL, APPROVED_PLAN, DRIFT, NAMESPACE},
 };
 use crate::{
     commands::{Waits, read_error, session},
@@ -53,6 +54,8 @@ pub(super) struct Reconciler {
     pub holder: String,
     /// What the release is, and what the API server served, when last looked at.
     pub outline: Outline,
+    /// The versions that these objects had when it last looked.
+    pub seen: BTreeMap<ObjectKey, String>,
     pub served: Vec<ServedResource>,
     /// When drift was put back lately.
     pub put_back: Vec<Instant>,
@@ -150,6 +153,7 @@ impl Reconciler {
         let prepared = engine::prepare(&session).await?;
         self.served.clone_from(&prepared.snapshot.served);
         self.outline = upgrade::outline(&prepared.snapshot, &releases, &session.options);
+        self.seen = watch::versions(&prepared.snapshot, &self.outline);
         self.metrics.found(prepared.findings());
         let Some(configuration) = prepared.snapshot.objects.get(&key).cloned() else {
             self.say("there is no ClusterConfiguration ks-installer in namespace kubesphere-system yet");

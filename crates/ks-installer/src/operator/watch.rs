@@ -20,7 +20,7 @@ use kube::{
 };
 use object::ObjectKey;
 use serde_json::{Value, json};
-use upgrade::{Outline, ServedResource, plan::digest_value};
+use upgrade::{Outline, ServedResource, Snapshot, plan::digest_value};
 
 pub(crate) const NAMESPACE: &str = "kubesphere-system";
 /// `manual`: plan, publish the plan, and wait for its approval.
@@ -93,12 +93,24 @@ type Metadata = Api<PartialObjectMeta<DynamicObject>>;
 /// More objects of a kind than this are not watched one by one.
 const ONE_BY_ONE: usize = 8;
 
+/// The objects of the release as a snapshot has them, for [`objects`]: what changed between the snapshot and the beginning of a
+/// watch is a change, too.
+pub(super) fn versions(snapshot: &Snapshot, outline: &Outline) -> BTreeMap<ObjectKey, String> {
+    let version = |key: &ObjectKey| {
+        let metadata = snapshot.get(key)?.get("/metadata")?;
+        let metadata = serde_json::from_value(metadata.clone()).ok()?;
+        Some((key.clone(), version(&metadata)))
+    };
+    outline.managed.iter().filter_map(version).collect()
+}
+
 /// Watches the metadata of the release's objects: a kind in a namespace at a time. Where there may be very many others of the
 /// kind, since tenants have them, only those are watched that are meant: by the label of templates, or one by one.
 pub(super) fn objects(
     client: &kube::Client,
     served: &[ServedResource],
     outline: &Outline,
+    seen: &BTreeMap<ObjectKey, String>,
 ) -> Vec<LocalBoxStream<'static, ObjectKey>> {
     let mut places: BTreeMap<(&str, &str, Option<&str>), BTreeSet<&ObjectKey>> = BTreeMap::new();
     for key in &outline.managed {
@@ -128,7 +140,15 @@ pub(super) fn objects(
         let mut watch = |config: watcher::Config, keys: &[&ObjectKey]| {
             if !keys.is_empty() {
                 let names = keys.iter().map(|key| (key.name.clone(), (*key).clone()));
-                streams.push(watch_metadata(api.clone(), config, names.collect()));
+                let seen = keys
+                    .iter()
+                    .filter_map(|key| Some((key.name.clone(), seen.get(*key)?.clone())));
+                streams.push(watch_metadata(
+                    api.clone(),
+                    config,
+                    names.collect(),
+                    seen.collect(),
+                ));
             }
         };
         let all = watcher::Config::default();
@@ -154,9 +174,9 @@ fn watch_metadata(
     api: Metadata,
     config: watcher::Config,
     names: BTreeMap<String, ObjectKey>,
+    mut seen: BTreeMap<String, String>,
 ) -> LocalBoxStream<'static, ObjectKey> {
-    // What was seen last: a status write is no change, where the API server counts generations.
-    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    // `seen` is what was seen last: a status write is no change, where the API server counts generations.
     watcher::watcher(api, config)
         .default_backoff()
         .filter_map(move |event| {

@@ -255,18 +255,14 @@ impl<'a> Decider<'a> {
             let stage = self.stage(component, manifest.phase);
             let live = self.snapshot.get(&key).filter(|_| !step::is_shared(&key));
             // Whoever applied it last may have added labels and annotations of their own.
-            let last_applied = live.and_then(Object::last_applied).map(|mut applied| {
-                if let Some(map) = applied.as_object_mut() {
-                    map.remove("metadata");
-                }
-                applied
-            });
+            let last_applied = live.and_then(Object::last_applied).map(without_metadata);
             let released = old.get(&key).map(Object::as_value);
             let (new, shown) = self.fit(&new, &manifest.object);
             // Neither Helm nor kubectl: what this installer itself applied before.
             let before = last_applied.or_else(|| {
                 live.filter(|_| released.is_none())
                     .and_then(|live| ownership::applied(live, new.as_value(), MANAGER))
+                    .map(without_metadata)
             });
             let rollout = self.rollout(released.or(before.as_ref()), &new);
             if rollout.new.get(rollout::STRATEGY) != new.get(rollout::STRATEGY) {
@@ -542,6 +538,14 @@ enum Asked<'a> {
     No(Rendered<'a>),
     /// They do, but it cannot be installed.
     LeftOut,
+}
+
+/// What somebody applied, without labels and annotations.
+fn without_metadata(mut applied: Value) -> Value {
+    if let Some(map) = applied.as_object_mut() {
+        map.remove("metadata");
+    }
+    applied
 }
 
 /// The core labels every namespace; where a component has the whole of one, that says more.
