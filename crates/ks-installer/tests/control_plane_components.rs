@@ -108,7 +108,7 @@ async fn control_plane_takes_every_component_and_gives_it_back() {
     ];
     let is_made = |name: &&String| {
         let kind = |kind: &&str| name.contains(&format!("\"{kind}\""));
-        MADE.iter().any(|made| kind(made)) || name.contains("-token-") || name.contains("sh.helm.release")
+        MADE.iter().any(kind) || name.contains("-token-") || name.contains("sh.helm.release")
     };
     let missing: Vec<_> = enabled.difference(&again).filter(|name| !is_made(name)).collect();
     assert_eq!(missing, Vec::<&String>::new());

@@ -155,12 +155,11 @@ fn complete(value: &mut Value, live: &Value, patched: &Value, new: &Value) {
     };
     for (name, wanted) in new {
         let Some(has) = live.get(name) else { continue };
-        match value.get_mut(name) {
-            Some(below) => complete(below, has, patched.get(name).unwrap_or(&Value::Null), wanted),
-            None => {
-                let before = patched.get(name).unwrap_or(wanted);
-                value.insert(name.clone(), before.clone());
-            }
+        if let Some(below) = value.get_mut(name) {
+            complete(below, has, patched.get(name).unwrap_or(&Value::Null), wanted);
+        } else {
+            let before = patched.get(name).unwrap_or(wanted);
+            value.insert(name.clone(), before.clone());
         }
     }
 }

@@ -390,7 +390,7 @@ impl GeneratedSecret {
                     .and_then(|pem| not_after(&pem));
                 matches!((ends, now), (Some(ends), Some(now)) if ends < now + RENEWED_BEFORE)
             };
-            if keys.iter().any(|key| is_over(key)) || !keys.iter().all(|key| has(key)) {
+            if keys.iter().any(is_over) || !keys.iter().all(|key| has(key)) {
                 write.extend(keys.into_iter().cloned());
             }
         }

@@ -73,8 +73,7 @@ fn is_left(key: &ObjectKey, object: &Value, state: &State) -> bool {
     // Another revision of what is there always.
     let is_record = key.name.starts_with("sh.helm.release.v1.ks-core.");
     let group = match key.kind.as_str() {
-        "CustomResourceDefinition" => object["spec"]["group"].as_str(),
-        "APIService" => object["spec"]["group"].as_str(),
+        "CustomResourceDefinition" | "APIService" => object["spec"]["group"].as_str(),
         _ => None,
     };
     // A definition of which there is data.

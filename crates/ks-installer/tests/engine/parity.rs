@@ -80,7 +80,7 @@ fn expression(value: Option<&Value>) -> String {
 
 fn is_same_expression(key: &ObjectKey, change: &diff::Change) -> bool {
     key.kind == "PrometheusRule"
-        && change.path.ends_with(".expr")
+        && change.path.rsplit('.').next() == Some("expr")
         && expression(change.from.as_ref()) == expression(change.to.as_ref())
 }
 

@@ -2,6 +2,7 @@
 //! come up.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stderr, reason = "long tests say how far they got")]
 
 #[path = "../support/mod.rs"]
 mod support;

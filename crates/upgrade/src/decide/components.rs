@@ -162,9 +162,10 @@ impl<'a> Decider<'a> {
                 }
                 let (text, hint) = (&check.message, &check.hint);
                 left_out |= !check.warning;
-                let message = match check.warning {
-                    true => format!("component {}: {text}", component.name),
-                    false => format!("component {} is left out: {text}", component.name),
+                let message = if check.warning {
+                    format!("component {}: {text}", component.name)
+                } else {
+                    format!("component {} is left out: {text}", component.name)
                 };
                 self.findings.push(
                     Finding::warning(&check.reason, message)

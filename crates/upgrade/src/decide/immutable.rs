@@ -43,11 +43,8 @@ pub(super) fn fit(live: &Object, new: &Object) -> Fitted {
             keep_selector(&mut value, live);
             keep(&mut value, "/spec/serviceName", true);
             keep(&mut value, "/spec/podManagementPolicy", true);
-            if !same_claims(live, new) {
-                keep(&mut value, "/spec/volumeClaimTemplates", true);
-            } else {
-                keep(&mut value, "/spec/volumeClaimTemplates", false);
-            }
+            let tell = !same_claims(live, new);
+            keep(&mut value, "/spec/volumeClaimTemplates", tell);
         }
         ("batch", "Job") => {
             for field in ["template", "selector", "completions", "completionMode"] {

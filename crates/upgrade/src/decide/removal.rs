@@ -76,7 +76,7 @@ impl Decider<'_> {
         }
         if self.options.delete_data {
             for key in &data {
-                if self.is_of(key, enabled) {
+                if is_of(key, enabled) {
                     continue;
                 }
                 let snapshot = self.snapshot;
@@ -144,18 +144,8 @@ impl Decider<'_> {
                 .entry(key.clone())
                 .or_insert_with(|| Phase::of_kind(&key.group, &key.kind));
         }
-        objects.retain(|key, _| self.snapshot.get(key).is_some() && !self.is_of(key, enabled));
+        objects.retain(|key, _| self.snapshot.get(key).is_some() && !is_of(key, enabled));
         objects
-    }
-
-    fn is_of(&self, key: &ObjectKey, components: &[Rendered<'_>]) -> bool {
-        components.iter().any(|other| {
-            other
-                .manifests
-                .iter()
-                .any(|manifest| manifest.object.key() == *key)
-                || other.secrets.iter().any(|secret| secret.key() == *key)
-        })
     }
 
     fn take(
@@ -253,4 +243,15 @@ fn is_made_by_kubernetes(object: Option<&Object>) -> bool {
     object
         .and_then(|object| object.get_str("/type"))
         .is_some_and(|kind| kind == "kubernetes.io/service-account-token" || kind.starts_with("helm.sh/"))
+}
+
+/// Whether one of these components has an object.
+fn is_of(key: &ObjectKey, components: &[Rendered<'_>]) -> bool {
+    components.iter().any(|other| {
+        other
+            .manifests
+            .iter()
+            .any(|manifest| manifest.object.key() == *key)
+            || other.secrets.iter().any(|secret| secret.key() == *key)
+    })
 }
