@@ -74,7 +74,8 @@ async fn try_install(
         return Ok(());
     }
     assert!(
-        plan.is_installation() || install == Install::WhereAbsent,
+        // What is left of the components, once the version is written, is an upgrade's.
+        plan.is_installation() || plan.from == plan.to || install == Install::WhereAbsent,
         "{}",
         plan.from
     );
