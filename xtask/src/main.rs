@@ -35,6 +35,8 @@ enum Chore {
     },
     /// Fetch a real helm and a real kubectl for tests into the cache, and say where they are
     Helm,
+    /// Compare the end state of everything with that of upstream's upgrade, and write the numbers in docs/parity.md
+    Parity,
     /// Measure the release build, and write bench/RESULTS.md
     Bench(BenchArguments),
     /// Build the static binary and write its image as an OCI archive, without a container engine
@@ -129,6 +131,7 @@ fn main() -> ExitCode {
         Chore::Ci(arguments) => Ok(run_ci(&arguments)),
         Chore::Generate { check } => run_generate(check),
         Chore::Helm => run_helm(),
+        Chore::Parity => run_parity(),
         Chore::Bench(arguments) => run_bench(arguments).map(|()| ExitCode::SUCCESS),
         Chore::Image(arguments) => run_image(arguments).map(|()| ExitCode::SUCCESS),
         Chore::Release(arguments) => run_release(arguments).map(|()| ExitCode::SUCCESS),
@@ -176,6 +179,18 @@ fn run_helm() -> anyhow::Result<ExitCode> {
     println!("{}", helm::ensure()?.display());
     println!("{}", helm::ensure_kubectl()?.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The comparison is a test; this has it write down what it counts.
+fn run_parity() -> anyhow::Result<ExitCode> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let arguments = ["test", "--locked", "-p", "ks-installer", "--test", "engine", "parity", "--", "--nocapture"];
+    let status = Command::new(cargo)
+        .args(arguments)
+        .env("KS_PARITY", "write")
+        .status()
+        .context("running the comparison")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_bench(arguments: BenchArguments) -> anyhow::Result<()> {
