@@ -184,13 +184,27 @@ fn run_helm() -> anyhow::Result<ExitCode> {
 /// The comparison is a test; this has it write down what it counts.
 fn run_parity() -> anyhow::Result<ExitCode> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let arguments = ["test", "--locked", "-p", "ks-installer", "--test", "engine", "parity", "--", "--nocapture"];
+    let arguments = [
+        "test",
+        "--locked",
+        "-p",
+        "ks-installer",
+        "--test",
+        "engine",
+        "parity",
+        "--",
+        "--nocapture",
+    ];
     let status = Command::new(cargo)
         .args(arguments)
         .env("KS_PARITY", "write")
         .status()
         .context("running the comparison")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn run_bench(arguments: BenchArguments) -> anyhow::Result<()> {

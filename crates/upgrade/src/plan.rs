@@ -321,6 +321,8 @@ impl Plan {
             for verb in verbs.chain(grants) {
                 let (resource, name) = match (verb, &step.action) {
                     ("bind", Action::Apply { body, .. }) => bound_role(&body.0),
+                    // Who may delete may do so with single objects only.
+                    ("delete", _) => (resource.clone(), Some(key.name.clone())),
                     _ => (resource.clone(), None),
                 };
                 found.insert(Permission {

@@ -67,7 +67,16 @@ fn comparable((group, kind, _, name): &Key, mut object: Value) -> Value {
         }
         object.as_object_mut().unwrap().remove("status");
     }
+    if group == "policy" {
+        // No disruption controller runs in the sandbox.
+        object.as_object_mut().unwrap().remove("status");
+    }
     if group == "apps" {
+        // Their names are hashes.
+        if let Some(status) = object.pointer_mut("/status").and_then(Value::as_object_mut) {
+            status.remove("currentRevision");
+            status.remove("updateRevision");
+        }
         let conditions = object.pointer_mut("/status/conditions");
         if let Some(conditions) = conditions.and_then(Value::as_array_mut) {
             for condition in conditions.iter_mut() {
@@ -116,6 +125,39 @@ fn forget_times(value: &mut Value) {
     }
 }
 
+/// The key pair that is made for Notification Manager's webhook, with what stands in its place: each cluster has its own. The one
+/// of the release before, which everybody knows, has no authority beside it.
+fn made_pair(state: &BTreeMap<Key, Value>) -> Vec<(String, String)> {
+    let text = str::to_owned;
+    let key = (
+        text(""),
+        text("Secret"),
+        text("kubesphere-monitoring-system"),
+        text("notification-manager-webhook-server-cert"),
+    );
+    let data = state.get(&key).and_then(|secret| secret["data"].as_object());
+    let data = data.filter(|data| data.contains_key("ca.crt"));
+    data.into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((value.as_str()?.to_owned(), format!("made: {name}"))))
+        .collect()
+}
+
+fn name_made(value: &mut Value, made: &[(String, String)]) {
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(|value| name_made(value, made)),
+        Value::Array(items) => items.iter_mut().for_each(|item| name_made(item, made)),
+        Value::String(text) => {
+            for (value, name) in made {
+                if text.contains(value) {
+                    *text = text.replace(value, name);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
 /// What differs, for people; empty if nothing does. `authority` (PEM) is the one that the restored control plane put in
 /// place of recorded `caBundle`s whose private keys the dump does not have: those, and only those, are passed over.
 pub(crate) fn differences(
@@ -124,11 +166,16 @@ pub(crate) fn differences(
     authority: &str,
 ) -> String {
     let comparable = |state: BTreeMap<Key, Value>| -> BTreeMap<Key, Value> {
+        let made = made_pair(&state);
         let kept = state
             .into_iter()
             .filter(|(key, object)| !is_left_out(key, object));
-        kept.map(|(key, object)| (key.clone(), comparable(&key, object)))
-            .collect()
+        kept.map(|(key, object)| {
+            let mut object = comparable(&key, object);
+            name_made(&mut object, &made);
+            (key, object)
+        })
+        .collect()
     };
     let (real, sandbox) = (comparable(real), comparable(sandbox));
     let authority = Value::from(BASE64.encode(authority));

@@ -313,11 +313,10 @@ impl Collector {
                 namespace: gone.namespace.clone(),
                 name: gone.name.clone(),
             };
-            let verbs: &[&str] = if gone.finalizers.is_empty() {
-                &["delete"]
-            } else {
-                &["get", "patch", "delete"]
-            };
+            let verbs = &["delete"];
+            if !gone.finalizers.is_empty() {
+                self.object(&key, &["get", "patch"], reason);
+            }
             if gone.name.ends_with('*') {
                 self.object(&key, verbs, reason);
             } else {
