@@ -194,7 +194,12 @@ fn info(survey: &Survey<'_>, component: &release::Component) -> ComponentInfo {
     }
     let is_there = !matches!(state, State::Disabled | State::Pending | State::LeftOut);
     let needed_by = release.components.iter().filter(|other| {
-        other.needs.contains(name) && !release.is_core(&other.name) && survey.enabled.contains(&other.name)
+        // What is there always need not be told to be needed.
+        let can_go = component.enabled.is_some();
+        can_go
+            && other.needs.contains(name)
+            && !release.is_core(&other.name)
+            && survey.enabled.contains(&other.name)
     });
     ComponentInfo {
         name: name.clone(),

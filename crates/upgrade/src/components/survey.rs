@@ -121,6 +121,16 @@ impl<'a> Survey<'a> {
 
     fn status(&self, component: &Component) -> Option<&'a Value> {
         let path = status_path(component)?;
+        // Two ways to have the same thing share what the status says of it.
+        let is_anothers = !self.enabled.contains(&component.name)
+            && self
+                .release
+                .components
+                .iter()
+                .any(|other| self.enabled.contains(&other.name) && status_path(other) == Some(path));
+        if is_anothers {
+            return None;
+        }
         let status = self.snapshot.get(&cluster_configuration_key())?.get("/status")?;
         path.split('.').try_fold(status, |value, name| value.get(name))
     }
