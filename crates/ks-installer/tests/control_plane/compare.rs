@@ -52,6 +52,10 @@ fn comparable((group, kind, _, name): &Key, mut object: Value) -> Value {
     for name in ["uid", "resourceVersion", "creationTimestamp"] {
         metadata.remove(name);
     }
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        // It moves like a generation.
+        annotations.remove("deprecated.daemonset.template.generation");
+    }
     if let Some(managers) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
         managers.retain(|entry| !CONTROLLERS.contains(&entry["manager"].as_str().unwrap_or_default()));
         for entry in managers.iter_mut() {
