@@ -1,6 +1,6 @@
 //! What the API server serves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, stream};
 use http::Method;
@@ -171,6 +171,7 @@ impl Discovery {
             .buffered(CONCURRENCY)
             .collect()
             .await;
+        let mut half_known = BTreeSet::new();
         for (group, version, list) in answers {
             match list {
                 Ok(list) => self.insert(&group, &version, list),
@@ -181,9 +182,12 @@ impl Discovery {
                         resource: format!("{group}/{version}"),
                         message: failure.message,
                     });
+                    half_known.insert(group);
                 }
             }
         }
+        // In another version than the preferred one objects look otherwise, and would be taken for changed.
+        self.kinds.retain(|(group, _), _| !half_known.contains(group));
     }
 
     fn insert(&mut self, group: &str, version: &str, list: ResourceList) {

@@ -111,7 +111,7 @@ async fn list_any(
             Ok(objects) => return Ok(objects),
             // Removed since discovery, and so are its objects.
             Err(failure) if failure.class == ErrorClass::NotServed => return Ok(Vec::new()),
-            Err(failure) if is_of_version(&failure) => {
+            Err(failure) if is_of_version(&failure) && is_converted(resource) => {
                 first.get_or_insert(failure);
             }
             Err(failure) => return Err(failure),
@@ -383,6 +383,13 @@ fn pages<'a>(
             None,
         ))
     })
+}
+
+/// Whether objects may have to be converted by somebody who fails. Kubernetes' own kinds never have: in another version they look
+/// otherwise, and would be taken for changed.
+fn is_converted(resource: &Resource) -> bool {
+    let group = &resource.served.group;
+    upgrade::is_custom(group) || crate::scope::is_platform_group(group)
 }
 
 /// Whether another version may be readable.
