@@ -49,7 +49,7 @@ impl Progress {
     /// Begins a piece of work whose length is not known.
     pub(crate) fn begin(&self, title: &str) {
         let bar = self.bars.add(ProgressBar::new_spinner());
-        bar.set_style(style("{spinner} {prefix:<26} {msg}"));
+        bar.set_style(style("{spinner} {prefix:<38} {msg}"));
         bar.set_prefix(title.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
         self.current().insert(WORK, (bar, title.to_owned()));
@@ -59,7 +59,7 @@ impl Progress {
     pub(crate) fn end(&self, outcome: &str) {
         if let Some((bar, title)) = self.current().remove(&WORK) {
             bar.finish_and_clear();
-            self.line(&format!("{} {title:<26} {outcome}", super::text::tick()));
+            self.line(&format!("{} {title:<38} {outcome}", super::text::tick()));
         }
     }
 
@@ -76,7 +76,7 @@ impl Progress {
             } => {
                 let bar = self.bars.add(ProgressBar::new(steps as u64));
                 bar.set_style(
-                    style("  {prefix:<26} [{bar:30}] {pos}/{len} {wide_msg}").progress_chars("=> "),
+                    style("  {prefix:<38} [{bar:30}] {pos}/{len} {wide_msg}").progress_chars("=> "),
                 );
                 bar.set_prefix(title.clone());
                 self.current().insert(index, (bar, title));
@@ -125,7 +125,7 @@ impl Progress {
                     bar.finish_and_clear();
                     let unit = if steps == 1 { "step" } else { "steps" };
                     self.line(&format!(
-                        "{} {title:<26} {steps:>4} {unit:<5} {:>7}",
+                        "{} {title:<38} {steps:>4} {unit:<5} {:>7}",
                         super::text::tick(),
                         super::text::duration(took)
                     ));
