@@ -1,6 +1,8 @@
 //! Components side by side: each carries its stages out one after another, once those that it needs are done. None stops
 //! another, but for those that need it.
 
+use std::time::Duration;
+
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::watch;
 use upgrade::Stage;
@@ -76,8 +78,14 @@ pub(crate) async fn run(
         .collect();
     let finished: Vec<_> = running.collect().await;
     let (mut failed, mut left_out) = (Vec::new(), Vec::new());
+    // They write at the same time: the longest tells how long it took.
+    let writing = finished.iter().map(|(_, done, _)| done.writing).max();
+    summary.writing += writing.unwrap_or_default();
     for (component, done, result) in finished {
-        summary.add(done);
+        summary.add(RunSummary {
+            writing: Duration::ZERO,
+            ..done
+        });
         match result {
             Ok(None) => {}
             Ok(Some(need)) => left_out.push((component.to_owned(), need)),
