@@ -399,6 +399,12 @@ impl GeneratedSecret {
 }
 
 impl Component {
+    /// Where the ClusterConfiguration's status speaks of it; none where it is there always.
+    pub fn status_path(&self) -> Option<&str> {
+        self.enabled.as_ref()?;
+        Some(self.status.as_deref().unwrap_or(&self.name))
+    }
+
     /// What the component wants to know of the cluster, for [`crate::Inputs::existing`]. `get` gives a live object.
     pub fn observe<'a>(&self, get: impl Fn(&ObjectKey) -> Option<&'a Object>) -> Map<String, Value> {
         let read = |observation: &Observation| {

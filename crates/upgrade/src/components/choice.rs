@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     objections::{against_disabling, against_enabling, without_switch},
-    survey::{Survey, status_path},
+    survey::Survey,
 };
 use crate::{Finding, Options, Snapshot, cluster_configuration_key, install, preflight, reasons, settings};
 
@@ -118,7 +118,7 @@ pub fn choose(
     let mut status = live.get("/status").cloned().unwrap_or_else(|| json!({}));
     let mut marks = json!({});
     let version = release.version.to_string();
-    for path in marked.iter().filter_map(|component| status_path(component)) {
+    for path in marked.iter().filter_map(|component| component.status_path()) {
         let mark = json!({"status": "enabled", "version": version});
         let fold = path
             .rsplit('.')

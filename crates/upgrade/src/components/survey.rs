@@ -120,14 +120,14 @@ impl<'a> Survey<'a> {
     }
 
     fn status(&self, component: &Component) -> Option<&'a Value> {
-        let path = status_path(component)?;
+        let path = component.status_path()?;
         // Two ways to have the same thing share what the status says of it.
         let is_anothers = !self.enabled.contains(&component.name)
             && self
                 .release
                 .components
                 .iter()
-                .any(|other| self.enabled.contains(&other.name) && status_path(other) == Some(path));
+                .any(|other| self.enabled.contains(&other.name) && other.status_path() == Some(path));
         if is_anothers {
             return None;
         }
@@ -154,12 +154,6 @@ impl<'a> Survey<'a> {
         };
         self.mark(component).map(str::to_owned).or_else(core)
     }
-}
-
-/// Where the status speaks of a component; none where it is there always.
-pub(super) fn status_path(component: &Component) -> Option<&str> {
-    component.enabled.as_ref()?;
-    Some(component.status.as_deref().unwrap_or(&component.name))
 }
 
 fn unrendered(error: &RenderError) -> Finding {

@@ -75,7 +75,7 @@ impl<'a> Decider<'a> {
                     continue;
                 }
             };
-            let rendered = self.render(component, &inputs, settings);
+            let rendered = self.render(component, &inputs);
             match rendered {
                 Ok(Asked::Yes(rendered)) => enabled.push(rendered),
                 Ok(Asked::No(rendered)) => disabled.push(rendered),
@@ -118,9 +118,14 @@ impl<'a> Decider<'a> {
         // Two ways to have the same thing share what the status says of it.
         let paths: BTreeSet<_> = enabled
             .iter()
-            .filter_map(|other| status_path(other.component))
+            .filter_map(|other| other.component.status_path())
             .collect();
-        disabled.retain(|rendered| status_path(rendered.component).is_some_and(|path| !paths.contains(path)));
+        disabled.retain(|rendered| {
+            rendered
+                .component
+                .status_path()
+                .is_some_and(|path| !paths.contains(path))
+        });
         disabled.retain(|rendered| self.goes(rendered, &enabled));
         let going: BTreeSet<ObjectKey> = disabled
             .iter()
@@ -141,7 +146,6 @@ impl<'a> Decider<'a> {
         &mut self,
         component: &'a Component,
         inputs: &Inputs,
-        settings: &Settings,
     ) -> Result<Asked<'a>, release::RenderError> {
         let release = self.release;
         let is_asked_for = component.is_enabled(release, inputs)?;
@@ -177,7 +181,6 @@ impl<'a> Decider<'a> {
                 return Ok(Asked::LeftOut);
             }
         }
-        let _ = settings;
         let rendered = Rendered {
             component,
             manifests: release::render(release, component, inputs)?,
@@ -194,7 +197,7 @@ impl<'a> Decider<'a> {
     /// What the ClusterConfiguration's status says of a component.
     pub(super) fn status_of(&self, component: &Component) -> Option<&'a Value> {
         let configuration = self.snapshot.get(&settings::cluster_configuration())?;
-        let path = status_path(component)?;
+        let path = component.status_path()?;
         path.split('.')
             .try_fold(configuration.get("/status")?, |value, name| value.get(name))
     }
@@ -453,7 +456,7 @@ impl<'a> Decider<'a> {
 
     /// Plans what the status is to say of a component. It is written after everything else of it.
     pub(super) fn note_status(&mut self, component: &Component, is_enabled: bool) {
-        let Some(path) = status_path(component) else {
+        let Some(path) = component.status_path() else {
             return;
         };
         let version = self.release.version.to_string();
@@ -524,12 +527,6 @@ pub(super) struct Status {
     is_before_core: bool,
     patch: Value,
     note: String,
-}
-
-/// Where the status speaks of a component; none where it is there always.
-fn status_path(component: &Component) -> Option<&str> {
-    component.enabled.as_ref()?;
-    Some(component.status.as_deref().unwrap_or(&component.name))
 }
 
 /// Whether the settings ask for a component.
