@@ -227,6 +227,50 @@ fn what_another_component_needs_stays_and_says_so() {
     assert_eq!(stages.count(), 0);
 }
 
+/// Controllers clear finalizers of custom resources, webhooks judge writes until their servers are gone.
+#[test]
+fn a_component_goes_in_the_order_in_which_its_parts_need_each_other() {
+    let sandbox = PREPARED.fork();
+    let component = release().component("multicluster").unwrap();
+    switch(&sandbox, component, true);
+    support::block_on(support::upgrade(&sandbox));
+    switch(&sandbox, component, false);
+    let plan = support::block_on(support::prepare(&sandbox))
+        .decision
+        .plan
+        .unwrap();
+    let stages: Vec<&str> = plan
+        .stages
+        .iter()
+        .filter(|stage| stage.component.as_deref() == Some("multicluster"))
+        .map(|stage| stage.name.split_once('/').unwrap().1)
+        .collect();
+    let place = |kind: &str| {
+        let is_of = |stage: &&upgrade::Stage| {
+            stage.component.as_deref() == Some("multicluster")
+                && stage.steps.iter().any(|step| step.object.kind == kind)
+        };
+        let name = &plan
+            .stages
+            .iter()
+            .find(is_of)
+            .unwrap_or_else(|| panic!("{kind}: {stages:?}"))
+            .name;
+        stages.iter().position(|stage| name.ends_with(stage)).unwrap()
+    };
+    let order = [
+        "FederatedTypeConfig",
+        "ValidatingWebhookConfiguration",
+        "Deployment",
+        "ClusterRole",
+        "CustomResourceDefinition",
+        "ClusterConfiguration",
+    ];
+    for pair in order.windows(2) {
+        assert!(place(pair[0]) < place(pair[1]), "{pair:?}: {stages:?}");
+    }
+}
+
 #[test]
 fn a_failing_component_stops_no_other() {
     let sandbox = PREPARED.fork();
