@@ -153,7 +153,7 @@ pub struct Data {
     pub kind: String,
     #[serde(default)]
     pub namespace: Option<String>,
-    /// One object; `*` at the end for all whose names begin so; all of the kind where it is absent.
+    /// One object; `*` at the end for all whose names begin so. Absent: all of the kind but those that the component itself brings.
     #[serde(default)]
     pub name: Option<String>,
     /// In a few words: `logs of the last days`.

@@ -94,7 +94,10 @@ fn is_left(key: &ObjectKey, object: &Value, state: &State) -> bool {
 }
 
 fn is_data(component: &Component, key: &ObjectKey, object: &Value) -> bool {
-    let declared = component.data.iter().any(|data| data.is(key));
+    let declared = component
+        .data
+        .iter()
+        .any(|data| data.name.is_some() && data.is(key));
     let generated = release()
         .components
         .iter()
@@ -150,6 +153,20 @@ fn check_cycle(component: &Component) {
         }
     }
     assert_eq!(left, Vec::<String>::new(), "{name} leaves");
+    // Data that it brings itself.
+    let is_named = |key: &&ObjectKey| {
+        component
+            .data
+            .iter()
+            .any(|data| data.name.is_some() && data.is(key))
+    };
+    let lost: Vec<_> = enabled
+        .0
+        .keys()
+        .filter(is_named)
+        .filter(|key| disabled.find(key).is_none())
+        .collect();
+    assert_eq!(lost, Vec::<&ObjectKey>::new(), "{name} loses data");
     let gone: Vec<_> = before
         .0
         .keys()

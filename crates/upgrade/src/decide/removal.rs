@@ -69,7 +69,7 @@ impl Decider<'_> {
                 .values()
                 .map(|object| object.key())
                 .filter(|key| component.data.iter().any(|data| data.is(key)))
-                .filter(|key| !is_made_by_kubernetes(self.snapshot.get(key))),
+                .filter(|key| !going.contains(key) && !is_made_by_kubernetes(self.snapshot.get(key))),
         );
         for (key, phase) in &go {
             self.take(component, key, *phase, going, &data);
@@ -102,7 +102,9 @@ impl Decider<'_> {
         enabled: &[Rendered<'_>],
     ) -> (Vec<(ObjectKey, Phase)>, Vec<(ObjectKey, Phase)>) {
         let stays = |key: &ObjectKey| {
-            rendered.component.data.iter().any(|data| data.is(key))
+            // Of a whole kind the component's own objects go; what people made of it is not among these.
+            let data = &mut rendered.component.data.iter();
+            data.any(|data| data.name.is_some() && data.is(key))
                 || key.is("", "PersistentVolumeClaim")
                 || rendered.secrets.iter().any(|secret| secret.key() == *key)
         };
