@@ -13,17 +13,23 @@ pub(crate) fn release(version: &str) -> Release {
     Releases::embedded().unwrap().get(&version).unwrap().clone()
 }
 
-/// A cluster of three nodes, one of them master, on Kubernetes 1.20, with an admin.
+/// Three nodes with Docker, one of them master, on Kubernetes 1.20.
+pub(crate) fn three_nodes() -> Cluster {
+    Cluster {
+        kubernetes_version: "v1.20.2".into(),
+        nodes: 3,
+        masters: 1,
+        container_runtime: "docker".into(),
+        ..Cluster::default()
+    }
+}
+
+/// The same with an admin.
 pub(crate) fn inputs(release: &Release, spec: &Value) -> Inputs {
     let component = release.component(COMPONENT).unwrap();
     Inputs {
         settings: release.read_settings(component, spec).unwrap(),
-        cluster: Cluster {
-            kubernetes_version: "v1.20.2".into(),
-            nodes: 3,
-            masters: 1,
-            ..Cluster::default()
-        },
+        cluster: three_nodes(),
         existing: existing(json!({"adminUser": true})),
     }
 }

@@ -24,13 +24,7 @@ pub(crate) fn fresh(spec: Value) -> Situation {
     Situation {
         spec,
         existing: json!({}),
-        cluster: Cluster {
-            kubernetes_version: "v1.20.2".into(),
-            nodes: 3,
-            masters: 1,
-            container_runtime: "docker".into(),
-            ..Cluster::default()
-        },
+        cluster: common::three_nodes(),
     }
 }
 

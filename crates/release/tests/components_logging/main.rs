@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod programs;
 mod stores;
 mod whole;
@@ -42,13 +44,7 @@ struct Case {
 fn mk(spec: Value) -> Case {
     Case {
         spec,
-        cluster: Cluster {
-            kubernetes_version: "v1.20.2".into(),
-            nodes: 3,
-            masters: 1,
-            container_runtime: "docker".into(),
-            ..Cluster::default()
-        },
+        cluster: common::three_nodes(),
         existing: json!({}),
     }
 }

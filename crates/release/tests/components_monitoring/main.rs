@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod parts;
 mod whole;
 
 use std::sync::LazyLock;
 
 use object::Object;
-use release::{Cluster, Inputs, Manifest, Release, Releases, render};
+use release::{Inputs, Manifest, Release, Releases, render};
 use serde_json::{Map, Value};
 
 const COMPONENTS: [&str; 9] = [
@@ -33,13 +35,7 @@ fn inputs(release: &Release, component: &str, spec: &Value) -> Inputs {
     let component = release.component(component).unwrap();
     Inputs {
         settings: release.read_settings(component, spec).unwrap(),
-        cluster: Cluster {
-            kubernetes_version: "v1.20.2".into(),
-            nodes: 3,
-            masters: 1,
-            container_runtime: "docker".into(),
-            ..Cluster::default()
-        },
+        cluster: common::three_nodes(),
         existing: Map::new(),
     }
 }
