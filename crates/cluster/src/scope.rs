@@ -200,7 +200,7 @@ pub(crate) fn passes(served: &upgrade::ServedResource) -> bool {
 
 /// Groups whose every object belongs to the platform or to its tenants.
 pub fn is_platform_group(group: &str) -> bool {
-    group == "app.k8s.io" || group == "kubesphere.io" || group.ends_with(".kubesphere.io")
+    group == "app.k8s.io" || upgrade::is_own_group(group)
 }
 
 fn pairs(kinds: &[(&str, &[&str])]) -> BTreeSet<(String, String)> {

@@ -38,6 +38,11 @@ impl Releases {
     }
 }
 
+/// Whether an API group is KubeSphere's own.
+pub fn is_own_group(group: &str) -> bool {
+    group == "kubesphere.io" || group.ends_with(".kubesphere.io")
+}
+
 /// Whether a kind is neither Kubernetes' own nor of its sub-projects' APIs.
 pub fn is_custom(group: &str) -> bool {
     Phase::of_kind(group, "") == Phase::CustomResources

@@ -38,7 +38,7 @@ pub use component::{
 };
 pub use files::Files;
 pub use image::{Image, ImageOverride, Registry, declared_images, images, images_of};
-pub use kinds::{Written, is_custom};
+pub use kinds::{Written, is_custom, is_own_group};
 pub use lint::lint;
 pub use release::{KubernetesSupport, LoadError, Release, Releases, Support, UpgradeFrom, UpgradePath};
 pub use render::{Cluster, Inputs, Manifest, Phase, RenderError, render};

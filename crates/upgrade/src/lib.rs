@@ -29,7 +29,7 @@ pub use decide::{
 };
 pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};
-pub use release::{is_custom, not_after};
+pub use release::{is_custom, is_own_group, not_after};
 pub use rollback::{Backup, decide_rollback};
 pub use settings::cluster_configuration as cluster_configuration_key;
 pub use snapshot::{Permission, ServedResource, Snapshot, Unreadable};

@@ -28,10 +28,8 @@ pub(super) fn fit(live: &Object, new: &Object) -> Object {
     ]
     .iter()
     .all(|pointer| live.get(pointer) == new.get(pointer));
-    let is_of_kubesphere = new
-        .get_str("/spec/group")
-        .is_some_and(|group| group == "kubesphere.io" || group.ends_with(".kubesphere.io"));
-    if same_names && !is_of_kubesphere && is_fuller(live) {
+    let is_own = new.get_str("/spec/group").is_some_and(release::is_own_group);
+    if same_names && !is_own && is_fuller(live) {
         let mut stays = new.as_value().clone();
         stays["spec"] = live.get("/spec").cloned().unwrap_or_default();
         if let Some(labels) = live.get("/metadata/annotations") {

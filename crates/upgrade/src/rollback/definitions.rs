@@ -16,9 +16,7 @@ pub(super) fn instances<'a>(definition: &'a Value, snapshot: &'a Snapshot) -> Op
         text("/spec/names/plural")?,
     );
     // Those are read wherever their objects are.
-    let is_read = group == "app.k8s.io"
-        || group == "kubesphere.io"
-        || group.ends_with(".kubesphere.io")
+    let is_read = release::is_own_group(group)
         || crate::written()
             .kinds
             .contains(&(group.to_owned(), kind.to_owned()));
