@@ -19,6 +19,7 @@
 
 mod admission;
 mod api;
+pub mod conformance;
 mod controllers;
 mod convert;
 pub mod faults;

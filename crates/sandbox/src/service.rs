@@ -78,3 +78,23 @@ where
         })
     }
 }
+
+impl crate::conformance::Send for Service {
+    fn send(
+        &self,
+        request: Request<Bytes>,
+    ) -> futures::future::BoxFuture<'_, Result<crate::conformance::Raw, String>> {
+        let mut service = self.clone();
+        Box::pin(async move {
+            let request = request.map(http_body_util::Full::new);
+            let answered = tower::Service::call(&mut service, request).await;
+            let (parts, body) = answered.map_err(|never| never.to_string())?.into_parts();
+            let body = body.collect().await.map_err(|error| error.to_string())?;
+            Ok(crate::conformance::Raw {
+                code: parts.status.as_u16(),
+                headers: parts.headers,
+                body: body.to_bytes(),
+            })
+        })
+    }
+}
