@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::access::{self, User};
 use crate::admission;
 use crate::fields::{defaults, managed, validate};
 use crate::json::{self as read, child, is_deleting, list_at, name, namespace, object, text, text_at};
@@ -20,20 +21,25 @@ pub(crate) struct Writer<'a> {
     pub manager: &'a str,
     /// Whether admission (webhooks, namespaces that go away) has a say: it has none over the controllers' clean-up.
     pub admission: bool,
+    /// Who asks for it, where that is a user: nobody may grant more than they have.
+    pub user: Option<&'a User>,
 }
 
 impl Writer<'static> {
     pub(crate) const CONTROLLER: Writer<'static> = Writer {
         manager: "kube-controller-manager",
         admission: false,
+        user: None,
     };
     pub(crate) const API_SERVER: Writer<'static> = Writer {
         manager: "kube-apiserver",
         admission: false,
+        user: None,
     };
     pub(crate) const KUBELET: Writer<'static> = Writer {
         manager: "kubelet",
         admission: false,
+        user: None,
     };
 }
 
@@ -138,6 +144,9 @@ pub(crate) fn create(
     }
     if resource.namespaced && writer.admission {
         admission::check_namespace(transaction, resource, &namespace, name(&new))?;
+    }
+    if let Some(user) = writer.user {
+        access::check_escalation(&transaction.state, user, resource, &new, None)?;
     }
     if ownership == Ownership::Update {
         managed::update(
@@ -246,6 +255,11 @@ pub(crate) fn update(
     if let Some(generation) = generation {
         child(&mut new, "metadata").insert("generation".into(), generation.into());
     }
+    if let Some(user) = writer.user
+        && !changes_only_links(old, &new)
+    {
+        access::check_escalation(&transaction.state, user, resource, &new, Some(old))?;
+    }
     let mut causes = check_metadata(resource, &new);
     if is_deleting(old) {
         let added: Vec<_> = list_at(&new, "/metadata/finalizers")
@@ -292,6 +306,18 @@ fn awaits_more(value: &Value) -> bool {
     text(value, "kind") == "Namespace"
         && text(value, "apiVersion") == "v1"
         && !list_at(value, "/spec/finalizers").is_empty()
+}
+
+/// Whether an update touches owners and finalizers alone, as the garbage collector's do.
+fn changes_only_links(old: &Value, new: &Value) -> bool {
+    let rest = |value: &Value| {
+        let mut value = value.clone();
+        for key in ["ownerReferences", "finalizers", "managedFields"] {
+            child(&mut value, "metadata").shift_remove(key);
+        }
+        value
+    };
+    rest(old) == rest(new)
 }
 
 fn keep_metadata(old: &Value, new: &mut Value) {

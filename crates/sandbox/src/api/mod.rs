@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use crate::Shared;
 use crate::kinds::Resource;
 use crate::status::{Result, Status};
+use crate::access::{self, Attributes, User};
 use crate::write::Place;
 use request::{Request, Target, decode};
 use respond::Body;
@@ -75,6 +76,9 @@ fn route(shared: &Arc<Shared>, request: &Request) -> Result<Response<Body>> {
         .collect();
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
     let reading = matches!(request.method, Method::GET | Method::HEAD);
+    if !request.user.is_admin() {
+        access::check(&shared.state(), &request.user, &attributes(request, &parts))?;
+    }
     match words.as_slice() {
         [] if reading => Ok(respond::json(200, &discovery::paths(shared))),
         ["version"] if reading => Ok(respond::json(200, &shared.version())),
@@ -90,6 +94,82 @@ fn route(shared: &Arc<Shared>, request: &Request) -> Result<Response<Body>> {
         // The server's last word on an unknown path is the list of those it knows.
         _ => Ok(respond::json(404, &discovery::paths(shared))),
     }
+}
+
+/// What a request is about, to those who authorise it.
+fn attributes(request: &Request, parts: &[String]) -> Attributes {
+    let words: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let target = match words.as_slice() {
+        ["api", version, _, ..] => Target::parse("", version, &parts[2..]),
+        ["apis", group, version, _, ..] => Target::parse(group, version, &parts[3..]),
+        _ => None,
+    };
+    let Some(target) = target else {
+        return Attributes {
+            verb: request.method.as_str().to_lowercase(),
+            path: request.path.clone(),
+            ..Attributes::default()
+        };
+    };
+    let mut name = target.name;
+    if name.is_empty() {
+        // A list of one name is about that one.
+        let selector = request.query.get("fieldSelector").unwrap_or_default();
+        let chosen = selector.split(',').find_map(|one| one.strip_prefix("metadata.name="));
+        chosen.unwrap_or_default().trim_start_matches('=').clone_into(&mut name);
+    }
+    let named = !name.is_empty() && request.query.get("fieldSelector").is_none();
+    let verb = match &request.method {
+        &Method::GET | &Method::HEAD if target.watch || request.query.flag("watch") => "watch",
+        &Method::GET | &Method::HEAD if named => "get",
+        &Method::GET | &Method::HEAD => "list",
+        &Method::POST => "create",
+        &Method::PUT => "update",
+        &Method::PATCH => "patch",
+        &Method::DELETE if named => "delete",
+        &Method::DELETE => "deletecollection",
+        _ => "",
+    };
+    let namespace = if target.plural == "namespaces" && target.namespace.is_empty() {
+        name.clone()
+    } else {
+        target.namespace
+    };
+    Attributes {
+        verb: verb.to_owned(),
+        group: target.group,
+        subresource: target.subresource.split('/').next().unwrap_or_default().to_owned(),
+        resource: target.plural,
+        namespace,
+        name,
+        path: String::new(),
+    }
+}
+
+/// Refuses to act as somebody whom the user may not act as.
+pub(crate) fn check_impersonation(shared: &Shared, request: &Request, wanted: &User) -> Result<()> {
+    if request.user.is_admin() {
+        return Ok(());
+    }
+    let state = shared.state();
+    let ask = |resource: &str, namespace: &str, name: &str| {
+        let attributes = Attributes {
+            verb: "impersonate".to_owned(),
+            resource: resource.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            ..Attributes::default()
+        };
+        access::check(&state, &request.user, &attributes)
+    };
+    match wanted.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+        Some((namespace, name)) => ask("serviceaccounts", namespace, name)?,
+        None => ask("users", "", &wanted.name)?,
+    }
+    for group in request.headers.get_all("impersonate-group") {
+        ask("groups", "", group.to_str().unwrap_or_default())?;
+    }
+    Ok(())
 }
 
 fn resource(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::Response;
 use serde_json::{Value, json};
 
+use crate::access::{self, Attributes, User};
 use crate::api::Endpoint;
 use crate::api::body::{self, place};
 use crate::api::query::{Selection, find, one};
@@ -70,6 +71,7 @@ pub(crate) fn create(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
         let writer = Writer {
             manager: &manager,
             admission: true,
+            user: Some(&request.user),
         };
         write::create(transaction, endpoint.place(), body, Ownership::Update, writer)
     })?;
@@ -88,6 +90,7 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
                 let writer = Writer {
                     manager: "",
                     admission: true,
+                    user: Some(&request.user),
                 };
                 write::delete(
                     transaction,
@@ -108,10 +111,11 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
             let account = find(endpoint, &shared.state())?;
             let mut body = body::read(request)?;
             let seconds = number_at(&body, "/spec/expirationSeconds").unwrap_or(3600);
+            let token = shared.issue_token(User::account(namespace(&account), name(&account)));
             object(&mut body).insert(
                 "status".into(),
                 json!({
-                    "token": format!("sandbox.{}.{}.{}", namespace(&account), name(&account), uid(&account)),
+                    "token": token,
                     "expirationTimestamp": shared.config.later(seconds),
                 }),
             );
@@ -130,6 +134,7 @@ pub(crate) fn replace(
     let writer = Writer {
         manager: &manager,
         admission: true,
+        user: Some(&request.user),
     };
     if endpoint.target.subresource == "scale" {
         let scale = body::read(request)?;
@@ -145,6 +150,7 @@ pub(crate) fn replace(
         let live = match find(endpoint, &transaction.state) {
             Ok(live) => live,
             Err(_) if may_create_by_put(resource) && endpoint.target.subresource.is_empty() => {
+                check_creation(transaction, endpoint, request)?;
                 return Ok((
                     true,
                     write::create(transaction, endpoint.place(), body, Ownership::Update, writer)?,
@@ -170,6 +176,23 @@ pub(crate) fn replace(
         endpoint,
         &updated,
     )
+}
+
+/// Creating by a request that is none to create takes the right to create as well.
+fn check_creation(transaction: &Transaction, endpoint: &Endpoint, request: &Request) -> Result<()> {
+    let (resource, target) = (&endpoint.resource, &endpoint.target);
+    let wanted = Attributes {
+        verb: "create".to_owned(),
+        group: target.group.clone(),
+        resource: target.plural.clone(),
+        namespace: target.namespace.clone(),
+        name: target.name.clone(),
+        ..Attributes::default()
+    };
+    match access::decide(&transaction.state, &request.user, &wanted) {
+        Some(_) => Ok(()),
+        None => Err(Status::forbidden(resource, &target.name, "")),
+    }
 }
 
 /// Kinds that a PUT creates where there is none.
@@ -277,6 +300,7 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
     let writer = Writer {
         manager: &manager,
         admission: true,
+        user: Some(&request.user),
     };
     if applying {
         return apply(shared, request, endpoint, body, writer);
@@ -457,6 +481,7 @@ fn apply(
             }
             None if !target.subresource.is_empty() => Err(Status::not_found(resource, &target.name)),
             None => {
+                check_creation(transaction, endpoint, request)?;
                 child(&mut new, "metadata").shift_remove("resourceVersion");
                 Ok((
                     true,
@@ -565,6 +590,7 @@ pub(crate) fn delete(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
         let writer = Writer {
             manager: "",
             admission: true,
+            user: Some(&request.user),
         };
         write::delete(transaction, endpoint.main(), &live, &options, writer)
     })?;
@@ -646,6 +672,7 @@ pub(crate) fn delete_collection(
             let writer = Writer {
                 manager: "",
                 admission: true,
+                user: Some(&request.user),
             };
             write::delete(transaction, endpoint.main(), &live, &options, writer)?;
         }

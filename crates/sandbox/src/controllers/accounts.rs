@@ -5,9 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::controllers::{create, write_status};
-use crate::json::{child, is_deleting, list, name, namespace, object, text, uid};
+use crate::access::User;
+use crate::json::{child, is_deleting, list, name, namespace, object, text, text_at, uid};
 use crate::status::Result;
-use crate::store::Key;
+use crate::store::{Key, State};
 use crate::transaction::Transaction;
 use crate::write::Writer;
 
@@ -25,6 +26,7 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key, old: Option<&V
     }
     let secrets = transaction.builtin("", "secrets")?;
     let secret_name = format!("{}-token-{}", name(&account), transaction.state.draw_suffix());
+    let data = token(transaction, &account);
     let secret = json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -34,7 +36,7 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key, old: Option<&V
             "annotations": { NAME: name(&account), UID: uid(&account) },
         },
         "type": TYPE,
-        "data": token(&account),
+        "data": data,
     });
     create(transaction, &secrets, secret, Writer::CONTROLLER)?;
     let kind = transaction.builtin("", "serviceaccounts")?;
@@ -44,13 +46,26 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key, old: Option<&V
     Ok(())
 }
 
-/// The data of a token Secret. The token says whose it is; it opens nothing.
-fn token(account: &Value) -> Value {
+/// Whose token this is, if a Secret of an account that is there holds it.
+pub(crate) fn owner(state: &State, token: &str) -> Option<User> {
+    let token = STANDARD.encode(token);
+    let (_, secret) = state.collection("secrets")?.iter().find(|(_, secret)| {
+        text(secret, "type") == TYPE && text_at(secret, "/data/token") == token
+    })?;
+    let annotations = secret.pointer("/metadata/annotations")?;
+    let (space, account) = (namespace(secret), text(annotations, NAME));
+    let found = state.find("serviceaccounts", space, account)?;
+    (uid(found) == text(annotations, UID)).then(|| User::account(space, account))
+}
+
+/// The data of a token Secret. The token says whose it is, and is as hard to guess as the seed of the cluster.
+fn token(transaction: &mut Transaction, account: &Value) -> Value {
     let token = format!(
-        "sandbox.{}.{}.{}",
+        "sandbox.{}.{}.{:016x}{:016x}",
         namespace(account),
         name(account),
-        uid(account)
+        transaction.state.draw(),
+        transaction.state.draw(),
     );
     json!({
         "ca.crt": STANDARD.encode(crate::Config::ca_certificate()),
@@ -81,7 +96,7 @@ pub(crate) fn reconcile_secret(transaction: &mut Transaction, key: &Key) -> Resu
     };
     let kind = transaction.builtin("", "secrets")?;
     let mut next = Value::clone(&secret);
-    if let Value::Object(data) = token(&account) {
+    if let Value::Object(data) = token(transaction, &account) {
         child(&mut next, "data").extend(data);
     }
     let annotations = child(&mut next, "metadata")

@@ -281,6 +281,7 @@ fn leave_pending(
     let scheduler = Writer {
         manager: "kube-scheduler",
         admission: false,
+        user: None,
     };
     write_status(transaction, kind, pod, next, scheduler);
     Ok(())
