@@ -394,12 +394,12 @@ fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
     } else if let Some(why) = check_name(resource, name) {
         causes.push(invalid("metadata.name", &name.into(), &why));
     }
-    for (index, owner) in list_at(new, "/metadata/ownerReferences").iter().enumerate() {
+    for owner in list_at(new, "/metadata/ownerReferences") {
         for key in ["apiVersion", "kind", "name", "uid"] {
             if text(owner, key).is_empty() {
                 let what = if key == "apiVersion" { "version" } else { key };
                 causes.push(invalid(
-                    &format!("metadata.ownerReferences[{index}].{key}"),
+                    &format!("metadata.ownerReferences.{key}"),
                     &"".into(),
                     &format!("{what} must not be empty"),
                 ));
