@@ -66,7 +66,10 @@ impl Attributes {
     /// The same as a review spells it.
     pub(crate) fn of_review(review: &Value) -> Attributes {
         let at = |key: &str| text_at(review, &format!("/spec/resourceAttributes/{key}")).to_owned();
-        if let Some(other) = review.pointer("/spec/nonResourceAttributes").filter(|other| !other.is_null()) {
+        if let Some(other) = review
+            .pointer("/spec/nonResourceAttributes")
+            .filter(|other| !other.is_null())
+        {
             return Attributes {
                 verb: text(other, "verb").to_owned(),
                 path: text(other, "path").to_owned(),
@@ -95,7 +98,10 @@ impl Attributes {
     /// The refusal, in the server's words.
     pub(crate) fn refusal(&self, user: &User) -> Status {
         if !self.path.is_empty() {
-            let why = format!("forbidden: User {:?} cannot {} path {:?}", user.name, self.verb, self.path);
+            let why = format!(
+                "forbidden: User {:?} cannot {} path {:?}",
+                user.name, self.verb, self.path
+            );
             let mut status = Status::new(403, "Forbidden", why);
             status.details = json!({});
             return status;
@@ -391,7 +397,9 @@ fn covers(owned: &Value, part: &Value) -> bool {
     if !list(part, "nonResourceURLs").is_empty() {
         return texts(owned, "nonResourceURLs").any(|pattern| path_fits(pattern, first("nonResourceURLs")));
     }
-    let (resource, subresource) = first("resources").split_once('/').unwrap_or((first("resources"), ""));
+    let (resource, subresource) = first("resources")
+        .split_once('/')
+        .unwrap_or((first("resources"), ""));
     has(owned, "apiGroups", first("apiGroups"))
         && texts(owned, "resources").any(|pattern| resource_fits(pattern, resource, subresource))
         && (list(owned, "resourceNames").is_empty()
@@ -408,7 +416,10 @@ fn compact(parts: Vec<Value>) -> Vec<Value> {
                     .iter()
                     .all(|key| list(other, key) == list(&part, key))
         });
-        match same.and_then(|same| same.get_mut("verbs")).and_then(Value::as_array_mut) {
+        match same
+            .and_then(|same| same.get_mut("verbs"))
+            .and_then(Value::as_array_mut)
+        {
             Some(verbs) => verbs.extend(list_at(&part, "/verbs").iter().cloned()),
             None => whole.push(part),
         }
@@ -455,7 +466,8 @@ mod tests {
 
     #[test]
     fn rules_allow_what_they_name() {
-        let rule = json!({ "verbs": ["get"], "apiGroups": [""], "resources": ["pods", "pods/log", "*/scale"] });
+        let rule =
+            json!({ "verbs": ["get"], "apiGroups": [""], "resources": ["pods", "pods/log", "*/scale"] });
         check(&rule, ["get", "", "pods", "", ""], true);
         check(&rule, ["list", "", "pods", "", ""], false);
         check(&rule, ["get", "apps", "pods", "", ""], false);
@@ -464,7 +476,8 @@ mod tests {
         check(&rule, ["get", "", "things", "scale", "a"], true);
         let all = json!({ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] });
         check(&all, ["get", "apps", "pods", "status", "a"], true);
-        let named = json!({ "verbs": ["*"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["a"] });
+        let named =
+            json!({ "verbs": ["*"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["a"] });
         check(&named, ["get", "", "pods", "", "a"], true);
         check(&named, ["list", "", "pods", "", ""], false);
     }

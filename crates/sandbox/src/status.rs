@@ -139,7 +139,8 @@ impl Status {
         if !name.is_empty() {
             what.push_str(&format!(" {name:?}"));
         }
-        Status::new(403, "Forbidden", format!("{what} is forbidden: {why}")).with_details(details(name, group, plural))
+        Status::new(403, "Forbidden", format!("{what} is forbidden: {why}"))
+            .with_details(details(name, group, plural))
     }
 
     pub(crate) fn terminating(resource: &Resource, name: &str, namespace: &str) -> Status {

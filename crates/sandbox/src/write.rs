@@ -166,12 +166,7 @@ pub(crate) fn create(
     }
     let uid = transaction.state.draw_uid();
     let metadata = child(&mut new, "metadata");
-    for gone in [
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "generation",
-    ] {
+    for gone in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         metadata.swap_remove(gone);
     }
     metadata.insert("creationTimestamp".into(), transaction.now.as_str().into());

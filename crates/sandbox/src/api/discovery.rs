@@ -12,6 +12,7 @@ use crate::Shared;
 use crate::api::request::Request;
 use crate::api::respond::{self, Body};
 use crate::kinds::{Minor, Resource, compare_versions};
+use crate::status::{Result, Status};
 
 const ALL_VERBS: &[&str] = &[
     "create",
@@ -144,7 +145,7 @@ pub(crate) fn group(shared: &Shared, name: &str) -> Response<Body> {
     }
 }
 
-pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Response<Body> {
+pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Result<Response<Body>> {
     let state = shared.state();
     let mut resources: Vec<_> = shared
         .builtins
@@ -159,7 +160,10 @@ pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Response
         .iter()
         .any(|known| known.name == group && known.versions.iter().any(|(name, _)| name == version));
     if resources.is_empty() && !known {
-        return respond::text(404, "404 page not found\n");
+        if shared.builtins.has_group(group) {
+            return Err(Status::no_such_resource());
+        }
+        return Ok(respond::text(404, "404 page not found\n"));
     }
     resources.sort_by(|a, b| a.plural.cmp(&b.plural));
     let mut listed: Vec<Value> = Vec::new();
@@ -194,7 +198,7 @@ pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Response
     }
     list["groupVersion"] = group_version.into();
     list["resources"] = listed.into();
-    respond::json(200, &list)
+    Ok(respond::json(200, &list))
 }
 
 fn describe_resource(resource: &Resource, version: &str, minor: Minor) -> Vec<Value> {

@@ -11,6 +11,7 @@ pub(crate) mod respond;
 mod reviews;
 mod scale;
 mod table;
+mod warnings;
 mod watch;
 
 use std::sync::Arc;
@@ -19,9 +20,10 @@ use http::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::Shared;
+use crate::access::{self, Attributes, User};
 use crate::kinds::Resource;
 use crate::status::{Result, Status};
-use crate::access::{self, Attributes, User};
+use crate::store::State;
 use crate::write::Place;
 use request::{Request, Target, decode};
 use respond::Body;
@@ -87,8 +89,10 @@ fn route(shared: &Arc<Shared>, request: &Request) -> Result<Response<Body>> {
         ["api"] if reading => Ok(discovery::legacy(shared, request)),
         ["apis"] if reading => Ok(discovery::groups(shared, request)),
         ["apis", group] if reading => Ok(discovery::group(shared, group)),
-        ["api", "v1"] if reading => Ok(discovery::resources(shared, "", "v1")),
-        ["apis", group, version] if reading => Ok(discovery::resources(shared, group, version)),
+        ["api", "v1"] if reading => discovery::resources(shared, "", "v1"),
+        // Below a group that is built in, an unknown version is an unknown resource.
+        ["api", _] if reading => Err(Status::no_such_resource()),
+        ["apis", group, version] if reading => discovery::resources(shared, group, version),
         ["api", "v1", ..] => resource(shared, request, "", "v1", &parts[2..]),
         ["apis", group, version, _, ..] => resource(shared, request, group, version, &parts[3..]),
         // The server's last word on an unknown path is the list of those it knows.
@@ -115,8 +119,13 @@ fn attributes(request: &Request, parts: &[String]) -> Attributes {
     if name.is_empty() {
         // A list of one name is about that one.
         let selector = request.query.get("fieldSelector").unwrap_or_default();
-        let chosen = selector.split(',').find_map(|one| one.strip_prefix("metadata.name="));
-        chosen.unwrap_or_default().trim_start_matches('=').clone_into(&mut name);
+        let chosen = selector
+            .split(',')
+            .find_map(|one| one.strip_prefix("metadata.name="));
+        chosen
+            .unwrap_or_default()
+            .trim_start_matches('=')
+            .clone_into(&mut name);
     }
     let named = !name.is_empty() && request.query.get("fieldSelector").is_none();
     let verb = match &request.method {
@@ -138,7 +147,12 @@ fn attributes(request: &Request, parts: &[String]) -> Attributes {
     Attributes {
         verb: verb.to_owned(),
         group: target.group,
-        subresource: target.subresource.split('/').next().unwrap_or_default().to_owned(),
+        subresource: target
+            .subresource
+            .split('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
         resource: target.plural,
         namespace,
         name,
@@ -162,7 +176,11 @@ pub(crate) fn check_impersonation(shared: &Shared, request: &Request, wanted: &U
         };
         access::check(&state, &request.user, &attributes)
     };
-    match wanted.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+    match wanted
+        .name
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|rest| rest.split_once(':'))
+    {
         Some((namespace, name)) => ask("serviceaccounts", namespace, name)?,
         None => ask("users", "", &wanted.name)?,
     }
@@ -202,36 +220,55 @@ fn resource(
     let target = &endpoint.target;
     let subresource = target.subresource.split('/').next().unwrap_or_default();
     let served = subresource.is_empty() || endpoint.resource.subresources(version).contains(&subresource);
-    if !served && endpoint.resource.is_custom() && matches!(subresource, "status" | "scale") {
+    if !served && endpoint.resource.is_custom() {
         return Err(Status::not_found(&endpoint.resource, &target.name));
     }
     if !served {
         return not_served();
     }
+    let mut response = serve(shared, request, &endpoint, &state, not_served)?;
+    if let Some(warning) = warnings::of(&endpoint, shared.builtins.minor) {
+        response.headers_mut().insert("warning", warning);
+    }
+    Ok(response)
+}
+
+/// Answers a request about a resource that is served.
+fn serve(
+    shared: &Arc<Shared>,
+    request: &Request,
+    endpoint: &Endpoint,
+    state: &State,
+    not_served: impl Fn() -> Result<Response<Body>>,
+) -> Result<Response<Body>> {
+    let target = &endpoint.target;
     let named = !target.name.is_empty();
     let needs_namespace = endpoint.resource.namespaced && target.namespace.is_empty();
     match (&request.method, named) {
         (&Method::GET | &Method::HEAD, false) if target.watch || request.query.flag("watch") => {
-            watch::answer(shared, request, &endpoint)
+            watch::answer(shared, request, endpoint)
         }
         (&Method::GET | &Method::HEAD, true)
             if target.subresource.is_empty() && (target.watch || request.query.flag("watch")) =>
         {
-            watch::answer(shared, request, &endpoint)
+            watch::answer(shared, request, endpoint)
         }
-        (&Method::GET | &Method::HEAD, false) => query::list(shared, request, &endpoint, &state),
+        (&Method::GET | &Method::HEAD, false) => query::list(shared, request, endpoint, state),
         (&Method::GET | &Method::HEAD, true) if !needs_namespace => {
-            query::get(shared, request, &endpoint, &state)
+            query::get(shared, request, endpoint, state)
         }
         (&Method::POST, false) if needs_namespace && endpoint.resource.is_custom() => not_served(),
         (&Method::POST, false) if needs_namespace => Err(Status::method_not_allowed()),
-        (&Method::POST, _) => mutate::create(shared, request, &endpoint),
-        (&Method::PUT, true) if !needs_namespace => mutate::replace(shared, request, &endpoint),
-        (&Method::PATCH, true) if !needs_namespace => mutate::patch(shared, request, &endpoint),
+        (&Method::POST, _) => mutate::create(shared, request, endpoint),
+        (&Method::PUT, true) if !needs_namespace => mutate::replace(shared, request, endpoint),
+        (&Method::PATCH, true) if !needs_namespace => mutate::patch(shared, request, endpoint),
         (&Method::DELETE, true) if !needs_namespace && target.subresource.is_empty() => {
-            mutate::delete(shared, request, &endpoint)
+            mutate::delete(shared, request, endpoint)
         }
-        (&Method::DELETE, false) if !needs_namespace => mutate::delete_collection(shared, request, &endpoint),
+        (&Method::DELETE, false) if !needs_namespace => mutate::delete_collection(shared, request, endpoint),
+        (&Method::PUT | &Method::PATCH, false) if endpoint.resource.is_custom() => {
+            Err(Status::bad_request("name must be provided"))
+        }
         _ => Err(Status::method_not_allowed()),
     }
 }

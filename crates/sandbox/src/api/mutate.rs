@@ -121,6 +121,24 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
             );
             Ok(respond::json(201, &body))
         }
+        ("Pod", "binding") => {
+            let body = body::read(request)?;
+            commit(shared, request, Verb::Create, |transaction| {
+                let live = find(endpoint, &transaction.state)?;
+                crate::controllers::pods::bind(
+                    transaction,
+                    &endpoint.resource,
+                    &live,
+                    text_at(&body, "/target/name"),
+                )
+            })?;
+            Ok(respond::json(
+                201,
+                &json!({
+                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+                }),
+            ))
+        }
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -151,6 +169,8 @@ pub(crate) fn replace(
             Ok(live) => live,
             Err(_) if may_create_by_put(resource) && endpoint.target.subresource.is_empty() => {
                 check_creation(transaction, endpoint, request)?;
+                let mut body = body;
+                child(&mut body, "metadata").shift_remove("resourceVersion");
                 return Ok((
                     true,
                     write::create(transaction, endpoint.place(), body, Ownership::Update, writer)?,
@@ -482,6 +502,13 @@ fn apply(
             None if !target.subresource.is_empty() => Err(Status::not_found(resource, &target.name)),
             None => {
                 check_creation(transaction, endpoint, request)?;
+                let given = text_at(&body, "/metadata/uid");
+                if !given.is_empty() {
+                    let why = format!(
+                        "uid mismatch: the provided object specified uid {given}, and no existing object was found"
+                    );
+                    return Err(Status::conflict(resource, &target.name, &why));
+                }
                 child(&mut new, "metadata").shift_remove("resourceVersion");
                 Ok((
                     true,
@@ -528,6 +555,40 @@ fn deletion(request: &Request) -> Result<Deletion> {
     } else {
         body::read(request)?
     };
+    let given = text(&body, "kind");
+    if !given.is_empty() && given != "DeleteOptions" {
+        let why = format!(
+            "no kind {given:?} is registered for version {:?} in scheme \
+             \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\"",
+            text(&body, "apiVersion")
+        );
+        return Err(Status::new(500, "", why));
+    }
+    let dry_runs: Vec<String> = match body.get("dryRun").and_then(Value::as_array) {
+        Some(values) => values
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect(),
+        None => request
+            .query
+            .all("dryRun")
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+            .collect(),
+    };
+    if dry_runs.iter().any(|value| value != "All") {
+        let shown: Vec<_> = dry_runs.iter().map(|value| format!("{value:?}")).collect();
+        let causes = [cause(
+            "FieldValueNotSupported",
+            "dryRun",
+            format!(
+                "Unsupported value: []string{{{}}}: supported values: \"All\"",
+                shown.join(", ")
+            ),
+        )];
+        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &causes));
+    }
     let text = |key: &str| -> Option<String> {
         body.get(key)
             .and_then(Value::as_str)
@@ -684,9 +745,21 @@ pub(crate) fn delete_collection(
             "kind": resource.list_kind,
             "apiVersion": endpoint.api_version(),
             "metadata": list_metadata(resource, revision),
-            "items": deleted.iter().map(|object| Value::clone(object)).collect::<Vec<_>>(),
+            "items": deleted.iter().map(|object| item(resource, object)).collect::<Vec<_>>(),
         }),
     ))
+}
+
+/// An object in a list: those of built-in kinds do not say what they are.
+fn item(resource: &Resource, object: &Value) -> Value {
+    let mut object = object.clone();
+    if !resource.is_custom()
+        && let Some(map) = object.as_object_mut()
+    {
+        map.shift_remove("kind");
+        map.shift_remove("apiVersion");
+    }
+    object
 }
 
 fn list_metadata(resource: &Resource, revision: u64) -> Value {

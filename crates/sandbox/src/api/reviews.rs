@@ -6,13 +6,13 @@ use http::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::Shared;
-use crate::api::discovery::REVIEWS;
 use crate::access::{self, Attributes, User};
+use crate::api::discovery::REVIEWS;
 use crate::api::request::{Request, Target};
 use crate::api::respond::{self, Body};
 use crate::fields::managed;
-use crate::json::{list_at, object, text_at};
 use crate::fields::validate::Cause;
+use crate::json::{list_at, object, text_at};
 use crate::status::{Result, Status, cause, invalid};
 use crate::store::State;
 
@@ -150,7 +150,11 @@ fn check(review: &Value, kind: &str, target: &Target) -> Vec<Cause> {
     let namespace = text_at(review, "/spec/resourceAttributes/namespace");
     if kind == "LocalSubjectAccessReview" && namespace != target.namespace {
         let why = "must match metadata.namespace";
-        causes.push(invalid("spec.resourceAttributes.namespace", &namespace.into(), why));
+        causes.push(invalid(
+            "spec.resourceAttributes.namespace",
+            &namespace.into(),
+            why,
+        ));
     }
     causes
 }

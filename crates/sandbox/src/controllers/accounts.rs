@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::controllers::{create, write_status};
 use crate::access::User;
+use crate::controllers::{create, write_status};
 use crate::json::{child, is_deleting, list, name, namespace, object, text, text_at, uid};
 use crate::status::Result;
 use crate::store::{Key, State};
@@ -49,9 +49,10 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key, old: Option<&V
 /// Whose token this is, if a Secret of an account that is there holds it.
 pub(crate) fn owner(state: &State, token: &str) -> Option<User> {
     let token = STANDARD.encode(token);
-    let (_, secret) = state.collection("secrets")?.iter().find(|(_, secret)| {
-        text(secret, "type") == TYPE && text_at(secret, "/data/token") == token
-    })?;
+    let (_, secret) = state
+        .collection("secrets")?
+        .iter()
+        .find(|(_, secret)| text(secret, "type") == TYPE && text_at(secret, "/data/token") == token)?;
     let annotations = secret.pointer("/metadata/annotations")?;
     let (space, account) = (namespace(secret), text(annotations, NAME));
     let found = state.find("serviceaccounts", space, account)?;
