@@ -389,6 +389,7 @@ fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
     } else if let Some(why) = check_name(resource, name) {
         causes.push(invalid("metadata.name", &name.into(), &why));
     }
+    causes.extend(prepare::names::check_metadata(new));
     for owner in list_at(new, "/metadata/ownerReferences") {
         for key in ["apiVersion", "kind", "name", "uid"] {
             if text(owner, key).is_empty() {

@@ -28,10 +28,17 @@ pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
                 ));
             }
         }
+        ("", "ConfigMap" | "Secret") => causes.extend(super::names::check_data(resource, new)),
         ("", "Service") => services::check(new, &mut causes),
         ("", "PersistentVolumeClaim") => {
             if list_at(new, "/spec/accessModes").is_empty() {
                 causes.push(required("spec.accessModes", "at least 1 access mode is required"));
+            }
+            let modes = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce"];
+            for mode in list_at(new, "/spec/accessModes").iter().filter_map(Value::as_str) {
+                if !modes.contains(&mode) {
+                    causes.push(unsupported("spec.accessModes", mode, &modes));
+                }
             }
             if new.pointer("/spec/resources/requests/storage").is_none() {
                 causes.push(required("spec.resources[storage]", ""));
