@@ -10,7 +10,6 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use sandbox::conformance::{self, Case, Corpus, Raw, Recorded, Send};
-use sandbox::{Config, Sandbox};
 
 use crate::control_plane::{self, ControlPlane};
 
@@ -114,7 +113,7 @@ async fn on_sandbox(cases: &[Case], real: &Recorded) -> Result<Recorded, conform
         .iter()
         .filter(|case| real.contains_key(&case.name))
         .map(async |case| {
-            let sandbox = Sandbox::new(Config::default());
+            let sandbox = conformance::cluster().await?;
             let answers = conformance::replay(&sandbox.service(), case).await?;
             Ok((case.name.clone(), answers))
         });

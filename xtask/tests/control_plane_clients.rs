@@ -121,11 +121,11 @@ async fn kubectl_does_not_see_the_difference() {
     kubectl.file("users.yaml", DEFINITION);
     kubectl.file(
         "ann.yaml",
-        "{apiVersion: example.com/v1, kind: User, metadata: {name: ann}, spec: {mail: a@b}}",
+        "apiVersion: example.com/v1\nkind: User\nmetadata: { name: ann }\nspec: { mail: a@b }\n",
     );
     kubectl.file(
         "ben.yaml",
-        "{apiVersion: example.com/v1, kind: User, metadata: {name: ben}, spec: {}}",
+        "apiVersion: example.com/v1\nkind: User\nmetadata: { name: ben }\nspec: {}\n",
     );
 
     kubectl.check("version --short", "Server Version: v1.20.2");

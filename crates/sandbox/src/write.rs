@@ -83,6 +83,26 @@ pub(crate) fn normalise_applied(resource: &Resource, version: &str, body: &mut V
     bring_into_form(resource, version, body, validate::fill_defaults);
 }
 
+/// All that metadata has.
+const METADATA: &[&str] = &[
+    "annotations",
+    "clusterName",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
 fn bring_into_form(
     resource: &Resource,
     version: &str,
@@ -90,6 +110,9 @@ fn bring_into_form(
     fill_defaults: fn(&Value, &mut Value),
 ) {
     let metadata = child(body, "metadata");
+    if resource.is_custom() {
+        metadata.retain(|key, _| METADATA.contains(&key.as_str()));
+    }
     metadata.retain(|key, value| {
         // Empty managed fields are a request to forget them.
         if key == "managedFields" {

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sandbox::conformance::{self, Corpus, Recorded};
-use sandbox::{Config, Sandbox};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance")
@@ -22,7 +21,7 @@ async fn the_sandbox_answers_as_kubernetes_does() {
     known.retain(|known| known.case.contains(&part));
     let mut found = Recorded::new();
     for case in corpus.cases.iter().filter(|case| case.name.contains(&part)) {
-        let sandbox = Sandbox::new(Config::default());
+        let sandbox = conformance::cluster().await.expect("a cluster");
         let answers = conformance::replay(&sandbox.service(), case).await;
         // A case that does not come to its end differs as well.
         let answers = answers.unwrap_or_else(|error| vec![error.to_string().into()]);

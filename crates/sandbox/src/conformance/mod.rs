@@ -20,6 +20,8 @@ use std::{fs, io};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::{Config, Sandbox};
+
 pub use case::{Case, Corpus};
 pub use replay::{Raw, Send, replay};
 
@@ -58,6 +60,42 @@ pub enum Error {
         /// Why.
         why: String,
     },
+}
+
+/// A sandbox that is set up as the control plane is whose answers are recorded: three nodes, and a storage class that is the
+/// default.
+///
+/// # Errors
+///
+/// When the storage class is refused.
+pub async fn cluster() -> Result<Sandbox, Error> {
+    let sandbox = Sandbox::new(Config {
+        nodes: ["node1", "node2", "node3"].map(str::to_owned).to_vec(),
+        ..Config::default()
+    });
+    let class = serde_json::json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": { "name": "local", "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
+        "provisioner": "ks-installer.test/fake",
+    });
+    let made = replay::send(
+        &sandbox.service(),
+        "POST",
+        "/apis/storage.k8s.io/v1/storageclasses",
+        &[],
+        &class.to_string(),
+    )
+    .await;
+    match made {
+        Ok(raw) if raw.code == 201 => Ok(sandbox),
+        Ok(raw) => Err(String::from_utf8_lossy(&raw.body).into_owned()),
+        Err(why) => Err(why),
+    }
+    .map_err(|why| Error::Replay {
+        case: "the storage class".to_owned(),
+        why,
+    })
 }
 
 /// The normalised answers to the steps of a case, in order.

@@ -103,7 +103,7 @@ async fn wait<T>(attempt: impl AsyncFn() -> Result<Option<T>, String>) -> Result
     }
 }
 
-async fn send(
+pub(super) async fn send(
     server: &dyn Send,
     method: &str,
     path: &str,
