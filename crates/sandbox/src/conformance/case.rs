@@ -174,7 +174,7 @@ fn read_step(step: &Value, templates: &Map<String, Value>) -> Result<Step, Strin
     }
     let short = Short::of(&read.path);
     if let Some(short) = &short {
-        read.path = short.path.clone();
+        read.path.clone_from(&short.path);
     }
     let content_type = content_type.unwrap_or_else(|| {
         let default = match (read.method.as_str(), body.is_array()) {
