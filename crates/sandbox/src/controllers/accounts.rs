@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::access::User;
 use crate::controllers::{create, write_status};
@@ -60,14 +61,13 @@ pub(crate) fn owner(state: &State, token: &str) -> Option<User> {
 }
 
 /// The data of a token Secret. The token says whose it is, and is as hard to guess as the seed of the cluster.
-fn token(transaction: &mut Transaction, account: &Value) -> Value {
-    let token = format!(
-        "sandbox.{}.{}.{:016x}{:016x}",
-        namespace(account),
-        name(account),
-        transaction.state.draw(),
-        transaction.state.draw(),
-    );
+fn token(transaction: &Transaction, account: &Value) -> Value {
+    // Drawn from a copy, so that the names and UIDs that come next do not depend on tokens; and hashed, so that they do not
+    // tell the token either.
+    let mut ahead = transaction.state.clone();
+    let drawn = Sha256::digest(format!("token {:x} {:x}", ahead.draw(), ahead.draw()));
+    let drawn: String = drawn.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let token = format!("sandbox.{}.{}.{drawn}", namespace(account), name(account));
     json!({
         "ca.crt": STANDARD.encode(crate::Config::ca_certificate()),
         "namespace": STANDARD.encode(namespace(account)),
