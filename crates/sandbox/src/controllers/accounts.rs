@@ -1,7 +1,7 @@
 //! ServiceAccounts and their tokens, which are Secrets up to Kubernetes 1.23.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -66,7 +66,7 @@ fn token(transaction: &Transaction, account: &Value) -> Value {
     // tell the token either.
     let mut ahead = transaction.state.clone();
     let drawn = Sha256::digest(format!("token {:x} {:x}", ahead.draw(), ahead.draw()));
-    let drawn: String = drawn.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let drawn = URL_SAFE_NO_PAD.encode(&drawn[..16]);
     let token = format!("sandbox.{}.{}.{drawn}", namespace(account), name(account));
     json!({
         "ca.crt": STANDARD.encode(crate::Config::ca_certificate()),
