@@ -206,13 +206,18 @@ impl Gone {
     }
 }
 
-/// Objects that people made and that a component knows by their labels, where it looks for others from now on.
+/// Objects that people made and that a component knows by their labels, where they do not have those that it looks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Relabel {
+    #[serde(default)]
     pub group: String,
     pub kind: String,
+    /// JSON pointer of what else must be there, and neither null, nor zero, nor empty.
+    #[serde(default)]
+    pub has: Option<String>,
     /// All of them must be there.
+    #[serde(default)]
     pub from: BTreeMap<String, String>,
     /// What they become; labels that are in neither stay.
     pub to: BTreeMap<String, String>,

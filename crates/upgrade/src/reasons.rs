@@ -129,6 +129,8 @@ reasons! {
         "The caller lacks a permission that the plan needs";
     PERMISSION_LOST = "PermissionLost" [Blocker]
         "Afterwards a custom role no longer grants something that was not revoked";
+    PODS_KEEP_OLD_TEMPLATE = "PodsKeepOldTemplate" [Warning]
+        "Pods go on as they were until somebody deletes them, since their workload's update strategy says so";
     PRE_RELEASE = "PreRelease" [Warning]
         "The cluster runs a build of KubeSphere that was never released";
     REMOVED_ROLE_LEFT = "RemovedRoleLeft" [Blocker]

@@ -16,4 +16,5 @@ mod drift;
 mod install;
 mod operator;
 mod plans;
+mod registry;
 mod s3;

@@ -400,7 +400,7 @@ impl<'a> Decider<'a> {
         (fitted.object, immutable::fit(live, shown).object)
     }
 
-    /// Changes labels of what people made where the component looks for others now.
+    /// Changes labels of what people made where the component looks for others.
     fn relabel(&mut self, component: &Component, manifests: &[Manifest]) {
         let snapshot = self.snapshot;
         for rule in &component.relabel {
@@ -409,8 +409,12 @@ impl<'a> Decider<'a> {
                     .iter()
                     .all(|(name, value)| object.label(name) == Some(value))
             };
+            let is_meant = |live: &Object| {
+                let is_there = |pointer: &String| live.get(pointer).is_some_and(is_something);
+                has(live, &rule.from) && !has(live, &rule.to) && rule.has.as_ref().is_none_or(is_there)
+            };
             for live in snapshot.of_kind(&rule.group, &rule.kind) {
-                if !has(live, &rule.from) || manifests.iter().any(|m| m.object.key() == live.key()) {
+                if !is_meant(live) || manifests.iter().any(|m| m.object.key() == live.key()) {
                     continue;
                 }
                 let mut labels = Map::new();
@@ -421,7 +425,7 @@ impl<'a> Decider<'a> {
                     labels.insert(name.clone(), value.clone().into());
                 }
                 let stage = self.lane(component, "resources");
-                let note = "its labels move to those that this release looks for".to_owned();
+                let note = "it gets the labels that the component looks for".to_owned();
                 self.patch(&stage, live, json!({"metadata": {"labels": labels}}), Some(note));
             }
         }
@@ -562,6 +566,18 @@ fn leave_to_components(release: &release::Release, enabled: &mut [Rendered<'_>])
     for core in enabled.iter_mut().filter(|rendered| is_core(rendered)) {
         core.manifests
             .retain(|manifest| !others.contains(&manifest.object.key()));
+    }
+}
+
+/// Whether a value says that there is something.
+fn is_something(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty() && text != "0",
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::Bool(true) => true,
     }
 }
 
