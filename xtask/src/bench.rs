@@ -10,6 +10,7 @@
 //! The real control plane is begun anew, from the dump, for every upgrade that is measured on it.
 
 mod backup;
+mod components;
 mod operator;
 
 use std::fmt::Write as _;
@@ -30,6 +31,8 @@ pub struct Options {
     pub runs: usize,
     /// The state of a KubeSphere 3.2.1 cluster that is upgraded.
     pub dump: PathBuf,
+    /// The same with every component enabled; without it what is measured on that is left out.
+    pub everything: Option<PathBuf>,
     /// Leave out what needs a real control plane.
     pub skip_control_plane: bool,
     /// Measure this and nothing else.
@@ -43,6 +46,8 @@ pub enum Only {
     Backup,
     /// The operator.
     Operator,
+    /// Enabling components, and clusters with all of them.
+    Components,
 }
 
 /// The dump that is measured with unless told otherwise, below the workspace's root.
@@ -119,18 +124,30 @@ pub fn run(root: &Path, options: &Options, report: &dyn Fn(&str)) -> anyhow::Res
     if options.only.is_none() {
         rows.extend([bench.demo()?, bench.rehearsal()?]);
     }
-    if options.only != Some(Only::Operator) {
+    let wants = |part: Only| options.only.is_none_or(|only| only == part);
+    if wants(Only::Backup) {
         rows.push(backup::measure(&bench, root)?);
     }
-    if options.only != Some(Only::Backup) {
+    if wants(Only::Components) {
+        rows.extend(components::measure(&bench, root)?);
+    }
+    if wants(Only::Operator) {
         rows.extend(operator::measure(&bench, root)?);
     }
     let mut skipped = None;
-    if options.skip_control_plane || options.only.is_some() {
+    let is_hermetic = matches!(options.only, Some(Only::Backup | Only::Operator));
+    if options.skip_control_plane || is_hermetic {
         skipped = Some("left out on request".to_owned());
     } else {
         match control_plane::ensure(report) {
-            Ok(_) => rows.extend(bench.real()?),
+            Ok(_) => {
+                if options.only.is_none() {
+                    rows.extend(bench.real()?);
+                }
+                if let Some(everything) = &options.everything {
+                    rows.extend(components::real(&bench, everything)?);
+                }
+            }
             Err(error) if error.is_unavailable() => skipped = Some(error.to_string()),
             Err(error) => return Err(error.into()),
         }
@@ -213,7 +230,7 @@ impl Bench<'_> {
                 number + 1,
                 self.options.runs + 1
             ));
-            let control_plane = runtime.block_on(self.restored())?;
+            let control_plane = runtime.block_on(restored(&self.options.dump))?;
             let kubeconfig = control_plane.kubeconfig();
             let kubeconfig = kubeconfig.to_string_lossy();
             // KubeSphere's own controllers do not run here, so nobody waits for them.
@@ -247,23 +264,14 @@ impl Bench<'_> {
             samples.remove(0);
         }
         overheads.remove(0);
-        let writing: Vec<f64> = upgrades
-            .iter()
-            .map(|sample| number_at(sample, "writingSeconds"))
-            .collect::<anyhow::Result<_>>()?;
+        let [whole, writing] = upgrade_rows(
+            "the tenants' cluster (core and monitoring)",
+            &upgrades,
+            ("< 150 MB", "< 4 s"),
+        )?;
         Ok(vec![
-            row(
-                "`upgrade` of the tenants' cluster on a real API server, with the waits for rollouts"
-                    .to_owned(),
-                &upgrades,
-                "< 150 MB",
-            )?,
-            Row {
-                what: "… of which writes to the API, without the waits".to_owned(),
-                time: spread(writing.into_iter().map(|seconds| seconds * 1000.0))?,
-                peak: None,
-                wanted: "< 3 s",
-            },
+            whole,
+            writing,
             row(
                 "`upgrade` again, where nothing is to be done".to_owned(),
                 &repeats,
@@ -300,16 +308,46 @@ impl Bench<'_> {
         child.wait().context("waiting for the upgrade")?;
         Ok(())
     }
+}
 
-    async fn restored(&self) -> anyhow::Result<ControlPlane> {
-        let options = control_plane::Options {
-            objects: control_plane::read_dump(&self.options.dump)?,
-            ..control_plane::Options::default()
-        };
-        let mut started = ControlPlane::start(options).await?;
-        started.wait_until_settled(Duration::from_mins(2)).await?;
-        Ok(started)
-    }
+/// A control plane with the objects of a dump.
+async fn restored(dump: &Path) -> anyhow::Result<ControlPlane> {
+    let options = control_plane::Options {
+        objects: control_plane::read_dump(dump)?,
+        ..control_plane::Options::default()
+    };
+    let mut started = ControlPlane::start(options).await?;
+    started.wait_until_settled(Duration::from_mins(2)).await?;
+    Ok(started)
+}
+
+/// How long upgrades of a cluster took, and their writes alone. `wanted` is the memory, and the time of the writes.
+fn upgrade_rows(
+    of: &str,
+    upgrades: &[Sample],
+    wanted: (&'static str, &'static str),
+) -> anyhow::Result<[Row; 2]> {
+    let last = upgrades.last().context("at least one run is needed")?;
+    let writing: Vec<f64> = upgrades
+        .iter()
+        .map(|sample| number_at(sample, "writingSeconds"))
+        .collect::<anyhow::Result<_>>()?;
+    Ok([
+        row(
+            format!("`upgrade` of {of} on a real API server, with the waits for rollouts"),
+            upgrades,
+            wanted.0,
+        )?,
+        Row {
+            what: format!(
+                "… of which its {} writes to the API, without the waits",
+                number_at(last, "written")?
+            ),
+            time: spread(writing.into_iter().map(|seconds| seconds * 1000.0))?,
+            peak: None,
+            wanted: wanted.1,
+        },
+    ])
 }
 
 fn row(what: String, samples: &[Sample], wanted: &'static str) -> anyhow::Result<Row> {

@@ -176,7 +176,12 @@ impl Reconciler {
         let digest = publish::digest(&plan);
         let approved = is_approved(&configuration, &digest, &self.outline.settings);
         if plan.is_empty() || nothing_is_asked && !overwrites && !approved {
-            let findings = upgrade::verify_upgrade(None, &prepared.snapshot, &releases, &session.options);
+            let findings = upgrade::verify_in_place(
+                &prepared.snapshot,
+                &releases,
+                &session.options,
+                &prepared.decision,
+            );
             return self
                 .in_place(&configuration, &spec, &plan, &prepared, findings)
                 .await;

@@ -402,7 +402,7 @@ fn registries_tell_which_platforms_images_are_for() {
         let host = registry.address.to_string();
         let config = installer.write(
             "mine.yaml",
-            &format!(
+            format!(
                 "apiVersion: installer.kubesphere.io/v1alpha1
 kind: ClusterConfiguration
 metadata: {{name: ks-installer}}

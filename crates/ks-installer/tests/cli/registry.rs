@@ -58,11 +58,9 @@ impl Registry {
 }
 
 fn digest(body: &[u8]) -> String {
-    let hex: String = Sha256::digest(body)
+    Sha256::digest(body)
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("sha256:{hex}")
+        .fold("sha256:".to_owned(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// The one configuration that there is, by its digest.

@@ -126,6 +126,8 @@ pub struct Decision {
     pub findings: Vec<Finding>,
     /// All that was changed by hand, whether or not the object is written; secrets are left out.
     pub drift: Vec<DriftOf>,
+    /// What must be seen well afterwards.
+    pub(crate) targets: release::Target,
 }
 
 /// The label (and its value) of the Deployment in which this installer runs as an operator. One without it is the original
@@ -189,6 +191,7 @@ pub(crate) fn decide_upon(
                 plan: None,
                 findings: vec![*finding],
                 drift: Vec::new(),
+                targets: release::Target::default(),
             };
         }
     };
@@ -212,6 +215,7 @@ pub(crate) fn decide_upon(
         plan,
         findings,
         drift: decider.drift,
+        targets: components.targets,
     }
 }
 
@@ -228,6 +232,37 @@ pub fn verify_upgrade(
         Err(finding) => return vec![*finding],
     };
     let mut decider = Decider::new(after, release, options);
+    let components = decider.stages_of(None);
+    let stages = std::mem::take(&mut decider.stages);
+    verify_against(before, after, release, options, &components.targets, &stages)
+}
+
+/// The same for a cluster in which nothing was done since it was decided upon.
+pub fn verify_in_place(
+    snapshot: &Snapshot,
+    releases: &Releases,
+    options: &Options,
+    decision: &Decision,
+) -> Vec<Finding> {
+    let Some(plan) = &decision.plan else {
+        return decision.findings.clone();
+    };
+    match target(releases, options) {
+        Ok(release) => verify_against(None, snapshot, release, options, &decision.targets, &plan.stages),
+        Err(finding) => vec![*finding],
+    }
+}
+
+/// `targets` must be seen well, and `stages` are what would still be done.
+fn verify_against(
+    before: Option<&Snapshot>,
+    after: &Snapshot,
+    release: &Release,
+    options: &Options,
+    targets: &release::Target,
+    stages: &[Stage],
+) -> Vec<Finding> {
+    let mut decider = Decider::new(after, release, options);
     let Some((catalog, policy)) = decider.catalog(&release.version) else {
         return decider.findings;
     };
@@ -235,10 +270,7 @@ pub fn verify_upgrade(
         let installed = preflight::installed(snapshot).version()?.to_owned();
         Some((snapshot, decider.catalog_before(&installed)?))
     });
-    decider.findings.clear();
-    let components = decider.stages_of(None);
-    let left: Vec<_> = decider
-        .stages
+    let left: Vec<_> = stages
         .iter()
         .flat_map(|stage| &stage.steps)
         .filter(|step| !matches!(step.action, Action::Wait { .. }))
@@ -246,9 +278,9 @@ pub fn verify_upgrade(
         .collect();
     let context = verify::Context {
         target: &release.version,
-        workloads: &components.targets.workloads,
-        definitions: &components.targets.custom_resource_definitions,
-        webhook_services: &components.targets.webhook_services,
+        workloads: &targets.workloads,
+        definitions: &targets.custom_resource_definitions,
+        webhook_services: &targets.webhook_services,
         catalog: &catalog,
         policy: &policy,
         before: before.as_ref().map(|(snapshot, catalog)| (*snapshot, catalog)),
