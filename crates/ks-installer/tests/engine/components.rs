@@ -412,7 +412,8 @@ fn nodes_with_gpus_are_marked_for_the_exporter() {
     let sandbox = PREPARED.fork();
     let node = |name: &str, gpus: &str| {
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
-            "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110", "nvidia.com/gpu": gpus}}})
+            "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110", "nvidia.com/gpu": gpus},
+                "conditions": [{"type": "Ready", "status": "True"}]}})
     };
     for node in [node("with", "2"), node("without", "0")] {
         support::block_on(async { support::client(&sandbox).create(&node).await }).unwrap();
