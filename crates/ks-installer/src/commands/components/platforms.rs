@@ -39,6 +39,7 @@ pub(super) async fn print(
     plain_http: Vec<String>,
     json: bool,
 ) -> anyhow::Result<Verdict> {
+    cluster::choose_tls();
     let client = Client::try_from(ClientConfig {
         protocol: ClientProtocol::HttpsExcept(plain_http),
         connect_timeout: Some(TIMEOUT),
