@@ -9,7 +9,7 @@ use oci_client::{
     Client, Reference,
     client::{ClientConfig, ClientProtocol},
     config::ConfigFile,
-    errors::OciDistributionError,
+    errors::{OciDistributionError, OciErrorCode},
     manifest::OciManifest,
     secrets::RegistryAuth,
 };
@@ -125,11 +125,25 @@ async fn platforms(client: &Client, image: &str) -> Result<BTreeSet<String>, Str
 
 /// What a registry's refusal means for who asked.
 fn words(error: OciDistributionError) -> String {
-    match error {
-        OciDistributionError::ImageManifestNotFoundError(_) => "not in the registry".to_owned(),
+    use OciErrorCode::{Denied, ManifestUnknown, NameUnknown, NotFound, Unauthorized};
+    let codes: Vec<&OciErrorCode> = match &error {
+        OciDistributionError::ImageManifestNotFoundError(_) => vec![&ManifestUnknown],
         OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
-            "the registry does not tell without a login, or does not have it".to_owned()
+            vec![&Unauthorized]
         }
+        OciDistributionError::RegistryError { envelope, .. } => {
+            envelope.errors.iter().map(|error| &error.code).collect()
+        }
+        _ => Vec::new(),
+    };
+    let is = |known: &[OciErrorCode]| codes.iter().any(|code| known.contains(code));
+    if is(&[ManifestUnknown, NameUnknown, NotFound]) {
+        return "not in the registry".to_owned();
+    }
+    if is(&[Unauthorized, Denied]) {
+        return "the registry does not tell without a login, or does not have it".to_owned();
+    }
+    match error {
         OciDistributionError::RequestError(error) => {
             let mut told = error.to_string();
             let mut cause = std::error::Error::source(&error);
