@@ -394,7 +394,7 @@ impl Grant {
     }
 
     /// The grant as a rule; `None` where rules cannot say it, since they know no exceptions.
-    pub(crate) fn to_rule(&self) -> Option<Rule> {
+    pub fn to_rule(&self) -> Option<Rule> {
         match self {
             Grant::Resources(grant) => grant.to_rule(),
             Grant::Urls(grant) => grant.to_rule(),

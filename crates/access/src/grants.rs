@@ -86,6 +86,11 @@ impl Grants {
         self.0.iter()
     }
 
+    /// Each grant as a set of its own.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Self> {
+        self.0.iter().map(|grant| Self(vec![grant.clone()]))
+    }
+
     pub fn allows(&self, request: &Request<'_>) -> bool {
         self.0.iter().any(|grant| grant.allows(request))
     }

@@ -200,15 +200,29 @@ fn decide(releases: Releases<'_>, level: Level, templates: &[String], rules: &[R
     outcome
 }
 
-/// A rule less what is to go. Where rules cannot say the rest, because the rule is wider than any exception (`*`),
-/// it stays as it is: it is somebody's own.
+/// A rule less what is to go, grant by grant: as much as rules can say. Where they cannot say what is left, because the
+/// rule is wider than any exception (`*`), that part stays: it is somebody's own.
 fn without(rule: &Rule, leaves: &Grants) -> Vec<Rule> {
     let grants = Grants::of([rule]);
     if grants.is_disjoint(leaves) {
         return vec![rule.clone()];
     }
-    grants
-        .difference(leaves)
-        .to_rules()
-        .unwrap_or_else(|| vec![rule.clone()])
+    if let Some(rules) = grants.difference(leaves).to_rules() {
+        return rules;
+    }
+    let mut rules = vec![rule.clone()];
+    for leaf in leaves.each() {
+        let less = rules.iter().map(|rule| {
+            let grants = Grants::of([rule]);
+            if grants.is_disjoint(&leaf) {
+                return vec![rule.clone()];
+            }
+            grants
+                .difference(&leaf)
+                .to_rules()
+                .unwrap_or_else(|| vec![rule.clone()])
+        });
+        rules = less.flatten().collect();
+    }
+    rules
 }
