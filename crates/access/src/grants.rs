@@ -179,6 +179,16 @@ impl Grants {
     }
 }
 
+impl FromIterator<Grant> for Grants {
+    fn from_iter<I: IntoIterator<Item = Grant>>(all: I) -> Self {
+        let mut grants = Self::default();
+        for grant in all {
+            grants.push(grant);
+        }
+        grants
+    }
+}
+
 impl<'a> FromIterator<&'a Grants> for Grants {
     /// The union of all.
     fn from_iter<I: IntoIterator<Item = &'a Grants>>(all: I) -> Self {

@@ -17,9 +17,11 @@ mod finding;
 mod grant;
 mod grants;
 mod impact;
+mod line;
 mod migrate;
 mod names;
 mod policy;
+mod records;
 mod role;
 mod rule;
 mod state;
@@ -28,12 +30,16 @@ pub use catalog::{AccessFile, Catalog, CatalogError, Template};
 pub use finding::{AccessFinding, reason};
 pub use grant::{Grant, Request, ResourceGrant, UrlGrant, UrlPattern};
 pub use grants::Grants;
-pub use impact::{Impact, PermissionChange, Scope, SubjectImpact, WhyChanged};
-pub use migrate::{BindingAction, BindingChange, MigrateOptions, Migration, migrate};
+pub use impact::{
+    Changes, DirectChange, Impact, Kept, PermissionChange, Scope, SubjectImpact, Suggestion, Summary, WhyChanged,
+};
+pub use line::LineKind;
+pub use migrate::{BindingAction, BindingChange, MigrateOptions, Migration, migrate, migrate_records};
 pub use names::Names;
 pub use policy::{Level, Policy, RemovedRole};
+pub use records::{Loader, Records, Text};
 pub use role::{Renamed, RoleChange};
-pub use rule::Rule;
+pub use rule::{Rule, RuleList};
 
 /// The API group of KubeSphere's own roles, bindings, users and groups.
 pub const IAM_GROUP: &str = "iam.kubesphere.io";
@@ -43,6 +49,8 @@ pub const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 pub const AGGREGATION: &str = "iam.kubesphere.io/aggregation-roles";
 /// On a role: it is a template; `"false"` hides it from the console.
 pub const TEMPLATE: &str = "iam.kubesphere.io/role-template";
+/// On a role: a Rego policy that can allow a request before the rules are looked at.
+pub const REGO: &str = "iam.kubesphere.io/rego-override";
 /// On a workspace's objects: its name.
 pub const WORKSPACE: &str = "kubesphere.io/workspace";
 /// On a namespace: it belongs to the DevOps project of this name.

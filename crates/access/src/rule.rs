@@ -1,5 +1,7 @@
 //! [`Rule`]: Kubernetes' PolicyRule.
 
+use std::{ops::Deref, sync::Arc};
+
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -24,6 +26,25 @@ pub struct Rule {
     pub non_resource_urls: Vec<String>,
     #[serde(deserialize_with = "list")]
     pub verbs: Vec<String>,
+}
+
+/// A role's rules. Cheap to clone: many roles of a cluster have the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RuleList(Arc<[Rule]>);
+
+impl Deref for RuleList {
+    type Target = [Rule];
+
+    fn deref(&self) -> &[Rule] {
+        &self.0
+    }
+}
+
+impl From<Vec<Rule>> for RuleList {
+    fn from(rules: Vec<Rule>) -> Self {
+        Self(rules.into())
+    }
 }
 
 /// `null` counts as an empty list: the API server gives it for lists that were written so.

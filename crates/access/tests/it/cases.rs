@@ -59,7 +59,7 @@ fn check_rules(templates: &[&str], before: &[Value], expect: Option<&[Value]>) -
     let rules = migration
         .role_changes
         .first()
-        .and_then(|change| change.rules.clone());
+        .and_then(|change| change.rules.as_deref().map(<[Rule]>::to_vec));
     let expect: Option<Vec<Rule>> =
         expect.map(|rules| serde_json::from_value(Value::from(rules.to_vec())).unwrap());
     assert_eq!(rules, expect);
