@@ -12,6 +12,8 @@
 //!
 //! Nothing here knows a version or a role by name: all of that is data.
 
+mod authorizer;
+mod canonical;
 mod catalog;
 mod finding;
 mod grant;
@@ -21,11 +23,15 @@ mod line;
 mod migrate;
 mod names;
 mod policy;
+mod question;
 mod records;
+mod rego;
 mod role;
 mod rule;
 mod state;
 
+pub use authorizer::{Authorizer, Held, Holder};
+pub use canonical::Canonical;
 pub use catalog::{AccessFile, Catalog, CatalogError, Template};
 pub use finding::{AccessFinding, reason};
 pub use grant::{Grant, Request, ResourceGrant, UrlGrant, UrlPattern};
@@ -37,6 +43,7 @@ pub use line::LineKind;
 pub use migrate::{BindingAction, BindingChange, MigrateOptions, Migration, migrate, migrate_records};
 pub use names::Names;
 pub use policy::{Level, Policy, RemovedRole};
+pub use question::{Answer, Question, RequestScope};
 pub use records::{Loader, Records, Text};
 pub use role::{Renamed, RoleChange};
 pub use rule::{Rule, RuleList};

@@ -92,15 +92,15 @@ impl Rule {
                     && (self.resource_names.is_empty() || self.resource_names.iter().any(|n| n == name))
             }
             Request::Url { verb, path } => {
-                has(&self.verbs, verb)
-                    && self
-                        .non_resource_urls
-                        .iter()
-                        .any(|url| match url.strip_suffix('*') {
-                            Some(prefix) => path.starts_with(prefix),
-                            None => url == path,
-                        })
+                has(&self.verbs, verb) && self.allows_url(path)
             }
         }
+    }
+
+    /// Whether one of the URLs stands for a path.
+    pub(crate) fn allows_url(&self, path: &str) -> bool {
+        self.non_resource_urls
+            .iter()
+            .any(|url| url == path || (url.ends_with('*') && path.starts_with(url.trim_end_matches('*'))))
     }
 }

@@ -5,5 +5,6 @@
 mod cases;
 mod catalog;
 mod common;
+mod oracle;
 mod properties;
 mod tenants;
