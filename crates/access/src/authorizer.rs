@@ -17,7 +17,7 @@ use std::{
 pub use self::holders::{Held, Holder};
 use crate::{
     Answer, Question, Records, RequestScope, Rule,
-    rego::Policy,
+    rego::{Interpreter, Policy},
     state::{Binding, Place, RoleId, State},
 };
 
@@ -157,6 +157,7 @@ pub struct Authorizer<'a> {
     held: Numbers<Vec<u32>>,
     /// The namespace of each DevOps project.
     devops: HashMap<&'a str, &'a str>,
+    interpreter: Option<Interpreter>,
 }
 
 fn pair(subject: u32, place: u32) -> u64 {
@@ -248,7 +249,18 @@ impl<'a> Authorizer<'a> {
             places,
             held,
             devops,
+            interpreter: None,
         }
+    }
+
+    /// What evaluates Rego policies that do more than compare; without, what depends on them cannot be decided.
+    pub fn with_interpreter(mut self, interpreter: Interpreter) -> Self {
+        self.interpreter = Some(interpreter);
+        self
+    }
+
+    fn policy_allows(&self, policy: usize, question: &Question<'_>, groups: &[&str]) -> Option<bool> {
+        self.policies[policy].allows(question, groups, self.interpreter)
     }
 }
 
@@ -394,7 +406,7 @@ impl<'a> Authorizer<'a> {
             }
         }
         for (index, policy) in programs {
-            match self.policies[policy].allows(question, groups) {
+            match self.policy_allows(policy, question, groups) {
                 Some(true) => return self.allowed(index, None),
                 Some(false) => {}
                 None => open = open.or(Some((index, Verdict::Open))),
@@ -425,7 +437,7 @@ impl<'a> Authorizer<'a> {
         numbered: &NumberedQuestion,
         groups: &[&str],
     ) -> Verdict {
-        let by_policy = policy.map_or(Some(false), |policy| self.policies[policy].allows(question, groups));
+        let by_policy = policy.map_or(Some(false), |policy| self.policy_allows(policy, question, groups));
         if by_policy == Some(true) {
             return Verdict::Policy;
         }

@@ -45,6 +45,7 @@ pub use names::Names;
 pub use policy::{Level, Policy, RemovedRole};
 pub use question::{Answer, Question, RequestScope};
 pub use records::{Loader, Records, Text};
+pub use rego::Interpreter;
 pub use role::{Renamed, RoleChange};
 pub use rule::{Rule, RuleList};
 

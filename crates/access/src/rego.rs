@@ -2,10 +2,10 @@
 //!
 //! ks-apiserver evaluates `data.authz.allow` of a policy with the attributes of the request as input. A question does
 //! not say all of these. Policies that only compare fields with texts, which all of KubeSphere's own are, are put into
-//! a form in which an unsaid field makes the answer unknown rather than wrong. Others go to a Rego interpreter, where
-//! they ask for nothing that is unsaid; what that cannot evaluate cannot be decided.
+//! a form in which an unsaid field makes the answer unknown rather than wrong. Others go to a Rego interpreter that the
+//! caller brings, where they ask for nothing that is unsaid; what that cannot evaluate cannot be decided.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
@@ -174,7 +174,12 @@ impl Policy {
     }
 
     /// Whether the policy allows a request; `None`: it cannot be decided.
-    pub(crate) fn allows(&self, question: &Question<'_>, groups: &[&str]) -> Option<bool> {
+    pub(crate) fn allows(
+        &self,
+        question: &Question<'_>,
+        groups: &[&str],
+        interpreter: Option<Interpreter>,
+    ) -> Option<bool> {
         match &self.0 {
             Form::Comparisons(clauses) => {
                 let mut result = Some(false);
@@ -198,7 +203,7 @@ impl Policy {
                 }
                 result
             }
-            Form::Program(text) => run(text, question, groups),
+            Form::Program(text) => run(text, question, groups, interpreter?),
         }
     }
 }
@@ -270,13 +275,11 @@ fn term(text: &str, lists: &HashMap<&str, Vec<Term>>) -> Option<Term> {
     literal(&serde_json::from_str(text).ok()?)
 }
 
-thread_local! {
-    /// Programs that were read, by their text. `None`: they cannot be.
-    static PROGRAMS: RefCell<HashMap<Text, Option<regorus::Engine>>> = RefCell::default();
-}
+/// Evaluates `data.authz.allow` of a Rego policy (of before Rego 1) with an input in JSON. `None`: it cannot be.
+pub type Interpreter = fn(policy: &str, input: &str) -> Option<bool>;
 
 /// Runs a policy in the interpreter.
-fn run(text: &Text, question: &Question<'_>, groups: &[&str]) -> Option<bool> {
+fn run(text: &str, question: &Question<'_>, groups: &[&str], interpreter: Interpreter) -> Option<bool> {
     let asks_for = |field: &str| text.contains(field);
     let is_whole_input = text.replace("input.", "").contains("input");
     if is_whole_input
@@ -294,30 +297,15 @@ fn run(text: &Text, question: &Question<'_>, groups: &[&str]) -> Option<bool> {
         "Subresource": question.subresource, "Name": question.name, "Path": question.path,
         "ResourceScope": question.scope.word(), "ResourceRequest": question.path.is_empty(),
     });
-    PROGRAMS.with_borrow_mut(|programs| {
-        let engine = programs.entry(Text::clone(text)).or_insert_with(|| {
-            let mut engine = regorus::Engine::new();
-            // What ks-apiserver links is of before Rego 1.
-            engine.set_rego_v0(true);
-            let read = engine.add_policy("authz.rego".to_owned(), text.to_string());
-            read.ok().map(|_| engine)
+    let both = [false, true].into_iter();
+    let mut results = both
+        .filter(|to_kubernetes| question.kubernetes_request.is_none_or(|said| said == *to_kubernetes))
+        .map(|to_kubernetes| {
+            input["KubernetesRequest"] = to_kubernetes.into();
+            interpreter(text, &input.to_string())
         });
-        let engine = engine.as_mut()?;
-        let mut results = [question.kubernetes_request.unwrap_or_default(), true]
-            .into_iter()
-            .map(|to_kubernetes| {
-                let is_to_kubernetes = question.kubernetes_request.unwrap_or(to_kubernetes);
-                input["KubernetesRequest"] = is_to_kubernetes.into();
-                let input = regorus::Value::from_json_str(&input.to_string()).ok()?;
-                engine.set_input(input);
-                match engine.eval_rule("data.authz.allow".to_owned()).ok()? {
-                    regorus::Value::Bool(allowed) => Some(allowed),
-                    _ => Some(false),
-                }
-            });
-        let first = results.next()??;
-        results.all(|result| result == Some(first)).then_some(first)
-    })
+    let first = results.next()??;
+    results.all(|result| result == Some(first)).then_some(first)
 }
 
 #[cfg(test)]
@@ -370,7 +358,7 @@ allow = true {
         assert!(!policy.is_program());
         let check = |verb, group, resource, name, expect: Option<bool>| {
             let question = question(verb, group, resource, name);
-            assert_eq!(policy.allows(&question, &[]), expect, "{question:?}");
+            assert_eq!(policy.allows(&question, &[], None), expect, "{question:?}");
         };
         check("update", "iam.kubesphere.io", "users", "u", Some(true));
         check("update", "iam.kubesphere.io", "users", "v", Some(false));
@@ -379,6 +367,15 @@ allow = true {
         // Whether it comes by /kapis or /apis is not said.
         check("get", "tenant.kubesphere.io", "workspaces", "", None);
         check("create", "tenant.kubesphere.io", "workspaces", "", Some(false));
+    }
+
+    fn interpreter(policy: &str, input: &str) -> Option<bool> {
+        let mut engine = regorus::Engine::new();
+        engine.set_rego_v0(true);
+        engine.add_policy("authz.rego".to_owned(), policy.to_owned()).ok()?;
+        engine.set_input(regorus::Value::from_json_str(input).ok()?);
+        let allowed = engine.eval_rule("data.authz.allow".to_owned()).ok()?;
+        Some(matches!(allowed, regorus::Value::Bool(true)))
     }
 
     #[test]
@@ -395,9 +392,9 @@ allow = true {
                                 kubernetes_request: Some(to_kubernetes),
                                 ..question(verb, group, resource, name)
                             };
-                            let fast = policy.allows(&question, &[]);
+                            let fast = policy.allows(&question, &[], None);
                             assert!(fast.is_some());
-                            assert_eq!(run(&text, &question, &[]), fast, "{question:?}");
+                            assert_eq!(run(&text, &question, &[], interpreter), fast, "{question:?}");
                         }
                     }
                 }
@@ -412,7 +409,8 @@ allow = true {
             let policy = Policy::new(&text.as_str().into());
             assert!(policy.is_program(), "{body}");
             let question = question("get", "iam.kubesphere.io", "users", "u");
-            assert_eq!(policy.allows(&question, &["g"]), expect, "{body}");
+            assert_eq!(policy.allows(&question, &["g"], Some(interpreter)), expect, "{body}");
+            assert_eq!(policy.allows(&question, &["g"], None), None, "{body}");
         };
         check("startswith(input.Resource, \"us\")", Some(true));
         check("startswith(input.Resource, \"ro\")", Some(false));
