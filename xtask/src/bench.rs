@@ -9,8 +9,10 @@
 //!
 //! The real control plane is begun anew, from the dump, for every upgrade that is measured on it.
 
+mod access;
 mod backup;
 mod operator;
+mod world;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -39,6 +41,10 @@ pub struct Options {
 /// A part of the measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Only {
+    /// Who may do what on a large cluster.
+    Access,
+    /// What custom roles cost an upgrade; needs a real control plane.
+    Migration,
     /// The backup of a large cluster.
     Backup,
     /// The operator.
@@ -119,18 +125,27 @@ pub fn run(root: &Path, options: &Options, report: &dyn Fn(&str)) -> anyhow::Res
     if options.only.is_none() {
         rows.extend([bench.demo()?, bench.rehearsal()?]);
     }
-    if options.only != Some(Only::Operator) {
+    let is_measured = |part| options.only.is_none_or(|only| only == part);
+    if is_measured(Only::Access) {
+        rows.extend(access::measure(&bench)?);
+    }
+    if is_measured(Only::Backup) {
         rows.push(backup::measure(&bench, root)?);
     }
-    if options.only != Some(Only::Backup) {
+    if is_measured(Only::Operator) {
         rows.extend(operator::measure(&bench, root)?);
     }
     let mut skipped = None;
-    if options.skip_control_plane || options.only.is_some() {
+    if options.skip_control_plane || options.only.is_some_and(|only| only != Only::Migration) {
         skipped = Some("left out on request".to_owned());
     } else {
         match control_plane::ensure(report) {
-            Ok(_) => rows.extend(bench.real()?),
+            Ok(_) => {
+                if options.only.is_none() {
+                    rows.extend(bench.real()?);
+                }
+                rows.extend(access::measure_migration(&bench)?);
+            }
             Err(error) if error.is_unavailable() => skipped = Some(error.to_string()),
             Err(error) => return Err(error.into()),
         }
@@ -336,9 +351,14 @@ fn number_at(sample: &Sample, name: &str) -> anyhow::Result<f64> {
 }
 
 /// Runs a command to its end, which must be a good one.
-fn measure(mut command: Command) -> anyhow::Result<Sample> {
+fn measure(command: Command) -> anyhow::Result<Sample> {
+    measure_with(command, Stdio::null())
+}
+
+/// The same, with something on its standard input.
+fn measure_with(mut command: Command, input: Stdio) -> anyhow::Result<Sample> {
     command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let begin = Instant::now();

@@ -4,10 +4,12 @@
 //! ```text
 //!   releases/VERSION/access.yaml ─▶ AccessFile ─▶ Catalog (templates, built-in roles) + Policy (what goes)
 //!                                                    │
-//!   the cluster's roles and bindings ───────────▶ migrate ─▶ Migration
-//!                                                    │          ├─ role and binding changes, removals, findings
-//!                                       grants: what rules        └─ Impact: who loses and gains which permission
-//!                                       allow, as exact sets
+//!   the cluster's objects ─▶ Loader ─▶ Records ─▶ migrate ─▶ Migration
+//!                                         │          │          ├─ role and binding changes, removals, findings
+//!                                         │       grants: what rules        ├─ Impact: who loses and gains which permission
+//!                                         │       allow, as exact sets      └─ suggestions
+//!                                         ├────▶ Authorizer ─▶ Answers: may somebody do this?
+//!                                         └────▶ deviations: is what happened what was announced?
 //! ```
 //!
 //! Nothing here knows a version or a role by name: all of that is data.
@@ -37,7 +39,8 @@ pub use finding::{AccessFinding, reason};
 pub use grant::{Grant, Request, ResourceGrant, UrlGrant, UrlPattern};
 pub use grants::Grants;
 pub use impact::{
-    Changes, DirectChange, Impact, Kept, PermissionChange, Scope, SubjectImpact, Suggestion, Summary, WhyChanged,
+    Changes, Deviation, DirectChange, Impact, Kept, PermissionChange, Scope, SubjectImpact, Suggestion, Summary, WhyChanged,
+    deviations,
 };
 pub use line::LineKind;
 pub use migrate::{BindingAction, BindingChange, MigrateOptions, Migration, migrate, migrate_records};

@@ -7,11 +7,11 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     AGGREGATION, DEVOPS_PROJECT, REGO, TEMPLATE, USER_REF, WORKSPACE,
-    records::{FEDERATED_GROUP, Loader, Parts, is_relevant},
+    records::{FEDERATED_GROUP, INSTALLER_GROUP, Loader, Parts, is_relevant},
 };
 
 /// A text that is borrowed where it holds no escapes.
@@ -136,9 +136,9 @@ fn get<'t>(text: &'t Option<Str<'_>>) -> Option<&'t str> {
 /// What a line of JSON is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineKind {
-    /// It was taken up, or is of a kind on which access does not depend.
+    /// An object or a List of them. It was taken up, unless it is of a kind on which access does not depend.
     Object,
-    /// It holds several objects, or is none: read it otherwise.
+    /// No object.
     Other,
 }
 
@@ -156,13 +156,13 @@ impl Loader {
         let kind = &*line.kind.0;
         let group = line.api_version.0.rsplit_once('/').map_or("", |(group, _)| group);
         if kind.is_empty() || kind.ends_with("List") || line.metadata.name.0.is_empty() {
-            return Ok(LineKind::Other);
+            return self.add_leniently(text);
         }
         if !is_relevant(group, kind) {
             return Ok(LineKind::Object);
         }
         // Rare kinds, whose parts lie deeper.
-        if group == FEDERATED_GROUP || line.users.is_some() || kind.starts_with("Workspace") && line.spec.is_some()
+        if group == FEDERATED_GROUP || group == INSTALLER_GROUP || line.users.is_some() || kind.starts_with("Workspace") && line.spec.is_some()
         {
             return self.add_leniently(text);
         }
@@ -199,14 +199,25 @@ impl Loader {
 
     /// Fields of other types than they ought to be count as absent.
     fn add_leniently(&mut self, text: &str) -> Result<LineKind, serde_json::Error> {
-        let value: serde_json::Value = serde_json::from_str(text)?;
-        let Ok(object) = Object::try_from(value) else {
-            return Ok(LineKind::Other);
-        };
-        if object.kind().ends_with("List") {
-            return Ok(LineKind::Other);
+        let value = serde_json::from_str(text)?;
+        Ok(self.add_value(value))
+    }
+
+    fn add_value(&mut self, mut value: Value) -> LineKind {
+        let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
+        if let Some(Value::Array(items)) = value.get_mut("items").filter(|_| is_list) {
+            let mut items = std::mem::take(items).into_iter();
+            return match items.all(|item| self.add_value(item) == LineKind::Object) {
+                true => LineKind::Object,
+                false => LineKind::Other,
+            };
         }
-        self.add(&object);
-        Ok(LineKind::Object)
+        match Object::try_from(value) {
+            Ok(object) => {
+                self.add(&object);
+                LineKind::Object
+            }
+            Err(_) => LineKind::Other,
+        }
     }
 }

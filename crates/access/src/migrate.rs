@@ -128,8 +128,8 @@ pub fn migrate_records(
 
 /// The outcome of [`judge_roles`].
 #[derive(Default)]
-struct Judged<'a> {
-    changes: BTreeMap<RoleId<'a>, RoleChange>,
+pub(crate) struct Judged<'a> {
+    pub(crate) changes: BTreeMap<RoleId<'a>, RoleChange>,
     findings: Vec<AccessFinding>,
     references: References<'a>,
 }
@@ -143,7 +143,7 @@ struct References<'a> {
     texts: Vec<(RoleId<'a>, &'a str)>,
 }
 
-fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
+pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
     let mut judged = Judged::default();
     let mut outcomes = Outcomes::new(releases);
     let bound_to_people: HashSet<RoleId<'_>> = state
@@ -224,7 +224,7 @@ fn change(role: &Role<'_>, outcome: &Outcome) -> RoleChange {
 /// A binding whose subjects all have the replacement through others is redundant. Each is held against those that
 /// have the replacement already and those that are still to be changed, one after the other, so the answer is the
 /// same wherever an earlier run was cut.
-fn judge_bindings<'a>(state: &State<'a>, releases: Releases<'_>) -> BTreeMap<usize, BindingChange> {
+pub(crate) fn judge_bindings<'a>(state: &State<'a>, releases: Releases<'_>) -> BTreeMap<usize, BindingChange> {
     let mut changes = BTreeMap::new();
     let replaced = |binding: &Binding<'a>| {
         let role = releases

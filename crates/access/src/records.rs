@@ -18,6 +18,7 @@ use crate::{
 /// KubeFed's copies of objects, for member clusters.
 pub(crate) const FEDERATED_GROUP: &str = "types.kubefed.io";
 const TENANT_GROUP: &str = "tenant.kubesphere.io";
+pub(crate) const INSTALLER_GROUP: &str = "installer.kubesphere.io";
 const DEVOPS_GROUP: &str = "devops.kubesphere.io";
 
 /// A name; equal ones of one [`Records`] share their text.
@@ -47,6 +48,8 @@ pub(crate) struct RoleRecord {
     /// Place in [`Records::rule_sets`].
     pub(crate) rules: usize,
     pub(crate) is_being_deleted: bool,
+    /// Where it was read, to tell the later of two.
+    pub(crate) position: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -70,6 +73,7 @@ pub(crate) struct BindingRecord {
     pub(crate) role: Text,
     pub(crate) subjects: Vec<SubjectRecord>,
     pub(crate) is_being_deleted: bool,
+    pub(crate) position: usize,
 }
 
 fn group_of(kind: &str) -> &'static str {
@@ -138,6 +142,8 @@ pub struct Records {
     /// Workspaces, and who manages each.
     pub(crate) workspaces: BTreeMap<Text, Option<Text>>,
     pub(crate) federated: Vec<FederatedRecord>,
+    /// KubeSphere's, as its ClusterConfiguration says it.
+    pub(crate) version: Option<Text>,
 }
 
 impl<'a> FromIterator<&'a Object> for Records {
@@ -151,6 +157,11 @@ impl<'a> FromIterator<&'a Object> for Records {
 }
 
 impl Records {
+    /// The version of KubeSphere that the cluster says it has.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
     /// How many users, roles, bindings and different rule lists there are.
     pub fn counts(&self) -> [usize; 4] {
         [
@@ -170,6 +181,8 @@ pub struct Loader {
     texts: HashSet<Text>,
     /// Rule lists by how they are written.
     rule_texts: HashMap<Box<str>, usize>,
+    /// Of the object that comes next.
+    position: usize,
 }
 
 /// What is read of an object, wherever from.
@@ -196,6 +209,7 @@ pub(crate) struct Parts<'p> {
     pub(crate) group_ref: Option<&'p str>,
     pub(crate) manager: Option<&'p str>,
     pub(crate) clusters: Vec<&'p str>,
+    pub(crate) version: Option<&'p str>,
 }
 
 /// Whether access depends on objects of a kind.
@@ -214,6 +228,7 @@ pub(crate) fn is_relevant(group: &str, kind: &str) -> bool {
         RBAC_GROUP => matches!(kind, "ClusterRole" | "Role" | "ClusterRoleBinding" | "RoleBinding"),
         TENANT_GROUP => matches!(kind, "Workspace" | "WorkspaceTemplate"),
         DEVOPS_GROUP => kind == "DevOpsProject",
+        INSTALLER_GROUP => kind == "ClusterConfiguration",
         FEDERATED_GROUP => matches!(
             kind,
             "FederatedUser"
@@ -331,10 +346,17 @@ impl Loader {
                 .iter()
                 .filter_map(|cluster| cluster.get("name").and_then(Value::as_str))
                 .collect(),
+            version: object.get_str("/status/core/version"),
         });
     }
 
+    /// Says where the object that comes next stands among all, for loaders that read shares of one dump.
+    pub fn at(&mut self, position: usize) {
+        self.position = position;
+    }
+
     pub(crate) fn take(&mut self, parts: Parts<'_>) {
+        self.position += 1;
         match (parts.group, parts.kind) {
             ("", _) => {
                 let name = self.text(parts.name);
@@ -362,6 +384,10 @@ impl Loader {
             (IAM_GROUP, "WorkspaceRoleBinding") => self.binding("WorkspaceRoleBinding", &parts),
             (RBAC_GROUP, "ClusterRoleBinding") => self.binding("ClusterRoleBinding", &parts),
             (RBAC_GROUP, "RoleBinding") => self.binding("RoleBinding", &parts),
+            (INSTALLER_GROUP, _) => {
+                let version = self.some(parts.version);
+                self.records.version = version.or(self.records.version.take());
+            }
             (TENANT_GROUP, _) => {
                 let name = self.text(parts.name);
                 let manager = self.some(parts.manager.filter(|manager| !manager.is_empty()));
@@ -400,6 +426,7 @@ impl Loader {
             rego: self.some(parts.rego.filter(|text| !text.is_empty())),
             rules: self.rules(parts.rules),
             is_being_deleted: parts.is_being_deleted,
+            position: self.position,
         };
         self.records.roles.push(record);
     }
@@ -427,16 +454,18 @@ impl Loader {
             role: self.text(parts.role),
             subjects,
             is_being_deleted: parts.is_being_deleted,
+            position: self.position,
         };
         self.records.bindings.push(record);
     }
 
-    /// Takes over what another loader has read after this one.
+    /// Takes over what another loader has read.
     pub fn absorb(&mut self, other: Self) {
         let Self {
             mut records,
             rule_texts,
             texts: _,
+            position: _,
         } = other;
         let mut places = vec![0; records.rule_sets.len()];
         for (text, place) in rule_texts {
@@ -462,6 +491,7 @@ impl Loader {
         own.devops.append(&mut records.devops);
         own.users.append(&mut records.users);
         own.federated.append(&mut records.federated);
+        own.version = records.version.or(own.version.take());
         for (group, mut users) in records.members {
             own.members.entry(group).or_default().append(&mut users);
         }
@@ -471,7 +501,9 @@ impl Loader {
         }
     }
 
-    pub fn finish(self) -> Records {
+    pub fn finish(mut self) -> Records {
+        self.records.roles.sort_by_key(|role| role.position);
+        self.records.bindings.sort_by_key(|binding| binding.position);
         self.records
     }
 }

@@ -448,6 +448,14 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
         self.sides.iter().map(|side| &*side.grants)
     }
 
+    /// Whether it is the release that changes the role of a binding, and KubeSphere's controllers that carry it to
+    /// workspaces and projects.
+    pub(super) fn is_built_in_change(&self, index: usize) -> bool {
+        let role = self.state.bindings[index].role;
+        let is_carried = matches!(role.kind, "WorkspaceRole" | "Role");
+        is_carried && !self.bindings.contains_key(&index) && !self.changes.contains_key(&role)
+    }
+
     pub(super) fn given(&self, index: usize) -> Given {
         self.given[index]
     }

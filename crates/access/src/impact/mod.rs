@@ -2,6 +2,7 @@
 
 mod assess;
 mod decisions;
+mod proof;
 mod suggest;
 
 use std::{
@@ -17,6 +18,7 @@ use crate::{Grant, Renamed};
 
 pub(crate) use assess::assess;
 pub(crate) use decisions::find_left_without;
+pub use proof::{Deviation, deviations};
 pub use suggest::Suggestion;
 pub(crate) use suggest::suggest;
 
