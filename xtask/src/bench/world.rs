@@ -138,8 +138,8 @@ pub fn write(
         let shape = &shapes[level][random.below(SHAPES)];
         let name = format!("custom-{number}");
         let place = random.below([1, size.workspaces, size.projects][level].max(1));
-        let mut role = json!({"apiVersion": if level == 2 { RBAC } else { IAM },
-            "kind": ["GlobalRole", "WorkspaceRole", "Role"][level],
+        let (version, kind) = [(IAM, "GlobalRole"), (IAM, "WorkspaceRole"), (RBAC, "Role")][level];
+        let mut role = json!({"apiVersion": version, "kind": kind,
             "metadata": {"name": name, "annotations": {AGGREGATION: shape.list, "kubesphere.io/creator": "admin",
                 "kubesphere.io/alias-name": format!("Custom {number}")}, "labels": {"team": "x"}},
             "rules": shape.rules});

@@ -5,13 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread,
 };
 
 use super::{Changes, DirectChange, Impact, Kept, PermissionChange, SubjectImpact, WhyChanged};
 use crate::{
-    BindingAction, BindingChange, Grants, Level, RoleChange, Template,
+    BindingAction, BindingChange, Canonical, Grants, Level, RoleChange, Template,
     role::Releases,
     state::{Aggregation, Place, Role, RoleId, State, SubjectId},
 };
@@ -49,15 +49,34 @@ struct Delta {
 /// What makes two roles change alike: level, annotation, rules, whether they change, and what the release makes of them.
 type Likeness<'a> = (Level, Option<&'a str>, Option<usize>, bool, Option<(bool, usize)>);
 
+/// A place in [`Assessment::forms`].
+type FormId = usize;
+
+/// What of that which is lost and gained here is given otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Otherwise {
+    lost: Vec<FormId>,
+    gained: Vec<FormId>,
+}
+
 /// What somebody holds, as far as it decides what changes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Holding {
-    /// By the bindings of this place.
-    own: Vec<Given>,
+    /// By the bindings of this place; a place in [`Assessment::owned`].
+    own: usize,
     /// By wider places, and by what everyone has.
-    other: Vec<Given>,
+    other: Otherwise,
     /// In the eyes of Kubernetes itself: whether this place counts there, and what of the other does.
-    direct: Option<Vec<Given>>,
+    direct: Option<Otherwise>,
+}
+
+/// What the bindings of one place give somebody, and what of it is lost and gained as far as they go.
+#[derive(Clone, Debug)]
+struct Owned {
+    given: Vec<Given>,
+    lost: FormId,
+    gained: FormId,
+    kept: OnceLock<Kept>,
 }
 
 /// What changes for whoever has a [`Holding`].
@@ -84,6 +103,13 @@ pub(crate) struct Assessment<'s, 'a, 'r> {
     replacements: HashMap<(Level, &'s str), SideId>,
     /// What each binding gives.
     given: Vec<Given>,
+    owned: Vec<Owned>,
+    owned_places: HashMap<Vec<Given>, usize>,
+    /// Sets that are lost or gained, each once.
+    forms: Vec<Grants>,
+    form_places: HashMap<Canonical, FormId>,
+    /// What a side has in common with a form.
+    common: HashMap<(FormId, SideId), Option<FormId>>,
 }
 
 /// What the changes mean to users and groups. A loss counts where nothing else gives the subject the same: another
@@ -118,13 +144,20 @@ pub(crate) fn assess<'s, 'a, 'r>(
         deltas: HashMap::new(),
         replacements: HashMap::new(),
         given: Vec::new(),
+        owned: Vec::new(),
+        owned_places: HashMap::new(),
+        forms: Vec::new(),
+        form_places: HashMap::new(),
+        common: HashMap::new(),
     };
     let affected = assessment.affected();
     let mut places: HashMap<Holding, usize> = HashMap::new();
     let mut holdings: Vec<Holding> = Vec::new();
     let mut found = Vec::with_capacity(affected.len());
     for (place, subject) in affected {
-        let holding = assessment.holding(place, subject);
+        let Some(holding) = assessment.holding(place, subject) else {
+            continue;
+        };
         let number = *places.entry(holding).or_insert_with_key(|holding| {
             holdings.push(holding.clone());
             holdings.len() - 1
@@ -296,48 +329,102 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
         whom
     }
 
-    fn holding(&self, place: Place<'a>, subject: SubjectId<'a>) -> Holding {
+    fn form(&mut self, grants: Grants) -> FormId {
+        let next = self.forms.len();
+        let place = *self.form_places.entry(grants.canonical()).or_insert(next);
+        if place == next {
+            self.forms.push(grants);
+        }
+        place
+    }
+
+    fn own(&mut self, given: Vec<Given>) -> usize {
+        if let Some(place) = self.owned_places.get(&given) {
+            return *place;
+        }
+        let side = |is_after| all(&chosen(&self.sides, &given, is_after));
+        let (has, gets) = (side(false), side(true));
+        let (lost, gained) = (has.difference(&gets), gets.difference(&has));
+        let (lost, gained) = (self.form(lost), self.form(gained));
+        self.owned_places.insert(given.clone(), self.owned.len());
+        self.owned.push(Owned {
+            given,
+            lost,
+            gained,
+            kept: OnceLock::new(),
+        });
+        self.owned.len() - 1
+    }
+
+    fn common(&mut self, form: FormId, side: SideId) -> Option<FormId> {
+        if let Some(known) = self.common.get(&(form, side)) {
+            return *known;
+        }
+        let common = self.forms[form].intersection(&self.sides[side].grants);
+        let common = (!common.is_empty()).then(|| self.form(common));
+        self.common.insert((form, side), common);
+        common
+    }
+
+    /// `None`: nothing changes.
+    fn holding(&mut self, place: Place<'a>, subject: SubjectId<'a>) -> Option<Holding> {
         let whom = self.as_whom(subject);
-        let wider = self.state.wider(place);
-        let (mut own, mut other, mut direct) = (Vec::new(), Vec::new(), Vec::new());
+        let mut own = Vec::new();
         for subject in &whom {
             own.extend(self.through(*subject, place).map(|index| self.given[index]));
+        }
+        own.sort_unstable();
+        own.dedup();
+        let own = self.own(own);
+        let (lost, gained) = (self.owned[own].lost, self.owned[own].gained);
+        if self.forms[lost].is_empty() && self.forms[gained].is_empty() {
+            return None;
+        }
+        let wider = self.state.wider(place);
+        let mut other = Vec::new();
+        for subject in &whom {
             for place in &wider {
                 let given = self.through(*subject, *place).map(|index| self.given[index]);
-                let given: Vec<_> = given.collect();
-                if *place == Place::Cluster {
-                    direct.extend(&given);
-                }
-                other.extend(given);
+                let is_direct = *place == Place::Cluster;
+                other.extend(given.map(|given| (given, is_direct)));
             }
         }
         if !is_everyone(&subject) {
             let everyone = SubjectId::group(AUTHENTICATED);
             for place in wider.iter().chain([&place]) {
                 let given = self.through(everyone, *place).map(|index| self.given[index]);
-                let given: Vec<_> = given.collect();
-                if matches!(place, Place::Cluster | Place::Namespace(_)) {
-                    direct.extend(&given);
-                }
-                other.extend(given);
+                let is_direct = matches!(place, Place::Cluster | Place::Namespace(_));
+                other.extend(given.map(|given| (given, is_direct)));
             }
         }
-        for list in [&mut own, &mut other, &mut direct] {
+        let is_direct = matches!(place, Place::Cluster | Place::Namespace(_));
+        let mut both = [Otherwise::default(), Otherwise::default()];
+        for ((before, after), is_direct) in other {
+            let still = after.and_then(|after| self.common(lost, after));
+            let already = self.common(gained, before);
+            for otherwise in both.iter_mut().take(1 + usize::from(is_direct)) {
+                otherwise.lost.extend(still);
+                otherwise.gained.extend(already);
+            }
+        }
+        for list in both.iter_mut().flat_map(|o| [&mut o.lost, &mut o.gained]) {
             list.sort_unstable();
             list.dedup();
         }
-        let is_direct = matches!(place, Place::Cluster | Place::Namespace(_));
-        Holding {
+        let [other, direct] = both;
+        Some(Holding {
             own,
             other,
             direct: is_direct.then_some(direct),
-        }
+        })
     }
 
     /// The same for each, in parallel; `None` where nothing changes.
     fn compare_all(&self, holdings: &[Holding]) -> Vec<Option<Difference>> {
         let comparison = Comparison {
             sides: &self.sides,
+            owned: &self.owned,
+            forms: &self.forms,
             releases: self.releases,
         };
         let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -464,31 +551,33 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
 /// What is needed to compare holdings; shared between threads.
 struct Comparison<'c> {
     sides: &'c [Side],
+    owned: &'c [Owned],
+    forms: &'c [Grants],
     releases: Releases<'c>,
 }
 
 impl Comparison<'_> {
     fn sides(&self, given: &[Given], is_after: bool) -> Vec<&Side> {
-        let chosen = given
-            .iter()
-            .filter_map(|(before, after)| if is_after { *after } else { Some(*before) });
-        let chosen: BTreeSet<SideId> = chosen.collect();
-        chosen.into_iter().map(|side| &self.sides[side]).collect()
+        chosen(self.sides, given, is_after)
     }
 
     fn difference(&self, holding: &Holding) -> Option<Difference> {
-        let (before, after) = (self.sides(&holding.own, false), self.sides(&holding.own, true));
-        let (has, gets) = (all(&before), all(&after));
-        let compared = |other: &[Given]| {
-            let (had, has_still) = (all(&self.sides(other, false)), all(&self.sides(other, true)));
-            DirectChange {
-                lost: self
-                    .in_words(&has, &gets.union(&has_still), &before, &after, false)
-                    .into(),
-                gained: self
-                    .in_words(&gets, &has.union(&had), &after, &before, true)
-                    .into(),
+        let own = &self.owned[holding.own];
+        let (before, after) = (self.sides(&own.given, false), self.sides(&own.given, true));
+        let less = |form: FormId, given: &[FormId]| {
+            let mut rest = self.forms[form].clone();
+            for other in given {
+                rest = rest.difference(&self.forms[*other]);
             }
+            rest
+        };
+        let compared = |other: &Otherwise| DirectChange {
+            lost: self
+                .in_words(&less(own.lost, &other.lost), &before, &after, false)
+                .into(),
+            gained: self
+                .in_words(&less(own.gained, &other.gained), &after, &before, true)
+                .into(),
         };
         let DirectChange { lost, gained } = compared(&holding.other);
         let mut kubectl = DirectChange::default();
@@ -505,11 +594,14 @@ impl Comparison<'_> {
         if lost.is_empty() && gained.is_empty() && kubectl.is_none() {
             return None;
         }
+        let kept = own
+            .kept
+            .get_or_init(|| Kept(self.kept(&after, &all(&before)).into()));
         Some(Difference {
             lost,
             gained,
             kubectl,
-            kept: Kept(self.kept(&after, &has).into()),
+            kept: kept.clone(),
         })
     }
 
@@ -534,17 +626,16 @@ impl Comparison<'_> {
         words
     }
 
-    /// What of `grants` is not in `elsewhere`, by the templates of `side` that give it; first those that `other`
-    /// does not have. Two templates that give the same both name it.
+    /// What is lost or gained, by the templates of `side` that give it; first those that `other` does not have. Two
+    /// templates that give the same both name it.
     fn in_words(
         &self,
-        grants: &Grants,
-        elsewhere: &Grants,
+        changed: &Grants,
         side: &[&Side],
         other: &[&Side],
         is_new: bool,
     ) -> Vec<PermissionChange> {
-        let mut rest = grants.difference(elsewhere);
+        let mut rest = changed.clone();
         let others = named(other);
         let (mut templates, kept): (Vec<_>, Vec<_>) = named(side)
             .into_iter()
@@ -569,7 +660,7 @@ impl Comparison<'_> {
             words.push(PermissionChange {
                 permission: Some(template.words()),
                 template: Some(name.to_owned()),
-                grants: given.intersection(grants).difference(elsewhere).simplified(),
+                grants: given.intersection(changed).simplified(),
             });
         }
         if !rest.is_empty() {
@@ -581,6 +672,15 @@ impl Comparison<'_> {
         }
         words
     }
+}
+
+/// The sides of what is given, before or after.
+fn chosen<'s>(sides: &'s [Side], given: &[Given], is_after: bool) -> Vec<&'s Side> {
+    let chosen = given
+        .iter()
+        .filter_map(|(before, after)| if is_after { *after } else { Some(*before) });
+    let chosen: BTreeSet<SideId> = chosen.collect();
+    chosen.into_iter().map(|side| &sides[side]).collect()
 }
 
 fn all(sides: &[&Side]) -> Grants {

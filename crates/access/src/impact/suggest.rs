@@ -1,10 +1,10 @@
 //! Bindings that would give back what people lose, within the new release's model.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Impact, Scope};
+use super::{Changes, Impact, Scope};
 use crate::{Grants, IAM_GROUP, Level, Request, Template, role::Releases, state::State};
 
 /// Whoever may do this makes workspaces.
@@ -52,8 +52,50 @@ fn narrowest<'r>(
     best
 }
 
+/// What is suggested to whoever loses the same.
+struct Advice<'r> {
+    /// A role of a workspace that gives it back.
+    workspace: Option<&'r Template>,
+    makes_workspaces: bool,
+    manages_members: bool,
+    manages_users: bool,
+    /// In words.
+    what: String,
+}
+
+const fn manages(resource: &str) -> Request<'_> {
+    Request::Resource {
+        verb: "update",
+        api_group: IAM_GROUP,
+        resource,
+        subresource: "",
+        name: "",
+    }
+}
+
+fn advise<'r>(releases: Releases<'r>, lost: &Changes) -> Advice<'r> {
+    let all: Grants = lost.iter().flat_map(|change| &change.grants).cloned().collect();
+    // What a built-in role of the workspace gives of it; hand-added rules no role gives.
+    let from_templates: Grants = lost
+        .iter()
+        .filter(|change| change.template.is_some())
+        .flat_map(|change| &change.grants)
+        .cloned()
+        .collect();
+    let words: Vec<String> = lost.iter().filter_map(|change| change.permission.clone()).collect();
+    let loses = |request: &Request<'_>| all.allows(request);
+    Advice {
+        workspace: narrowest(releases, Level::Workspace, |role| {
+            !from_templates.is_empty() && role.grants.covers(&from_templates)
+        }),
+        makes_workspaces: loses(&CREATE_WORKSPACES),
+        manages_members: loses(&manages("workspacemembers")) || loses(&manages("workspaceroles")),
+        manages_users: loses(&manages("users")),
+        what: words.join(", "),
+    }
+}
+
 pub(crate) fn suggest(state: &State<'_>, releases: Releases<'_>, impact: &Impact) -> Vec<Suggestion> {
-    let mut suggestions = BTreeSet::new();
     let everything = Request::Resource {
         verb: "*",
         api_group: "*",
@@ -61,94 +103,66 @@ pub(crate) fn suggest(state: &State<'_>, releases: Releases<'_>, impact: &Impact
         subresource: "",
         name: "",
     };
-    let is_all = |grants: &Grants| grants.allows(&everything);
     let makes_workspaces = narrowest(releases, Level::Platform, |role| {
-        role.grants.allows(&CREATE_WORKSPACES) && !is_all(&role.grants)
+        role.grants.allows(&CREATE_WORKSPACES) && !role.grants.allows(&everything)
     });
+    let administrator = narrowest(releases, Level::Workspace, |role| {
+        let grants = &role.grants;
+        grants.allows(&manages("workspacemembers")) && grants.allows(&manages("workspaceroles"))
+    });
+    let mut managed: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (workspace, manager) in &state.records.workspaces {
+        if let Some(manager) = manager {
+            managed.entry(manager).or_default().push(workspace);
+        }
+    }
+    let in_workspace = |role: &Template, workspace: &str| role.name.replace("{workspace}", workspace);
+    let mut known: HashMap<usize, Advice<'_>> = HashMap::new();
+    let mut suggestions = Vec::new();
     for subject in &impact.subjects {
-        if subject.lost.is_empty() || subject.kind == "ServiceAccount" {
+        // Members of a group get it back with the group.
+        if subject.lost.is_empty() || subject.kind == "ServiceAccount" || !subject.through.is_empty() {
             continue;
         }
-        let suggestion = |workspace: Option<&str>, role: Option<String>, why: String| Suggestion {
-            kind: subject.kind.clone(),
-            name: subject.name.clone(),
-            workspace: workspace.map(str::to_owned),
-            role,
-            why,
+        let advice = known
+            .entry(subject.lost.address())
+            .or_insert_with(|| advise(releases, &subject.lost));
+        let mut push = |workspace: Option<&str>, role: Option<String>, why: String| {
+            suggestions.push(Suggestion {
+                kind: subject.kind.clone(),
+                name: subject.name.clone(),
+                workspace: workspace.map(str::to_owned),
+                role,
+                why,
+            });
         };
-        let lost = subject.lost.iter().flat_map(|change| &change.grants);
-        let loses = |request: &Request<'_>| lost.clone().any(|grant| grant.allows(request));
         match &subject.scope {
             Scope::Workspace(workspace) => {
-                let lost: Grants = lost.clone().cloned().collect();
-                // What a built-in role of the workspace gives of it; hand-added rules no role gives.
-                let Some(role) = narrowest(releases, Level::Workspace, |role| {
-                    subject
-                        .lost
-                        .iter()
-                        .filter(|change| change.template.is_some())
-                        .flat_map(|change| &change.grants)
-                        .all(|grant| role.grants.covers(&[grant.clone()].into_iter().collect()))
-                        && !role.grants.is_disjoint(&lost)
-                }) else {
-                    continue;
-                };
-                let name = role.name.replace("{workspace}", workspace);
-                let what: Vec<String> = subject
-                    .lost
-                    .iter()
-                    .filter_map(|change| change.permission.clone())
-                    .collect();
-                suggestions.insert(suggestion(
-                    Some(workspace),
-                    Some(name),
-                    format!("loses {} in {workspace}", what.join(", ")),
-                ));
+                if let Some(role) = advice.workspace {
+                    let why = format!("loses {} in {workspace}", advice.what);
+                    push(Some(workspace), Some(in_workspace(role, workspace)), why);
+                }
             }
             Scope::Platform => {
-                if loses(&CREATE_WORKSPACES)
-                    && let Some(role) = makes_workspaces
-                {
-                    suggestions.insert(suggestion(
-                        None,
-                        Some(role.name.clone()),
-                        "could create workspaces".to_owned(),
-                    ));
+                if let Some(role) = makes_workspaces.filter(|_| advice.makes_workspaces) {
+                    push(None, Some(role.name.clone()), "could create workspaces".to_owned());
                 }
-                let manages = |resource: &'static str| Request::Resource {
-                    verb: "update",
-                    api_group: IAM_GROUP,
-                    resource,
-                    subresource: "",
-                    name: "",
-                };
-                if loses(&manages("workspacemembers")) || loses(&manages("workspaceroles")) {
-                    let own = state.records.workspaces.iter().filter(|(_, manager)| {
-                        subject.kind == "User" && manager.as_deref() == Some(&*subject.name)
-                    });
-                    for (workspace, _) in own {
-                        let admin = narrowest(releases, Level::Workspace, |role| {
-                            role.grants.allows(&manages("workspacemembers"))
-                                && role.grants.allows(&manages("workspaceroles"))
-                        });
-                        let Some(admin) = admin else { continue };
-                        suggestions.insert(suggestion(
-                            Some(workspace),
-                            Some(admin.name.replace("{workspace}", workspace)),
-                            format!("is the manager of {workspace}"),
-                        ));
+                let own = managed.get(&*subject.name).filter(|_| subject.kind == "User");
+                if let (Some(role), true) = (administrator, advice.manages_members) {
+                    for workspace in own.into_iter().flatten() {
+                        let why = format!("is the manager of {workspace}");
+                        push(Some(workspace), Some(in_workspace(role, workspace)), why);
                     }
                 }
-                if loses(&manages("users")) {
-                    suggestions.insert(suggestion(
-                        None,
-                        None,
-                        "managed users, which only administrators of the platform do from now on".to_owned(),
-                    ));
+                if advice.manages_users {
+                    let why = "managed users, which only administrators of the platform do from now on";
+                    push(None, None, why.to_owned());
                 }
             }
             _ => {}
         }
     }
-    suggestions.into_iter().collect()
+    suggestions.sort();
+    suggestions.dedup();
+    suggestions
 }
