@@ -9,14 +9,10 @@
 
 mod holders;
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-};
-
 pub use self::holders::{Held, Holder};
 use crate::{
     Answer, Question, Records, RequestScope, Rule,
+    hash::FastMap,
     rego::{Interpreter, Policy},
     state::{Binding, Place, RoleId, State},
 };
@@ -25,29 +21,6 @@ const AUTHENTICATED: &str = "system:authenticated";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// Whoever is in it may do everything, in Kubernetes' own eyes.
 const MASTERS: &str = "system:masters";
-
-/// Mixes one number well enough for look-ups.
-#[derive(Default)]
-struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        let mixed = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-}
-
-type Numbers<V> = HashMap<u64, V, BuildHasherDefault<NumberHasher>>;
 
 /// A name that nobody mentions.
 const NOBODY: u32 = u32::MAX;
@@ -84,7 +57,7 @@ struct NumberedRule {
 
 /// Numbers for the names in rules.
 #[derive(Debug, Default)]
-struct Numbering(HashMap<Box<str>, u32>);
+struct Numbering(FastMap<Box<str>, u32>);
 
 impl Numbering {
     fn number(&mut self, name: &str) -> u32 {
@@ -148,15 +121,15 @@ pub struct Authorizer<'a> {
     policies: Vec<Policy>,
     /// What each binding gives; `None`: its role does not exist.
     granting: Vec<Option<Granting>>,
-    users: HashMap<Box<str>, u32>,
-    groups: HashMap<Box<str>, u32>,
+    users: FastMap<Box<str>, u32>,
+    groups: FastMap<Box<str>, u32>,
     /// The groups that GroupBindings put a user into, by the number of the user.
-    member_of: HashMap<&'a str, Vec<&'a str>>,
-    places: HashMap<Place<'a>, u32>,
+    member_of: FastMap<&'a str, Vec<&'a str>>,
+    places: FastMap<Place<'a>, u32>,
     /// Bindings by subject and place, ascending.
-    held: Numbers<Vec<u32>>,
+    held: FastMap<u64, Vec<u32>>,
     /// The namespace of each DevOps project.
-    devops: HashMap<&'a str, &'a str>,
+    devops: FastMap<&'a str, &'a str>,
     interpreter: Option<Interpreter>,
 }
 
@@ -186,11 +159,11 @@ impl<'a> Authorizer<'a> {
         });
         let rules = rules.collect();
         let mut policies = Vec::new();
-        let mut known_policies: HashMap<&str, usize> = HashMap::new();
+        let mut known_policies: FastMap<&str, usize> = FastMap::default();
         let mut granting = Vec::with_capacity(state.bindings.len());
-        let (mut users, mut groups): (HashMap<Box<str>, u32>, HashMap<Box<str>, u32>) = Default::default();
-        let mut places: HashMap<Place<'_>, u32> = HashMap::new();
-        let mut held: Numbers<Vec<u32>> = Numbers::default();
+        let (mut users, mut groups): (FastMap<Box<str>, u32>, FastMap<Box<str>, u32>) = Default::default();
+        let mut places: FastMap<Place<'_>, u32> = FastMap::default();
+        let mut held: FastMap<u64, Vec<u32>> = FastMap::default();
         let mut subjects = 0;
         for (index, binding) in state.bindings.iter().enumerate() {
             granting.push(binding.found.map(|role| Granting {
@@ -227,7 +200,7 @@ impl<'a> Authorizer<'a> {
                 }
             }
         }
-        let mut member_of: HashMap<&str, Vec<&str>> = HashMap::new();
+        let mut member_of: FastMap<&str, Vec<&str>> = FastMap::default();
         for (group, members) in &state.members {
             for user in members {
                 member_of.entry(user).or_default().push(group);

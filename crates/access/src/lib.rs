@@ -20,6 +20,7 @@ mod catalog;
 mod finding;
 mod grant;
 mod grants;
+mod hash;
 mod impact;
 mod line;
 mod migrate;

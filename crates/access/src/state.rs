@@ -1,9 +1,10 @@
 //! The roles and bindings of a cluster, indexed. Everything is borrowed from its records.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Level, Rule, Scope,
+    hash::FastMap,
     records::{BindingRecord, NamespaceRecord, Records, RoleRecord, RuleSet},
 };
 
@@ -109,7 +110,7 @@ pub(crate) struct State<'a> {
     pub(crate) records: &'a Records,
     pub(crate) roles: BTreeMap<RoleId<'a>, Role<'a>>,
     pub(crate) bindings: Vec<Binding<'a>>,
-    pub(crate) namespaces: HashMap<&'a str, &'a NamespaceRecord>,
+    pub(crate) namespaces: FastMap<&'a str, &'a NamespaceRecord>,
     /// The users in each group.
     pub(crate) members: BTreeMap<&'a str, BTreeSet<&'a str>>,
     /// Objects that are there twice. Of each the later counts.
@@ -159,7 +160,7 @@ impl<'a> State<'a> {
                 state.twice.insert((id.kind, id.namespace, id.name));
             }
         }
-        let index: HashMap<RoleId<'_>, Role<'_>> = roles.iter().copied().collect();
+        let index: FastMap<RoleId<'_>, Role<'_>> = roles.iter().copied().collect();
         state.roles = roles.into_iter().collect();
         let mut bindings: Vec<_> = records.bindings.iter().collect();
         let name = |record: &&'a BindingRecord| (record.kind, &*record.namespace, &*record.name);

@@ -4,7 +4,7 @@
 //! through groups. So each such combination is compared once, however many people it is true of.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
     thread,
 };
@@ -12,6 +12,7 @@ use std::{
 use super::{Changes, DirectChange, Impact, Kept, PermissionChange, SubjectImpact, WhyChanged};
 use crate::{
     BindingAction, BindingChange, Canonical, Grants, Level, RoleChange, Template,
+    hash::FastMap,
     role::Releases,
     state::{Aggregation, Place, Role, RoleId, State, SubjectId},
 };
@@ -94,22 +95,24 @@ pub(crate) struct Assessment<'s, 'a, 'r> {
     changes: &'s BTreeMap<RoleId<'a>, RoleChange>,
     bindings: &'s BTreeMap<usize, BindingChange>,
     /// Bindings by subject and place.
-    held: HashMap<(SubjectId<'a>, Place<'a>), Vec<usize>>,
+    held: FastMap<(SubjectId<'a>, Place<'a>), Vec<usize>>,
+    /// Bindings of everyone who is logged in, by place.
+    everyones: BTreeMap<Place<'a>, Vec<usize>>,
     /// The groups of each user.
-    groups: HashMap<&'a str, Vec<&'a str>>,
+    groups: FastMap<&'a str, Vec<&'a str>>,
     sides: Vec<Side>,
-    alike: HashMap<Likeness<'a>, Delta>,
-    deltas: HashMap<RoleId<'a>, Delta>,
-    replacements: HashMap<(Level, &'s str), SideId>,
+    alike: FastMap<Likeness<'a>, Delta>,
+    deltas: FastMap<RoleId<'a>, Delta>,
+    replacements: FastMap<(Level, &'s str), SideId>,
     /// What each binding gives.
     given: Vec<Given>,
     owned: Vec<Owned>,
-    owned_places: HashMap<Vec<Given>, usize>,
+    owned_places: FastMap<Vec<Given>, usize>,
     /// Sets that are lost or gained, each once.
     forms: Vec<Grants>,
-    form_places: HashMap<Canonical, FormId>,
+    form_places: FastMap<Canonical, FormId>,
     /// What a side has in common with a form.
-    common: HashMap<(FormId, SideId), Option<FormId>>,
+    common: FastMap<(FormId, SideId), Option<FormId>>,
 }
 
 /// What the changes mean to users and groups. A loss counts where nothing else gives the subject the same: another
@@ -120,13 +123,20 @@ pub(crate) fn assess<'s, 'a, 'r>(
     changes: &'s BTreeMap<RoleId<'a>, RoleChange>,
     bindings: &'s BTreeMap<usize, BindingChange>,
 ) -> (Impact, Assessment<'s, 'a, 'r>) {
-    let mut held: HashMap<(SubjectId<'a>, Place<'a>), Vec<usize>> = HashMap::new();
+    let mut held: FastMap<(SubjectId<'a>, Place<'a>), Vec<usize>> = FastMap::default();
     for (index, binding) in state.bindings.iter().enumerate() {
         for subject in &binding.subjects {
             held.entry((*subject, binding.place)).or_default().push(index);
         }
     }
-    let mut groups: HashMap<&str, Vec<&str>> = HashMap::new();
+    let everyone = SubjectId::group(AUTHENTICATED);
+    let mut everyones: BTreeMap<Place<'a>, Vec<usize>> = BTreeMap::new();
+    for (index, binding) in state.bindings.iter().enumerate() {
+        if binding.subjects.contains(&everyone) {
+            everyones.entry(binding.place).or_default().push(index);
+        }
+    }
+    let mut groups: FastMap<&str, Vec<&str>> = FastMap::default();
     for (group, users) in &state.members {
         for user in users {
             groups.entry(user).or_default().push(group);
@@ -138,20 +148,21 @@ pub(crate) fn assess<'s, 'a, 'r>(
         changes,
         bindings,
         held,
+        everyones,
         groups,
         sides: Vec::new(),
-        alike: HashMap::new(),
-        deltas: HashMap::new(),
-        replacements: HashMap::new(),
+        alike: FastMap::default(),
+        deltas: FastMap::default(),
+        replacements: FastMap::default(),
         given: Vec::new(),
         owned: Vec::new(),
-        owned_places: HashMap::new(),
+        owned_places: FastMap::default(),
         forms: Vec::new(),
-        form_places: HashMap::new(),
-        common: HashMap::new(),
+        form_places: FastMap::default(),
+        common: FastMap::default(),
     };
     let affected = assessment.affected();
-    let mut places: HashMap<Holding, usize> = HashMap::new();
+    let mut places: FastMap<Holding, usize> = FastMap::default();
     let mut holdings: Vec<Holding> = Vec::new();
     let mut found = Vec::with_capacity(affected.len());
     for (place, subject) in affected {
@@ -182,8 +193,8 @@ pub(crate) fn assess<'s, 'a, 'r>(
 
 impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
     /// What every binding gives, and who is affected where.
-    fn affected(&mut self) -> BTreeSet<(Place<'a>, SubjectId<'a>)> {
-        let mut affected = BTreeSet::new();
+    fn affected(&mut self) -> Vec<(Place<'a>, SubjectId<'a>)> {
+        let mut affected = Vec::new();
         let state = self.state;
         for (index, binding) in state.bindings.iter().enumerate() {
             let delta = self.delta(binding.role, binding.found.as_ref());
@@ -198,7 +209,7 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
                 continue;
             }
             for subject in &binding.subjects {
-                affected.insert((binding.place, *subject));
+                affected.push((binding.place, *subject));
                 if subject.kind != "Group" {
                     continue;
                 }
@@ -206,6 +217,8 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
                 affected.extend(members.map(|name| (binding.place, SubjectId::user(name))));
             }
         }
+        affected.sort_unstable();
+        affected.dedup();
         affected
     }
 
@@ -390,9 +403,9 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
             }
         }
         if !is_everyone(&subject) {
-            let everyone = SubjectId::group(AUTHENTICATED);
             for place in wider.iter().chain([&place]) {
-                let given = self.through(everyone, *place).map(|index| self.given[index]);
+                let given = self.everyones.get(place).into_iter().flatten();
+                let given = given.map(|index| self.given[*index]);
                 let is_direct = matches!(place, Place::Cluster | Place::Namespace(_));
                 other.extend(given.map(|given| (given, is_direct)));
             }
