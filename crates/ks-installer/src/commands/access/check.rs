@@ -21,7 +21,7 @@ pub(super) async fn check(global: &Global, args: CheckArgs) -> anyhow::Result<Ve
     let records = read::records(global, args.source.from.as_deref()).await?;
     let authorizer = authorizer(&records);
     if args.batch {
-        batch(&authorizer, std::io::stdin().lock(), std::io::stdout().lock())?;
+        batch(&authorizer, std::io::stdin().lock(), std::io::stdout())?;
         return Ok(Verdict::Done);
     }
     let mut question = match (&args.resource, &args.path) {
@@ -70,7 +70,7 @@ const SHARE: usize = 1 << 18;
 
 /// Answers questions, one a line, in their order. What is there is answered before more is waited for, so that a program
 /// can ask and wait for the answer.
-fn batch(authorizer: &Authorizer<'_>, questions: impl BufRead, answers: impl Write) -> std::io::Result<()> {
+fn batch(authorizer: &Authorizer<'_>, questions: impl BufRead, answers: impl Write + Send) -> std::io::Result<()> {
     let mut questions = BufReader::with_capacity(SHARE, questions);
     let mut answers = BufWriter::new(answers);
     let workers = thread::available_parallelism().map_or(1, usize::from);
