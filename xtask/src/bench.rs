@@ -357,10 +357,7 @@ fn measure(command: Command) -> anyhow::Result<Sample> {
 
 /// The same, with something on its standard input.
 fn measure_with(mut command: Command, input: Stdio) -> anyhow::Result<Sample> {
-    command
-        .stdin(input)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     let begin = Instant::now();
     let mut child = command.spawn().context("starting the program")?;
     let stdout = reader(child.stdout.take());

@@ -254,7 +254,10 @@ impl<'a> Authorizer<'a> {
                 reason: "members of system:masters may do everything".into(),
             };
         }
-        let places = [Some(Place::Cluster), self.namespace_of(question).map(Place::Namespace)];
+        let places = [
+            Some(Place::Cluster),
+            self.namespace_of(question).map(Place::Namespace),
+        ];
         self.decide(question, &groups, places.into_iter().flatten(), false)
     }
 
@@ -276,7 +279,12 @@ impl<'a> Authorizer<'a> {
         match question.scope {
             RequestScope::Namespace => Some(&*question.namespace),
             // Its namespace has the project's name, unless its label says otherwise.
-            RequestScope::DevOps => Some(self.devops.get(&*question.devops).copied().unwrap_or(&question.devops)),
+            RequestScope::DevOps => Some(
+                self.devops
+                    .get(&*question.devops)
+                    .copied()
+                    .unwrap_or(&question.devops),
+            ),
             _ => None,
         }
     }
@@ -291,7 +299,12 @@ impl<'a> Authorizer<'a> {
         }
         let namespace = self.namespace_of(question);
         let owner = match question.scope {
-            RequestScope::DevOps => self.state.records.devops.get(&*question.devops).and_then(Option::as_deref),
+            RequestScope::DevOps => self
+                .state
+                .records
+                .devops
+                .get(&*question.devops)
+                .and_then(Option::as_deref),
             _ => None,
         };
         let owner = owner.or_else(|| self.state.namespaces.get(namespace?)?.workspace.as_deref());
@@ -435,7 +448,11 @@ impl<'a> Authorizer<'a> {
     }
 
     fn role_name(&self, index: usize) -> String {
-        let RoleId { kind, namespace, name } = self.state.bindings[index].role;
+        let RoleId {
+            kind,
+            namespace,
+            name,
+        } = self.state.bindings[index].role;
         match namespace {
             "" => format!("{kind} {name}"),
             _ => format!("{kind} {namespace}/{name}"),

@@ -200,7 +200,10 @@ fn turns(grants: &[&UrlGrant]) -> Turns {
             .any(|grant| grant.url.matches(path) && !grant.except.iter().any(|except| except.matches(path)))
     };
     let mut turns = Turns::new();
-    for pattern in grants.iter().flat_map(|grant| grant.except.iter().chain([&grant.url])) {
+    for pattern in grants
+        .iter()
+        .flat_map(|grant| grant.except.iter().chain([&grant.url]))
+    {
         let turn = match pattern {
             UrlPattern::Prefix(prefix) => {
                 let mut shorter = prefix.chars();
@@ -285,8 +288,14 @@ mod tests {
             ..Rule::default()
         };
         let check = |a: &[Rule], b: &[Rule]| assert_eq!(Grants::of(a).canonical(), Grants::of(b).canonical());
-        check(&[rule(&["a", "b"], &["get"])], &[rule(&["b"], &["get"]), rule(&["a"], &["get"])]);
-        check(&[rule(&["*"], &["*"]), rule(&["a"], &["get"])], &[rule(&["*"], &["*"])]);
+        check(
+            &[rule(&["a", "b"], &["get"])],
+            &[rule(&["b"], &["get"]), rule(&["a"], &["get"])],
+        );
+        check(
+            &[rule(&["*"], &["*"]), rule(&["a"], &["get"])],
+            &[rule(&["*"], &["*"])],
+        );
         check(
             &[rule(&["a"], &["get", "list"]), rule(&["b"], &["list"])],
             &[rule(&["a"], &["get"]), rule(&["a", "b"], &["list"])],

@@ -199,7 +199,10 @@ pub(crate) fn on_member_clusters(record: &FederatedRecord, revoked: &[String]) -
         let message = format!("{what}; what it grants is decided there");
         return AccessFinding::about(key, reason::ON_MEMBER_CLUSTERS, message);
     }
-    let message = format!("{what}, and names what the new release revokes: {}; it stays", revoked.join(", "));
+    let message = format!(
+        "{what}, and names what the new release revokes: {}; it stays",
+        revoked.join(", ")
+    );
     AccessFinding::about(key, reason::ON_MEMBER_CLUSTERS, message)
         .hint("upgrade the member clusters too, and edit the role in the console".to_owned())
         .for_decision()
@@ -220,6 +223,8 @@ pub(crate) fn no_member_manager(key: ObjectKey) -> AccessFinding {
     let message = "after the upgrade nobody who is bound in this workspace can manage its members; administrators \
                    of the platform still can";
     AccessFinding::about(key, reason::NO_MEMBER_MANAGER, message.to_owned())
-        .hint("make somebody its administrator; ks-installer access impact --suggest proposes whom".to_owned())
+        .hint(
+            "make somebody its administrator; ks-installer access impact --suggest proposes whom".to_owned(),
+        )
         .for_decision()
 }

@@ -118,7 +118,9 @@ impl ResourceGrant {
         ]
     }
 
-    pub(crate) fn from_sets([subresources, resources, api_groups, resource_names, verbs]: [Names; 5]) -> Self {
+    pub(crate) fn from_sets(
+        [subresources, resources, api_groups, resource_names, verbs]: [Names; 5],
+    ) -> Self {
         Self {
             verbs,
             api_groups,

@@ -40,8 +40,8 @@ pub use finding::{AccessFinding, reason};
 pub use grant::{Grant, Request, ResourceGrant, UrlGrant, UrlPattern};
 pub use grants::Grants;
 pub use impact::{
-    Changes, Deviation, DirectChange, Impact, Kept, PermissionChange, Scope, SubjectImpact, Suggestion, Summary, WhyChanged,
-    deviations,
+    Changes, Deviation, DirectChange, Impact, Kept, PermissionChange, Scope, SubjectImpact, Suggestion,
+    Summary, WhyChanged, deviations,
 };
 pub use line::LineKind;
 pub use migrate::{BindingAction, BindingChange, MigrateOptions, Migration, migrate, migrate_records};

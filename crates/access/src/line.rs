@@ -162,7 +162,10 @@ impl Loader {
             return Ok(LineKind::Object);
         }
         // Rare kinds, whose parts lie deeper.
-        if group == FEDERATED_GROUP || group == INSTALLER_GROUP || line.users.is_some() || kind.starts_with("Workspace") && line.spec.is_some()
+        if group == FEDERATED_GROUP
+            || group == INSTALLER_GROUP
+            || line.users.is_some()
+            || kind.starts_with("Workspace") && line.spec.is_some()
         {
             return self.add_leniently(text);
         }

@@ -115,7 +115,9 @@ pub fn migrate_records(
         impact: assessed,
         ..Migration::default()
     };
-    migration.findings.extend(impact::find_left_without(&state, &assessment));
+    migration
+        .findings
+        .extend(impact::find_left_without(&state, &assessment));
     migration.findings.extend(roles.findings);
     remove(&state, policy, &roles.references, &mut migration);
     find_dangling(&state, releases, &bindings, &mut migration.findings);
@@ -224,7 +226,10 @@ fn change(role: &Role<'_>, outcome: &Outcome) -> RoleChange {
 /// A binding whose subjects all have the replacement through others is redundant. Each is held against those that
 /// have the replacement already and those that are still to be changed, one after the other, so the answer is the
 /// same wherever an earlier run was cut.
-pub(crate) fn judge_bindings<'a>(state: &State<'a>, releases: Releases<'_>) -> BTreeMap<usize, BindingChange> {
+pub(crate) fn judge_bindings<'a>(
+    state: &State<'a>,
+    releases: Releases<'_>,
+) -> BTreeMap<usize, BindingChange> {
     let mut changes = BTreeMap::new();
     let replaced = |binding: &Binding<'a>| {
         let role = releases
@@ -289,11 +294,7 @@ pub(crate) fn judge_bindings<'a>(state: &State<'a>, releases: Releases<'_>) -> B
 /// Removed roles, and templates that the new release no longer has and nothing refers to.
 fn remove(state: &State<'_>, policy: &Policy, references: &References<'_>, migration: &mut Migration) {
     let is_bound = |id: RoleId<'_>| state.bindings.iter().any(|binding| binding.role == id);
-    for role in state
-        .roles
-        .values()
-        .filter(|role| !role.record.is_being_deleted)
-    {
+    for role in state.roles.values().filter(|role| !role.record.is_being_deleted) {
         if policy.removed_role(role.id.kind, role.id.name).is_some() {
             migration.removed.push(role.record.key());
             continue;
@@ -363,9 +364,9 @@ fn find_oddities(state: &State<'_>, policy: &Policy, findings: &mut Vec<AccessFi
             name: &record.name,
         };
         match id.kind {
-            "GlobalRole" | "WorkspaceRole" | "ClusterRole" | "Role" => {
-                records.roles.iter().any(|own| own.name == record.name && own.kind == id.kind && own.namespace == record.namespace)
-            }
+            "GlobalRole" | "WorkspaceRole" | "ClusterRole" | "Role" => records.roles.iter().any(|own| {
+                own.name == record.name && own.kind == id.kind && own.namespace == record.namespace
+            }),
             kind => bindings.contains(&(kind, id.namespace, id.name)),
         }
     };

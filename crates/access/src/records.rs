@@ -225,7 +225,10 @@ pub(crate) fn is_relevant(group: &str, kind: &str) -> bool {
                 | "GroupBinding"
                 | "User"
         ),
-        RBAC_GROUP => matches!(kind, "ClusterRole" | "Role" | "ClusterRoleBinding" | "RoleBinding"),
+        RBAC_GROUP => matches!(
+            kind,
+            "ClusterRole" | "Role" | "ClusterRoleBinding" | "RoleBinding"
+        ),
         TENANT_GROUP => matches!(kind, "Workspace" | "WorkspaceTemplate"),
         DEVOPS_GROUP => kind == "DevOpsProject",
         INSTALLER_GROUP => kind == "ClusterConfiguration",
@@ -333,9 +336,7 @@ impl Loader {
             role: text(at("/roleRef/name")),
             subjects: subjects
                 .iter()
-                .map(|subject| {
-                    ["kind", "namespace", "name"].map(|field| text(subject.get(field)))
-                })
+                .map(|subject| ["kind", "namespace", "name"].map(|field| text(subject.get(field))))
                 .collect(),
             users: users.iter().filter_map(Value::as_str).collect(),
             group_ref: object.get_str("/groupRef/name"),
@@ -433,16 +434,19 @@ impl Loader {
 
     fn binding(&mut self, kind: &'static str, parts: &Parts<'_>) {
         let is_namespaced = kind == "RoleBinding";
-        let subjects = parts.subjects.iter().map(|[kind, namespace, name]| SubjectRecord {
-            kind: self.text(kind),
-            namespace: self.text(match (*kind, *namespace) {
-                // One that names no namespace is of the binding's.
-                ("ServiceAccount", "") if is_namespaced => parts.namespace,
-                ("ServiceAccount", namespace) => namespace,
-                _ => "",
-            }),
-            name: self.text(name),
-        });
+        let subjects = parts
+            .subjects
+            .iter()
+            .map(|[kind, namespace, name]| SubjectRecord {
+                kind: self.text(kind),
+                namespace: self.text(match (*kind, *namespace) {
+                    // One that names no namespace is of the binding's.
+                    ("ServiceAccount", "") if is_namespaced => parts.namespace,
+                    ("ServiceAccount", namespace) => namespace,
+                    _ => "",
+                }),
+                name: self.text(name),
+            });
         let subjects = subjects.collect();
         let record = BindingRecord {
             kind,

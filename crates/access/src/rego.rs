@@ -159,7 +159,6 @@ enum Form {
     Program(Text),
 }
 
-
 impl Policy {
     pub(crate) fn new(text: &Text) -> Self {
         Self(match parse(text) {
@@ -240,10 +239,7 @@ fn parse(text: &str) -> Option<Vec<Vec<Comparison>>> {
                         continue;
                     }
                     let (one, other) = line.split_once("==")?;
-                    clause.push(Comparison(
-                        term(one.trim(), &lists)?,
-                        term(other.trim(), &lists)?,
-                    ));
+                    clause.push(Comparison(term(one.trim(), &lists)?, term(other.trim(), &lists)?));
                 }
                 if clause.is_empty() {
                     return None;
@@ -285,7 +281,10 @@ fn run(text: &str, question: &Question<'_>, groups: &[&str], interpreter: Interp
     if is_whole_input
         || asks_for("input.APIVersion")
         || asks_for("input.Cluster")
-        || text.replace("input.User.Name", "").replace("input.User.Groups", "").contains("input.User")
+        || text
+            .replace("input.User.Name", "")
+            .replace("input.User.Groups", "")
+            .contains("input.User")
         || (question.path.is_empty() && asks_for("input.Path"))
     {
         return None;
@@ -299,7 +298,11 @@ fn run(text: &str, question: &Question<'_>, groups: &[&str], interpreter: Interp
     });
     let both = [false, true].into_iter();
     let mut results = both
-        .filter(|to_kubernetes| question.kubernetes_request.is_none_or(|said| said == *to_kubernetes))
+        .filter(|to_kubernetes| {
+            question
+                .kubernetes_request
+                .is_none_or(|said| said == *to_kubernetes)
+        })
         .map(|to_kubernetes| {
             input["KubernetesRequest"] = to_kubernetes.into();
             interpreter(text, &input.to_string())
@@ -363,7 +366,13 @@ allow = true {
         check("update", "iam.kubesphere.io", "users", "u", Some(true));
         check("update", "iam.kubesphere.io", "users", "v", Some(false));
         check("get", "iam.kubesphere.io", "workspacemembers", "u", Some(true));
-        check("delete", "iam.kubesphere.io", "workspacemembers", "u", Some(false));
+        check(
+            "delete",
+            "iam.kubesphere.io",
+            "workspacemembers",
+            "u",
+            Some(false),
+        );
         // Whether it comes by /kapis or /apis is not said.
         check("get", "tenant.kubesphere.io", "workspaces", "", None);
         check("create", "tenant.kubesphere.io", "workspaces", "", Some(false));
@@ -372,7 +381,9 @@ allow = true {
     fn interpreter(policy: &str, input: &str) -> Option<bool> {
         let mut engine = regorus::Engine::new();
         engine.set_rego_v0(true);
-        engine.add_policy("authz.rego".to_owned(), policy.to_owned()).ok()?;
+        engine
+            .add_policy("authz.rego".to_owned(), policy.to_owned())
+            .ok()?;
         engine.set_input(regorus::Value::from_json_str(input).ok()?);
         let allowed = engine.eval_rule("data.authz.allow".to_owned()).ok()?;
         Some(matches!(allowed, regorus::Value::Bool(true)))
@@ -409,7 +420,11 @@ allow = true {
             let policy = Policy::new(&text.as_str().into());
             assert!(policy.is_program(), "{body}");
             let question = question("get", "iam.kubesphere.io", "users", "u");
-            assert_eq!(policy.allows(&question, &["g"], Some(interpreter)), expect, "{body}");
+            assert_eq!(
+                policy.allows(&question, &["g"], Some(interpreter)),
+                expect,
+                "{body}"
+            );
             assert_eq!(policy.allows(&question, &["g"], None), None, "{body}");
         };
         check("startswith(input.Resource, \"us\")", Some(true));

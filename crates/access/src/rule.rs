@@ -91,9 +91,7 @@ impl Rule {
                     && self.resources.iter().any(matches)
                     && (self.resource_names.is_empty() || self.resource_names.iter().any(|n| n == name))
             }
-            Request::Url { verb, path } => {
-                has(&self.verbs, verb) && self.allows_url(path)
-            }
+            Request::Url { verb, path } => has(&self.verbs, verb) && self.allows_url(path),
         }
     }
 

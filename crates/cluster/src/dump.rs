@@ -255,14 +255,22 @@ impl Reader<'_> {
         }
     }
 
-    fn next_line(&mut self, source: &mut (impl BufRead + ?Sized), line: &mut Vec<u8>) -> Result<bool, DumpError> {
+    fn next_line(
+        &mut self,
+        source: &mut (impl BufRead + ?Sized),
+        line: &mut Vec<u8>,
+    ) -> Result<bool, DumpError> {
         line.clear();
         let read = source.read_until(b'\n', line).map_err(|error| self.io(error))?;
         self.line += usize::from(read > 0);
         Ok(read > 0)
     }
 
-    fn read_lines(&mut self, source: &mut (impl BufRead + ?Sized), line: &mut Vec<u8>) -> Result<(), DumpError> {
+    fn read_lines(
+        &mut self,
+        source: &mut (impl BufRead + ?Sized),
+        line: &mut Vec<u8>,
+    ) -> Result<(), DumpError> {
         while self.next_line(source, line)? {
             if is_blank(line) {
                 continue;

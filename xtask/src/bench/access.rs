@@ -56,7 +56,10 @@ fn write_world(path: &Path, size: Size) -> anyhow::Result<()> {
 pub(super) fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     let size = Size::LARGE;
     (bench.report)("a cluster of many users and roles");
-    let (cluster, questions) = (bench.folder.join("world.ndjson"), bench.folder.join("questions.ndjson"));
+    let (cluster, questions) = (
+        bench.folder.join("world.ndjson"),
+        bench.folder.join("questions.ndjson"),
+    );
     write_world(&cluster, size)?;
     let mut out = BufWriter::new(File::create(&questions).context("making the file of questions")?);
     world::write_questions(&mut out, size, QUESTIONS, 2)?;
@@ -126,16 +129,22 @@ fn answers(bench: &Bench<'_>, from: &str, questions: &Path) -> anyhow::Result<Sa
 
 /// A custom role that an upgrade changes.
 fn role(number: usize, catalog: &Catalog) -> anyhow::Result<Value> {
-    let names = ["role-template-view-basic", "role-template-manage-members", "role-template-view-members"];
+    let names = [
+        "role-template-view-basic",
+        "role-template-manage-members",
+        "role-template-view-members",
+    ];
     let rules = names
         .iter()
         .filter_map(|name| catalog.template(Level::Workspace, name))
         .flat_map(|template| &template.rules)
         .collect::<Vec<_>>();
-    Ok(json!({"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "WorkspaceRole",
+    Ok(
+        json!({"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "WorkspaceRole",
         "metadata": {"name": format!("measured-{number}"), "labels": {"kubesphere.io/workspace": "ws1"},
             "annotations": {"iam.kubesphere.io/aggregation-roles": json!(names).to_string()}},
-        "rules": serde_json::to_value(rules)?}))
+        "rules": serde_json::to_value(rules)?}),
+    )
 }
 
 /// What two thousand custom roles add to the writing of an upgrade, and a plain loop of as many PUTs.
@@ -157,7 +166,9 @@ pub(super) fn measure_migration(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     plain.remove(0);
     Ok(vec![
         Row {
-            what: format!("what {ROLES} custom WorkspaceRoles add to the writing of an `upgrade` on a real API server"),
+            what: format!(
+                "what {ROLES} custom WorkspaceRoles add to the writing of an `upgrade` on a real API server"
+            ),
             time: spread(added)?,
             peak: None,
             wanted: "< 1.3 × the next",
@@ -183,7 +194,11 @@ async fn restored(dump: &PathBuf, roles: &[Value]) -> anyhow::Result<ControlPlan
     Ok(started)
 }
 
-fn writing_seconds(bench: &Bench<'_>, runtime: &tokio::runtime::Runtime, roles: &[Value]) -> anyhow::Result<f64> {
+fn writing_seconds(
+    bench: &Bench<'_>,
+    runtime: &tokio::runtime::Runtime,
+    roles: &[Value],
+) -> anyhow::Result<f64> {
     let control_plane = runtime.block_on(restored(&bench.options.dump, roles))?;
     let kubeconfig = control_plane.kubeconfig();
     let kubeconfig = kubeconfig.to_string_lossy();
@@ -206,10 +221,21 @@ async fn plain_loop(bench: &Bench<'_>, roles: &[Value]) -> anyhow::Result<Durati
     let control_plane = restored(&bench.options.dump, roles).await?;
     let client = control_plane.client().await?;
     let kind = GroupVersionKind::gvk("iam.kubesphere.io", "v1alpha2", "WorkspaceRole");
-    let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::from_gvk_with_plural(&kind, "workspaceroles"));
-    let list = api.list(&kube::api::ListParams::default()).await.context("listing the roles")?;
+    let api: Api<DynamicObject> = Api::all_with(
+        client,
+        &ApiResource::from_gvk_with_plural(&kind, "workspaceroles"),
+    );
+    let list = api
+        .list(&kube::api::ListParams::default())
+        .await
+        .context("listing the roles")?;
     let mut measured: Vec<DynamicObject> = list.items;
-    measured.retain(|role| role.metadata.name.as_deref().is_some_and(|name| name.starts_with("measured-")));
+    measured.retain(|role| {
+        role.metadata
+            .name
+            .as_deref()
+            .is_some_and(|name| name.starts_with("measured-"))
+    });
     for role in &mut measured {
         // Another text, so that the API server has something to write.
         role.data["rules"] = json!([{"apiGroups": ["*"], "resources": ["workspaces"], "verbs": ["get"]}]);
@@ -219,7 +245,9 @@ async fn plain_loop(bench: &Bench<'_>, roles: &[Value]) -> anyhow::Result<Durati
     let mut writes = futures::stream::iter(measured)
         .map(|role| async move {
             let name = role.metadata.name.clone().unwrap_or_default();
-            api.replace(&name, &PostParams::default(), &role).await.map(|_| ())
+            api.replace(&name, &PostParams::default(), &role)
+                .await
+                .map(|_| ())
         })
         .buffer_unordered(IN_FLIGHT);
     while let Some(written) = writes.next().await {

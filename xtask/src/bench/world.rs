@@ -108,22 +108,30 @@ pub fn write(
     for object in released {
         put(object)?;
     }
-    put(json!({"apiVersion": "installer.kubesphere.io/v1alpha1", "kind": "ClusterConfiguration",
+    put(
+        json!({"apiVersion": "installer.kubesphere.io/v1alpha1", "kind": "ClusterConfiguration",
         "metadata": {"name": "ks-installer", "namespace": "kubesphere-system"},
-        "status": {"core": {"version": "v3.2.1", "status": "enabled"}}}))?;
+        "status": {"core": {"version": "v3.2.1", "status": "enabled"}}}),
+    )?;
     let workspace = |number: usize| format!("workspace-{number}");
     let project = |number: usize| format!("project-{number}");
     for number in 0..size.users {
-        put(json!({"apiVersion": IAM, "kind": "User", "metadata": {"name": format!("user-{number}")},
-            "spec": {"email": format!("user-{number}@example.org")}, "status": {"state": "Active"}}))?;
+        put(
+            json!({"apiVersion": IAM, "kind": "User", "metadata": {"name": format!("user-{number}")},
+            "spec": {"email": format!("user-{number}@example.org")}, "status": {"state": "Active"}}),
+        )?;
     }
     for number in 0..size.workspaces {
-        put(json!({"apiVersion": "tenant.kubesphere.io/v1alpha1", "kind": "Workspace",
-            "metadata": {"name": workspace(number)}, "spec": {"manager": format!("user-{}", number % size.users.max(1))}}))?;
+        put(
+            json!({"apiVersion": "tenant.kubesphere.io/v1alpha1", "kind": "Workspace",
+            "metadata": {"name": workspace(number)}, "spec": {"manager": format!("user-{}", number % size.users.max(1))}}),
+        )?;
     }
     for number in 0..size.projects {
-        put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": project(number),
-            "labels": {"kubesphere.io/workspace": workspace(number % size.workspaces.max(1))}}}))?;
+        put(
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": project(number),
+            "labels": {"kubesphere.io/workspace": workspace(number % size.workspaces.max(1))}}}),
+        )?;
     }
     // A tenth of the custom roles is the platform's, half the workspaces', the rest the projects'.
     let shapes = [&templates.platform, &templates.workspace, &templates.project]
@@ -159,9 +167,16 @@ pub fn write(
             round if round % 2 == 1 => 1,
             _ => 2,
         };
-        let built_in = ["platform-regular", "platform-regular", "users-manager", "workspaces-manager"];
+        let built_in = [
+            "platform-regular",
+            "platform-regular",
+            "users-manager",
+            "workspaces-manager",
+        ];
         let pick = random.below(roles[level].len().max(1));
-        let custom = roles[level].get(pick).filter(|_| level != 0 || random.below(2) == 0);
+        let custom = roles[level]
+            .get(pick)
+            .filter(|_| level != 0 || random.below(2) == 0);
         let (place, role) = match custom {
             Some((place, role)) => (*place, role.clone()),
             None => (0, built_in[random.below(4)].to_owned()),

@@ -117,7 +117,11 @@ impl Authorizer<'_> {
                 group: group.map(str::to_owned),
                 is_unknown,
                 has_policy: role.is_some_and(|role| role.record.rego.is_some()),
-                allows: Grants::of(rules).simplified().iter().map(ToString::to_string).collect(),
+                allows: Grants::of(rules)
+                    .simplified()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
             });
         }
         held.sort();
@@ -126,6 +130,8 @@ impl Authorizer<'_> {
 
     /// Whether the cluster knows the user: as an object, as a subject or as a member of a group.
     pub fn knows(&self, user: &str) -> bool {
-        self.state.records.users.contains(user) || self.users.contains_key(user) || self.member_of.contains_key(user)
+        self.state.records.users.contains(user)
+            || self.users.contains_key(user)
+            || self.member_of.contains_key(user)
     }
 }

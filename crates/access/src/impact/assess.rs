@@ -302,9 +302,7 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
     fn released(&self, id: RoleId<'a>, role: Option<&Role<'a>>) -> Option<&'r Template> {
         let role = role?;
         let releases = self.releases;
-        let is_built_in = releases
-            .policy
-            .is_built_in(role.level, id.name, role.workspace);
+        let is_built_in = releases.policy.is_built_in(role.level, id.name, role.workspace);
         // Kubernetes' own cluster-admin and the like keep their rules.
         let is_ours = is_built_in || role.is_template();
         releases
@@ -516,7 +514,11 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
             });
             return;
         }
-        if !self.deltas.get(&binding.role).is_some_and(|delta| delta.is_changed) {
+        if !self
+            .deltas
+            .get(&binding.role)
+            .is_some_and(|delta| delta.is_changed)
+        {
             return;
         }
         let role = binding.role.name.to_owned();

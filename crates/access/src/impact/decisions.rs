@@ -21,7 +21,10 @@ const MANAGE_MEMBERS: Request<'_> = Request::Resource {
 };
 
 /// Users who have no platform role afterwards, and workspaces in which nobody can manage members any more.
-pub(crate) fn find_left_without(state: &State<'_>, assessment: &Assessment<'_, '_, '_>) -> Vec<AccessFinding> {
+pub(crate) fn find_left_without(
+    state: &State<'_>,
+    assessment: &Assessment<'_, '_, '_>,
+) -> Vec<AccessFinding> {
     let mut findings = Vec::new();
     let manages: Vec<bool> = assessment
         .sides()

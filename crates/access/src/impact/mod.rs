@@ -200,7 +200,6 @@ pub struct Impact {
     pub everyone: Vec<SubjectImpact>,
 }
 
-
 /// How many are affected, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

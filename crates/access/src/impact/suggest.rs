@@ -82,7 +82,10 @@ fn advise<'r>(releases: Releases<'r>, lost: &Changes) -> Advice<'r> {
         .flat_map(|change| &change.grants)
         .cloned()
         .collect();
-    let words: Vec<String> = lost.iter().filter_map(|change| change.permission.clone()).collect();
+    let words: Vec<String> = lost
+        .iter()
+        .filter_map(|change| change.permission.clone())
+        .collect();
     let loses = |request: &Request<'_>| all.allows(request);
     Advice {
         workspace: narrowest(releases, Level::Workspace, |role| {
@@ -145,7 +148,11 @@ pub(crate) fn suggest(state: &State<'_>, releases: Releases<'_>, impact: &Impact
             }
             Scope::Platform => {
                 if let Some(role) = makes_workspaces.filter(|_| advice.makes_workspaces) {
-                    push(None, Some(role.name.clone()), "could create workspaces".to_owned());
+                    push(
+                        None,
+                        Some(role.name.clone()),
+                        "could create workspaces".to_owned(),
+                    );
                 }
                 let own = managed.get(&*subject.name).filter(|_| subject.kind == "User");
                 if let (Some(role), true) = (administrator, advice.manages_members) {

@@ -21,7 +21,11 @@ fn binding(name: &str, role: &str, user: &str) -> Value {
 fn reasons(state: &[Value]) -> Vec<String> {
     let objects: Vec<Object> = state.iter().cloned().map(mk).collect();
     let migration = upgrade(&objects);
-    let mut reasons: Vec<String> = migration.findings.into_iter().map(|finding| finding.reason).collect();
+    let mut reasons: Vec<String> = migration
+        .findings
+        .into_iter()
+        .map(|finding| finding.reason)
+        .collect();
     reasons.dedup();
     reasons
 }
@@ -42,7 +46,14 @@ fn answer(state: &[Value], verb: &str, user: &str) -> Answer {
 
 #[test]
 fn broken_annotations_are_left_to_a_person() {
-    for list in ["[", "{}", "[1]", "\"x\"", "[\"role-template-manage-users\",]", "null"] {
+    for list in [
+        "[",
+        "{}",
+        "[1]",
+        "\"x\"",
+        "[\"role-template-manage-users\",]",
+        "null",
+    ] {
         let state = [role("r", &list.into(), json!([]))];
         assert_eq!(reasons(&state), [reason::UNREADABLE_AGGREGATION], "{list}");
     }
@@ -52,7 +63,12 @@ fn broken_annotations_are_left_to_a_person() {
 
 #[test]
 fn rules_that_cannot_be_read_grant_nothing_that_is_known() {
-    for rules in [json!("x"), json!([1]), json!([{"verbs": "get"}]), json!({"verbs": []})] {
+    for rules in [
+        json!("x"),
+        json!([1]),
+        json!([{"verbs": "get"}]),
+        json!({"verbs": []}),
+    ] {
         let state = [role("r", &"[]".into(), rules.clone()), binding("b", "r", "u")];
         assert_eq!(reasons(&state), [reason::UNREADABLE_RULES], "{rules}");
         assert_eq!(answer(&state, "get", "u").allowed, None, "{rules}");
@@ -103,7 +119,10 @@ fn verbs_that_nobody_knows_are_names_like_others() {
 #[test]
 fn names_may_be_of_any_script() {
     let rules = json!([{"apiGroups": ["*"], "resources": ["users"], "verbs": ["получить"]}]);
-    let state = [role("角色", &"[]".into(), rules), binding("связь", "角色", "Jürgen 🦀")];
+    let state = [
+        role("角色", &"[]".into(), rules),
+        binding("связь", "角色", "Jürgen 🦀"),
+    ];
     let answer = answer(&state, "получить", "Jürgen 🦀");
     assert_eq!(answer.allowed, Some(true));
     assert_eq!(answer.reason, "GlobalRoleBinding связь → GlobalRole 角色, rule 0");
@@ -111,7 +130,9 @@ fn names_may_be_of_any_script() {
 
 #[test]
 fn a_role_of_ten_megabytes_is_read_and_judged() {
-    let resources: Vec<String> = (0..200_000).map(|number| format!("things-of-a-large-role-{number:020}")).collect();
+    let resources: Vec<String> = (0..200_000)
+        .map(|number| format!("things-of-a-large-role-{number:020}"))
+        .collect();
     let list = json!(["role-template-view-basic", "role-template-manage-users"]).to_string();
     let rules = json!([{"apiGroups": ["*"], "resources": resources, "verbs": ["get"]},
         {"apiGroups": ["*"], "resources": ["users"], "verbs": ["get"]}]);
@@ -131,7 +152,14 @@ fn a_role_of_ten_megabytes_is_read_and_judged() {
 #[test]
 fn text_that_is_no_object_is_told_from_json_that_is_cut() {
     let mut loader = Loader::default();
-    for text in ["1", "[]", "{}", r#"{"kind":"A"}"#, r#"{"apiVersion":"v1","kind":"A","metadata":{}}"#, "null"] {
+    for text in [
+        "1",
+        "[]",
+        "{}",
+        r#"{"kind":"A"}"#,
+        r#"{"apiVersion":"v1","kind":"A","metadata":{}}"#,
+        "null",
+    ] {
         assert_eq!(loader.add_json(text).unwrap(), LineKind::Other, "{text}");
     }
     for text in ["{", r#"{"kind":"#, "nonsense"] {
@@ -156,7 +184,10 @@ fn what_is_on_member_clusters_only_is_named_as_such() {
         panic!("one finding is expected");
     };
     assert_eq!(finding.reason, reason::ON_MEMBER_CLUSTERS);
-    assert!(finding.needs_decision && finding.message.contains("east, west"), "{finding:?}");
+    assert!(
+        finding.needs_decision && finding.message.contains("east, west"),
+        "{finding:?}"
+    );
     // One that this cluster has itself is its own.
     let objects = [mk(federated), mk(role("far", &"[]".into(), json!([])))];
     assert_eq!(upgrade(&objects).findings, []);
@@ -176,8 +207,14 @@ fn who_is_left_without_a_role_or_a_manager_is_told() {
             "subjects": [{"kind": "User", "name": "boss"}]}),
     ];
     let reasons = reasons(&state);
-    assert!(reasons.contains(&reason::NO_PLATFORM_ROLE.to_owned()), "{reasons:?}");
-    assert!(reasons.contains(&reason::NO_MEMBER_MANAGER.to_owned()), "{reasons:?}");
+    assert!(
+        reasons.contains(&reason::NO_PLATFORM_ROLE.to_owned()),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons.contains(&reason::NO_MEMBER_MANAGER.to_owned()),
+        "{reasons:?}"
+    );
     let objects: Vec<Object> = state.iter().cloned().map(mk).collect();
     let suggestions = upgrade(&objects).suggestions;
     let suggested: Vec<_> = suggestions

@@ -344,7 +344,10 @@ fn groups_are_told_with_their_members() {
     // Each member is affected too, and nobody else.
     for (user, name) in [(u, "u"), (v, "v")] {
         assert_eq!((user.kind.as_str(), user.name.as_str()), ("User", name));
-        assert_eq!((&user.through[..], &user.lost), (&["g".to_owned()][..], &subject.lost));
+        assert_eq!(
+            (&user.through[..], &user.lost),
+            (&["g".to_owned()][..], &subject.lost)
+        );
     }
     assert_eq!(subject.members, ["u", "v"]);
     assert_eq!(subject.lost.len(), 1);

@@ -34,7 +34,15 @@ impl Random {
     }
 }
 
-const USERS: &[&str] = &["anna", "bert", "jürgen", "用户", "system:serviceaccount:n1:robot", "system:anonymous", ""];
+const USERS: &[&str] = &[
+    "anna",
+    "bert",
+    "jürgen",
+    "用户",
+    "system:serviceaccount:n1:robot",
+    "system:anonymous",
+    "",
+];
 const GROUPS: &[&str] = &["team", "ops", "system:authenticated", "system:unauthenticated"];
 const VERBS: &[&str] = &["get", "list", "create", "delete", "*"];
 const API_GROUPS: &[&str] = &["", "iam.kubesphere.io", "tenant.kubesphere.io", "apps"];
@@ -56,7 +64,11 @@ const POLICIES: [&str; 4] = [
 ];
 
 fn policy(number: usize, question: &Question<'_>) -> Option<bool> {
-    let user = if question.user.is_empty() { "system:anonymous" } else { &question.user };
+    let user = if question.user.is_empty() {
+        "system:anonymous"
+    } else {
+        &question.user
+    };
     match number {
         1 => Some(question.verb == "get" && user == question.name),
         2 if question.api_group == "tenant.kubesphere.io" => None,
@@ -74,12 +86,26 @@ fn any_rule(random: &mut Random) -> Value {
     if random.below(3) == 0 {
         groups.push("*");
     }
-    let patterns = ["users", "pods", "roles", "pods/log", "*/status", "users/status", "*/log", "pods/", "*/"];
+    let patterns = [
+        "users",
+        "pods",
+        "roles",
+        "pods/log",
+        "*/status",
+        "users/status",
+        "*/log",
+        "pods/",
+        "*/",
+    ];
     let mut resources = random.some(&patterns, 3);
     if random.below(8) == 0 {
         resources.push("*");
     }
-    let names = if random.below(3) == 0 { random.some(&["a", "anna"], 2) } else { Vec::new() };
+    let names = if random.below(3) == 0 {
+        random.some(&["a", "anna"], 2)
+    } else {
+        Vec::new()
+    };
     json!({"apiGroups": groups, "resources": resources, "resourceNames": names, "verbs": random.some(VERBS, 3)})
 }
 
@@ -96,11 +122,18 @@ fn any_world(random: &mut Random) -> Vec<Value> {
         world.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}));
     }
     for group in ["team", "ops"] {
-        world.push(json!({"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "GroupBinding",
-            "metadata": {"name": group}, "groupRef": {"name": group}, "users": random.some(&USERS[..4], 2)}));
+        world.push(
+            json!({"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "GroupBinding",
+            "metadata": {"name": group}, "groupRef": {"name": group}, "users": random.some(&USERS[..4], 2)}),
+        );
     }
     let (iam, rbac) = ("iam.kubesphere.io/v1alpha2", "rbac.authorization.k8s.io/v1");
-    let kinds = [(iam, "GlobalRole"), (iam, "WorkspaceRole"), (rbac, "ClusterRole"), (rbac, "Role")];
+    let kinds = [
+        (iam, "GlobalRole"),
+        (iam, "WorkspaceRole"),
+        (rbac, "ClusterRole"),
+        (rbac, "Role"),
+    ];
     for (version, kind) in kinds {
         let places: &[&str] = if kind == "Role" { NAMESPACES } else { &[""] };
         for namespace in places {
@@ -117,7 +150,8 @@ fn any_world(random: &mut Random) -> Vec<Value> {
                 if random.below(12) == 0 {
                     rules = vec![json!({"verbs": "get"})];
                 }
-                world.push(json!({"apiVersion": version, "kind": kind, "metadata": metadata, "rules": rules}));
+                world
+                    .push(json!({"apiVersion": version, "kind": kind, "metadata": metadata, "rules": rules}));
             }
         }
     }
@@ -130,7 +164,11 @@ fn any_world(random: &mut Random) -> Vec<Value> {
         if kind == "WorkspaceRole" {
             metadata["labels"] = json!({"kubesphere.io/workspace": random.one(WORKSPACES)});
         }
-        let role_kind = if kind == "Role" && random.below(2) == 0 { "ClusterRole" } else { kind };
+        let role_kind = if kind == "Role" && random.below(2) == 0 {
+            "ClusterRole"
+        } else {
+            kind
+        };
         let subjects = (0..1 + random.below(2)).map(|_| match random.below(5) {
             0 | 1 => json!({"kind": "User", "name": random.one(&USERS[..6])}),
             2 | 3 => json!({"kind": "Group", "name": random.one(GROUPS)}),
@@ -138,8 +176,10 @@ fn any_world(random: &mut Random) -> Vec<Value> {
             _ => json!({"kind": "ServiceAccount", "name": "robot", "namespace": "n1"}),
         });
         let subjects: Vec<Value> = subjects.collect();
-        world.push(json!({"apiVersion": version, "kind": format!("{kind}Binding"), "metadata": metadata,
-            "roleRef": {"kind": role_kind, "name": random.one(ROLES)}, "subjects": subjects}));
+        world.push(
+            json!({"apiVersion": version, "kind": format!("{kind}Binding"), "metadata": metadata,
+            "roleRef": {"kind": role_kind, "name": random.one(ROLES)}, "subjects": subjects}),
+        );
     }
     world
 }
@@ -156,7 +196,11 @@ fn any_question(random: &mut Random) -> Question<'static> {
     let is_url = random.below(8) == 0;
     let mut question = Question {
         user: random.one(USERS).into(),
-        groups: random.some(&["team", "guests"], 1).into_iter().map(Into::into).collect(),
+        groups: random
+            .some(&["team", "guests"], 1)
+            .into_iter()
+            .map(Into::into)
+            .collect(),
         verb: random.one(&VERBS[..4]).into(),
         api_group: random.one(API_GROUPS).into(),
         resource: random.one(RESOURCES).into(),
@@ -167,7 +211,11 @@ fn any_question(random: &mut Random) -> Question<'static> {
     };
     if is_url {
         question.path = random.one(PATHS).into();
-        for field in [&mut question.resource, &mut question.subresource, &mut question.api_group] {
+        for field in [
+            &mut question.resource,
+            &mut question.subresource,
+            &mut question.api_group,
+        ] {
             *field = "".into();
         }
     }
@@ -184,7 +232,12 @@ fn any_question(random: &mut Random) -> Question<'static> {
 }
 
 fn texts(value: &Value) -> Vec<&str> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
 }
 
 fn rule_allows(rule: &Value, q: &Question<'_>) -> bool {
@@ -194,7 +247,9 @@ fn rule_allows(rule: &Value, q: &Question<'_>) -> bool {
     }
     if !q.path.is_empty() {
         return texts(&rule["nonResourceURLs"]).iter().any(|url| {
-            *url == "*" || *url == q.path || (url.ends_with('*') && q.path.starts_with(url.trim_end_matches('*')))
+            *url == "*"
+                || *url == q.path
+                || (url.ends_with('*') && q.path.starts_with(url.trim_end_matches('*')))
         });
     }
     let groups = texts(&rule["apiGroups"]);
@@ -232,21 +287,34 @@ fn applies(subject: &Value, user: &str, groups: &BTreeSet<String>, namespace: &s
 
 /// `None`: it cannot be decided.
 fn oracle(world: &[Value], q: &Question<'_>, is_kubernetes: bool) -> Option<bool> {
-    let user = if q.user.is_empty() { "system:anonymous" } else { &*q.user };
+    let user = if q.user.is_empty() {
+        "system:anonymous"
+    } else {
+        &*q.user
+    };
     let mut groups: BTreeSet<String> = q.groups.iter().map(ToString::to_string).collect();
     for binding in world.iter().filter(|o| o["kind"] == "GroupBinding") {
         if texts(&binding["users"]).contains(&&*q.user) {
             groups.insert(binding["groupRef"]["name"].as_str().unwrap().to_owned());
         }
     }
-    groups.insert(if user == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" }.to_owned());
+    groups.insert(
+        if user == "system:anonymous" {
+            "system:unauthenticated"
+        } else {
+            "system:authenticated"
+        }
+        .to_owned(),
+    );
     let namespaces = || world.iter().filter(|o| o["kind"] == "Namespace");
     let namespace = match q.scope {
         RequestScope::Namespace => Some(q.namespace.to_string()),
         RequestScope::DevOps => Some(
             namespaces()
                 .find(|n| n["metadata"]["labels"]["kubesphere.io/devopsproject"] == *q.devops)
-                .map_or(q.devops.to_string(), |n| n["metadata"]["name"].as_str().unwrap().to_owned()),
+                .map_or(q.devops.to_string(), |n| {
+                    n["metadata"]["name"].as_str().unwrap().to_owned()
+                }),
         ),
         _ => None,
     };
@@ -264,7 +332,11 @@ fn oracle(world: &[Value], q: &Question<'_>, is_kubernetes: bool) -> Option<bool
         let is_asked = match binding["kind"].as_str().unwrap() {
             "GlobalRoleBinding" => !is_kubernetes,
             "WorkspaceRoleBinding" => {
-                let scopes = [RequestScope::Workspace, RequestScope::Namespace, RequestScope::DevOps];
+                let scopes = [
+                    RequestScope::Workspace,
+                    RequestScope::Namespace,
+                    RequestScope::DevOps,
+                ];
                 !is_kubernetes
                     && scopes.contains(&q.scope)
                     && !workspace.is_empty()
@@ -275,7 +347,12 @@ fn oracle(world: &[Value], q: &Question<'_>, is_kubernetes: bool) -> Option<bool
             _ => false,
         };
         let subjects = binding["subjects"].as_array();
-        let is_bound = || subjects.unwrap().iter().any(|s| applies(s, user, &groups, own_namespace));
+        let is_bound = || {
+            subjects
+                .unwrap()
+                .iter()
+                .any(|s| applies(s, user, &groups, own_namespace))
+        };
         if !is_asked || !is_bound() {
             continue;
         }
@@ -288,7 +365,10 @@ fn oracle(world: &[Value], q: &Question<'_>, is_kubernetes: bool) -> Option<bool
         let Some(role) = role else { continue };
         if !is_kubernetes {
             let text = role["metadata"]["annotations"]["iam.kubesphere.io/rego-override"].as_str();
-            let number = POLICIES.iter().position(|policy| Some(*policy) == text).unwrap_or_default();
+            let number = POLICIES
+                .iter()
+                .position(|policy| Some(*policy) == text)
+                .unwrap_or_default();
             match policy(number, q) {
                 Some(true) => return Some(true),
                 Some(false) => {}
@@ -334,7 +414,10 @@ fn a_million_answers_are_those_of_a_plain_evaluator() {
             let question = any_question(&mut random);
             let expect = oracle(&world, &question, false);
             let answer = authorizer.check(&question);
-            assert_eq!(answer.allowed, expect, "seed {seed}: {question:?}: {answer:?}\n{world:#?}");
+            assert_eq!(
+                answer.allowed, expect,
+                "seed {seed}: {question:?}: {answer:?}\n{world:#?}"
+            );
             counts[match expect {
                 None => 0,
                 Some(false) => 1,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use access::{
-    AGGREGATION, Catalog, Grant, Grants, Level, MigrateOptions, Migration, PermissionChange, Request, Rule, Scope,
-    SubjectImpact, migrate,
+    AGGREGATION, Catalog, Grant, Grants, Level, MigrateOptions, Migration, PermissionChange, Request, Rule,
+    Scope, SubjectImpact, migrate,
 };
 use object::{Object, ObjectKey};
 use proptest::{prelude::*, sample::subsequence};

@@ -42,7 +42,9 @@ pub(crate) enum Verdict {
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
     let global = cli.global;
     if matches!(global.output, Format::Csv | Format::Html) && !cli.command.is_impact() {
-        return Err(anyhow!("only access impact prints that: -o csv and -o html\nhint: take -o json"));
+        return Err(anyhow!(
+            "only access impact prints that: -o csv and -o html\nhint: take -o json"
+        ));
     }
     match cli.command {
         Command::Access(args) => access::access(&global, args).await,

@@ -289,7 +289,11 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
     } else if losing.is_empty() {
         let _ = writeln!(out, "\n{BOLD}Access{RESET}: nobody loses a permission");
     } else {
-        let names: Vec<_> = losing.iter().take(NAMED).map(|(_, name)| (*name).clone()).collect();
+        let names: Vec<_> = losing
+            .iter()
+            .take(NAMED)
+            .map(|(_, name)| (*name).clone())
+            .collect();
         let more = match losing.len().saturating_sub(NAMED) {
             0 => String::new(),
             more => format!(" and {more} more"),
@@ -319,14 +323,12 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
             subject.kind, subject.name, subject.scope
         );
         let mut list = |changes: &Changes, sign: &'static str| {
-            let words = known
-                .entry((changes.address(), sign))
-                .or_insert_with(|| {
-                    changes
-                        .iter()
-                        .map(|change| format!("    {sign}  {}\n", permission(change)))
-                        .collect::<String>()
-                });
+            let words = known.entry((changes.address(), sign)).or_insert_with(|| {
+                changes
+                    .iter()
+                    .map(|change| format!("    {sign}  {}\n", permission(change)))
+                    .collect::<String>()
+            });
             out.push_str(words);
         };
         list(&subject.lost, LOSES);
@@ -340,7 +342,11 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
             list(&kubectl.gained, GAINS_DIRECTLY);
         }
         if subject.loses() && !subject.kept.is_empty() {
-            let _ = writeln!(out, "      {DIM}keeps {}{RESET}", clip(&shorten(&subject.kept), 160));
+            let _ = writeln!(
+                out,
+                "      {DIM}keeps {}{RESET}",
+                clip(&shorten(&subject.kept), 160)
+            );
         }
         for reason in &subject.reasons {
             let _ = writeln!(out, "      {DIM}because {reason}{RESET}");

@@ -40,7 +40,10 @@ pub(super) async fn check(global: &Global, args: CheckArgs) -> anyhow::Result<Ve
     question.verb = args.verb.as_deref().unwrap_or_default().into();
     question.name = args.name.as_deref().unwrap_or_default().into();
     question.kubernetes_request = args.kubernetes_request;
-    let (answer, kubectl) = (authorizer.check(&question), authorizer.check_kubernetes(&question));
+    let (answer, kubectl) = (
+        authorizer.check(&question),
+        authorizer.check_kubernetes(&question),
+    );
     if global.output == Format::Json {
         output::json(&json!({"allowed": answer.allowed, "reason": answer.reason, "kubectl": kubectl}))?;
     } else {
@@ -70,7 +73,11 @@ const SHARE: usize = 1 << 18;
 
 /// Answers questions, one a line, in their order. What is there is answered before more is waited for, so that a program
 /// can ask and wait for the answer.
-fn batch(authorizer: &Authorizer<'_>, questions: impl BufRead, answers: impl Write + Send) -> std::io::Result<()> {
+fn batch(
+    authorizer: &Authorizer<'_>,
+    questions: impl BufRead,
+    answers: impl Write + Send,
+) -> std::io::Result<()> {
     let mut questions = BufReader::with_capacity(SHARE, questions);
     let mut answers = BufWriter::new(answers);
     let workers = thread::available_parallelism().map_or(1, usize::from);

@@ -36,7 +36,10 @@ pub(super) async fn impact(global: &Global, args: &ImpactArgs) -> anyhow::Result
     };
     let to = match &args.to {
         Some(to) => parse(to)?,
-        None => known.last().cloned().context("no release is built in; please report this")?,
+        None => known
+            .last()
+            .cloned()
+            .context("no release is built in; please report this")?,
     };
     let core = parse(&installed)?.core();
     let from = known
@@ -81,14 +84,23 @@ fn decisions(migration: &Migration) -> impl Iterator<Item = &AccessFinding> {
 }
 
 fn people(out: &mut dyn Write, migration: &Migration, from: &str, to: &str) -> io::Result<()> {
-    let mut text = format!("{}\n", text::bold(&format!("KubeSphere {from} → {to}: who may do what")));
+    let mut text = format!(
+        "{}\n",
+        text::bold(&format!("KubeSphere {from} → {to}: who may do what"))
+    );
     text.push_str(&text::summary(&migration.impact.summary()));
     let decisions: Vec<_> = decisions(migration).collect();
     if !decisions.is_empty() {
-        text.push_str(&format!("\n{YELLOW}Needs a decision ({}){RESET}\n", decisions.len()));
+        text.push_str(&format!(
+            "\n{YELLOW}Needs a decision ({}){RESET}\n",
+            decisions.len()
+        ));
     }
     for finding in decisions {
-        text.push_str(&format!("  - {}: {} [{}]\n", finding.object, finding.message, finding.reason));
+        text.push_str(&format!(
+            "  - {}: {} [{}]\n",
+            finding.object, finding.message, finding.reason
+        ));
         if let Some(hint) = &finding.hint {
             text.push_str(&format!("    hint: {hint}\n"));
         }
@@ -212,7 +224,9 @@ fn each(impact: &Impact, mut take: impl FnMut(Cell<'_>) -> io::Result<()>) -> io
             ("lost with kubectl", &subject.kubectl.lost),
             ("gained with kubectl", &subject.kubectl.gained),
         ] {
-            let rules = made.of(changes, |changes| changes.iter().map(|change| rules(&change.grants)).collect());
+            let rules = made.of(changes, |changes| {
+                changes.iter().map(|change| rules(&change.grants)).collect()
+            });
             for (change, rules) in changes.iter().zip(rules) {
                 take(Cell {
                     subject,
@@ -234,7 +248,11 @@ fn rules(grants: &[Grant]) -> String {
 
 /// A field of a CSV file. What a spreadsheet would take for a formula gets an apostrophe before it.
 fn field(text: &str) -> String {
-    let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
+    let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        "'"
+    } else {
+        ""
+    };
     format!("\"{guard}{}\"", text.replace('"', "\"\""))
 }
 
@@ -274,14 +292,21 @@ fn html(out: &mut dyn Write, migration: &Migration, from: &str, to: &str) -> io:
          <h1>Who may do what: KubeSphere {from} → {to}</h1>"
     )?;
     let summary = text::summary(&migration.impact.summary());
-    for line in anstream::adapter::strip_str(&summary).to_string().lines().filter(|line| !line.is_empty()) {
+    for line in anstream::adapter::strip_str(&summary)
+        .to_string()
+        .lines()
+        .filter(|line| !line.is_empty())
+    {
         writeln!(out, "<p>{}</p>", escaped(line.trim()))?;
     }
     let mut decisions = decisions(migration).peekable();
     if decisions.peek().is_some() {
         writeln!(out, "<h2>Needs a decision</h2><ul>")?;
         for finding in decisions {
-            let hint = finding.hint.as_deref().map(|hint| format!("<br><code>{}</code>", escaped(hint)));
+            let hint = finding
+                .hint
+                .as_deref()
+                .map(|hint| format!("<br><code>{}</code>", escaped(hint)));
             writeln!(
                 out,
                 "<li><b>{}</b>: {}{}</li>",

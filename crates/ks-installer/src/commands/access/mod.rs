@@ -65,7 +65,9 @@ fn ask<'q>(resource: &'q str, scope: &'q ScopeArgs) -> anyhow::Result<Question<'
     let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     if resource.is_empty() {
-        return Err(anyhow!("a resource is written like pods, pods/log or users.iam.kubesphere.io"));
+        return Err(anyhow!(
+            "a resource is written like pods, pods/log or users.iam.kubesphere.io"
+        ));
     }
     let mut question = Question {
         api_group: group.into(),
@@ -140,7 +142,10 @@ async fn show(global: &Global, args: ShowArgs) -> anyhow::Result<Verdict> {
             out.push_str(&format!("{BOLD}{}{RESET}\n", held.scope));
             scope = Some(&held.scope);
         }
-        let group = held.group.as_ref().map(|group| format!(", as a member of {group}"));
+        let group = held
+            .group
+            .as_ref()
+            .map(|group| format!(", as a member of {group}"));
         out.push_str(&format!(
             "  {}  {DIM}by {}{}{RESET}\n",
             held.role,

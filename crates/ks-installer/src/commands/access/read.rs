@@ -85,7 +85,9 @@ fn read(name: &str, source: impl Read) -> Result<Records, DumpError> {
                         let piece = receive.lock().map_or(None, |pieces| pieces.recv().ok());
                         match piece {
                             None => return Ok(loader),
-                            Some(Piece::Objects(objects)) => objects.iter().for_each(|object| loader.add(object)),
+                            Some(Piece::Objects(objects)) => {
+                                objects.iter().for_each(|object| loader.add(object))
+                            }
                             Some(Piece::Lines(first, text)) => {
                                 if let Err(error) = take_lines(&mut loader, first, &text) {
                                     // So that nobody waits to be rid of more.
@@ -126,7 +128,10 @@ fn read(name: &str, source: impl Read) -> Result<Records, DumpError> {
 
 fn take_lines(loader: &mut Loader, first: usize, text: &[u8]) -> Result<(), (usize, Problem)> {
     let text = std::str::from_utf8(text).map_err(|error| {
-        let before = text[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let before = text[..error.valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
         (first + before, Problem::NotJson)
     })?;
     for (number, line) in text.lines().enumerate() {
@@ -138,7 +143,10 @@ fn take_lines(loader: &mut Loader, first: usize, text: &[u8]) -> Result<(), (usi
         match loader.add_json(line) {
             Ok(LineKind::Object) => {}
             Ok(LineKind::Other) => {
-                return Err((number, Problem::NotAnObject(object::ObjectError::Missing("kind or metadata.name"))));
+                return Err((
+                    number,
+                    Problem::NotAnObject(object::ObjectError::Missing("kind or metadata.name")),
+                ));
             }
             Err(error) if error.is_eof() => return Err((number, Problem::CutOff)),
             Err(_) => return Err((number, Problem::NotJson)),

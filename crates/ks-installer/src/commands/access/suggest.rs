@@ -48,7 +48,11 @@ pub(super) fn yaml<'a>(migration: &Migration, released: impl Iterator<Item = &'a
             "roleRef": {"apiGroup": version, "kind": kind, "name": role},
             "subjects": [{"apiGroup": version, "kind": suggestion.kind, "name": suggestion.name}],
         });
-        out.push_str(&format!("---\n# {}: {}\n", comment(&who), comment(&suggestion.why)));
+        out.push_str(&format!(
+            "---\n# {}: {}\n",
+            comment(&who),
+            comment(&suggestion.why)
+        ));
         // JSON is YAML, and needs no quoting of our own.
         out.push_str(&serde_json::to_string_pretty(&binding).unwrap_or_default());
         out.push('\n');
@@ -64,6 +68,10 @@ fn comment(text: &str) -> String {
 /// A name that Kubernetes takes.
 fn name(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    let name: String = text.to_lowercase().chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+    let name: String = text
+        .to_lowercase()
+        .chars()
+        .map(|c| if is_plain(c) { c } else { '-' })
+        .collect();
     name.trim_matches(['-', '.']).to_owned()
 }
