@@ -129,8 +129,8 @@ struct Line<'a> {
     spec: Option<&'a RawValue>,
 }
 
-fn get<'t>(text: &'t Option<Str<'_>>) -> Option<&'t str> {
-    text.as_ref().map(|text| &*text.0)
+fn get<'t>(text: Option<&'t Str<'_>>) -> Option<&'t str> {
+    text.map(|text| &*text.0)
 }
 
 /// What a line of JSON is.
@@ -176,22 +176,22 @@ impl Loader {
         self.take(Parts {
             group,
             kind,
-            namespace: get(&meta.namespace).unwrap_or_default(),
+            namespace: get(meta.namespace.as_ref()).unwrap_or_default(),
             name: &meta.name.0,
             is_being_deleted: meta.deletion_timestamp.is_some(),
-            workspace: get(&labels.workspace),
-            devops: get(&labels.devops),
-            user: get(&labels.user),
-            template: get(&labels.template),
-            aggregation: get(&annotations.aggregation),
-            rego: get(&annotations.rego),
+            workspace: get(labels.workspace.as_ref()),
+            devops: get(labels.devops.as_ref()),
+            user: get(labels.user.as_ref()),
+            template: get(labels.template.as_ref()),
+            aggregation: get(annotations.aggregation.as_ref()),
+            rego: get(annotations.rego.as_ref()),
             rules: line.rules.map(RawValue::get),
             role_kind: &role.kind.0,
             role: &role.name.0,
             subjects: subjects
                 .iter()
                 .map(|subject| {
-                    let namespace = get(&subject.namespace).unwrap_or_default();
+                    let namespace = get(subject.namespace.as_ref()).unwrap_or_default();
                     [&*subject.kind.0, namespace, &*subject.name.0]
                 })
                 .collect(),
@@ -210,9 +210,11 @@ impl Loader {
         let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
         if let Some(Value::Array(items)) = value.get_mut("items").filter(|_| is_list) {
             let mut items = std::mem::take(items).into_iter();
-            return match items.all(|item| self.add_value(item) == LineKind::Object) {
-                true => LineKind::Object,
-                false => LineKind::Other,
+            let are_objects = items.all(|item| self.add_value(item) == LineKind::Object);
+            return if are_objects {
+                LineKind::Object
+            } else {
+                LineKind::Other
             };
         }
         match Object::try_from(value) {

@@ -473,17 +473,15 @@ impl Loader {
         } = other;
         let mut places = vec![0; records.rule_sets.len()];
         for (text, place) in rule_texts {
-            places[place] = match self.rule_texts.get(&text) {
-                Some(known) => *known,
-                None => {
-                    let new = self.records.rule_sets.len();
-                    self.records
-                        .rule_sets
-                        .push(std::mem::take(&mut records.rule_sets[place]));
-                    self.rule_texts.insert(text, new);
-                    new
-                }
-            };
+            if let Some(known) = self.rule_texts.get(&text) {
+                places[place] = *known;
+                continue;
+            }
+            let new = self.records.rule_sets.len();
+            let set = std::mem::take(&mut records.rule_sets[place]);
+            self.records.rule_sets.push(set);
+            self.rule_texts.insert(text, new);
+            places[place] = new;
         }
         for role in &mut records.roles {
             role.rules = places[role.rules];

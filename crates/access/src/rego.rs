@@ -211,7 +211,7 @@ impl Policy {
 fn parse(text: &str) -> Option<Vec<Vec<Comparison>>> {
     let mut lines = text
         .lines()
-        .flat_map(|line| line.split('#').next())
+        .filter_map(|line| line.split('#').next())
         .flat_map(|line| line.split(';'))
         .map(str::trim)
         .filter(|line| !line.is_empty());

@@ -178,7 +178,7 @@ pub fn read_pieces(
         let mut number = reader.line;
         let mut text = first;
         loop {
-            let mut lines = text.iter().filter(|byte| **byte == b'\n').count();
+            let mut lines = text.split(|byte| *byte == b'\n').count() - 1;
             while text.len() < PIECE {
                 let read = source.read_until(b'\n', &mut text).map_err(|error| {
                     reader.line = number + lines;

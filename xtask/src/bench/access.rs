@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -182,7 +182,7 @@ pub(super) fn measure_migration(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     ])
 }
 
-async fn restored(dump: &PathBuf, roles: &[Value]) -> anyhow::Result<ControlPlane> {
+async fn restored(dump: &Path, roles: &[Value]) -> anyhow::Result<ControlPlane> {
     let mut objects = control_plane::read_dump(dump)?;
     objects.extend(roles.iter().cloned());
     let options = control_plane::Options {

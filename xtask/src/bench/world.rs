@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 
 /// How large the cluster is.
 #[derive(Clone, Copy, Debug)]
-pub struct Size {
-    pub users: usize,
-    pub workspaces: usize,
-    pub projects: usize,
-    pub custom_roles: usize,
-    pub bindings: usize,
+pub(super) struct Size {
+    pub(super) users: usize,
+    pub(super) workspaces: usize,
+    pub(super) projects: usize,
+    pub(super) custom_roles: usize,
+    pub(super) bindings: usize,
 }
 
 impl Size {
     /// What is wanted of the measurements.
-    pub const LARGE: Self = Self {
+    pub(super) const LARGE: Self = Self {
         users: 50_000,
         workspaces: 5_000,
         projects: 20_000,
@@ -27,7 +27,7 @@ impl Size {
 
 /// A small generator of numbers (`SplitMix64`).
 #[derive(Debug)]
-pub struct Random(pub u64);
+pub(super) struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -39,20 +39,20 @@ impl Random {
     }
 
     /// A number below `n`, which is not 0.
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         usize::try_from(self.next() % n as u64).unwrap_or_default()
     }
 }
 
 /// A template of the release: its name and rules.
-pub type Template = (String, Value);
+pub(super) type Template = (String, Value);
 
 /// The templates of the levels that custom roles are made on.
 #[derive(Debug, Default)]
-pub struct Templates {
-    pub platform: Vec<Template>,
-    pub workspace: Vec<Template>,
-    pub project: Vec<Template>,
+pub(super) struct Templates {
+    pub(super) platform: Vec<Template>,
+    pub(super) workspace: Vec<Template>,
+    pub(super) project: Vec<Template>,
 }
 
 const IAM: &str = "iam.kubesphere.io/v1alpha2";
@@ -96,7 +96,7 @@ fn shapes(random: &mut Random, templates: &[Template]) -> Vec<Shape> {
 ///
 /// # Errors
 /// `out` cannot be written.
-pub fn write(
+pub(super) fn write(
     out: &mut impl Write,
     size: Size,
     seed: u64,
@@ -200,7 +200,7 @@ pub fn write(
 ///
 /// # Errors
 /// `out` cannot be written.
-pub fn write_questions(out: &mut impl Write, size: Size, count: usize, seed: u64) -> io::Result<()> {
+pub(super) fn write_questions(out: &mut impl Write, size: Size, count: usize, seed: u64) -> io::Result<()> {
     let random = &mut Random(seed);
     let verbs = ["get", "list", "create", "delete"];
     let resources = [

@@ -236,13 +236,12 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
             is_changed,
             released.map(|template| (template.is_template, std::ptr::from_ref(template).addr())),
         );
-        let delta = match self.alike.get(&likeness) {
-            Some(delta) => *delta,
-            None => {
-                let delta = self.compare(level, role, self.changes.get(&id), released);
-                self.alike.insert(likeness, delta);
-                delta
-            }
+        let delta = if let Some(delta) = self.alike.get(&likeness) {
+            *delta
+        } else {
+            let delta = self.compare(level, role, self.changes.get(&id), released);
+            self.alike.insert(likeness, delta);
+            delta
         };
         self.deltas.insert(id, delta);
         delta

@@ -33,11 +33,11 @@ pub struct Suggestion {
 }
 
 /// The narrowest built-in role of a level that `is_enough` accepts, and that is not all-powerful.
-fn narrowest<'r>(
-    releases: Releases<'r>,
+fn narrowest(
+    releases: Releases<'_>,
     level: Level,
     is_enough: impl Fn(&Template) -> bool,
-) -> Option<&'r Template> {
+) -> Option<&Template> {
     let built_in = releases.policy.built_in.get(&level)?;
     let roles = built_in
         .iter()

@@ -324,10 +324,11 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
         );
         let mut list = |changes: &Changes, sign: &'static str| {
             let words = known.entry((changes.address(), sign)).or_insert_with(|| {
-                changes
-                    .iter()
-                    .map(|change| format!("    {sign}  {}\n", permission(change)))
-                    .collect::<String>()
+                let mut words = String::new();
+                for change in changes {
+                    let _ = writeln!(words, "    {sign}  {}", permission(change));
+                }
+                words
             });
             out.push_str(words);
         };

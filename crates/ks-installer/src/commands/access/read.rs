@@ -49,19 +49,17 @@ pub(super) async fn records(global: &Global, from: Option<&Path>) -> anyhow::Res
         }
         return Ok(snapshot.objects.values().map(AsRef::as_ref).collect());
     };
-    let read = match path.to_str() {
-        Some("-") => read("standard input", std::io::stdin().lock()),
-        _ => {
-            let name = path.display().to_string();
-            match File::open(path) {
-                Ok(file) => read(&name, file),
-                Err(error) => Err(DumpError {
-                    name,
-                    line: None,
-                    problem: error.into(),
-                }),
-            }
-        }
+    let name = path.display().to_string();
+    let read = if path.to_str() == Some("-") {
+        read("standard input", std::io::stdin().lock())
+    } else {
+        File::open(path)
+            .map_err(|error| DumpError {
+                name: name.clone(),
+                line: None,
+                problem: error.into(),
+            })
+            .and_then(|file| read(&name, file))
     };
     read.map_err(|error| {
         let hint = error.hint();
@@ -86,7 +84,9 @@ fn read(name: &str, source: impl Read) -> Result<Records, DumpError> {
                         match piece {
                             None => return Ok(loader),
                             Some(Piece::Objects(objects)) => {
-                                objects.iter().for_each(|object| loader.add(object))
+                                for object in &objects {
+                                    loader.add(object);
+                                }
                             }
                             Some(Piece::Lines(first, text)) => {
                                 if let Err(error) = take_lines(&mut loader, first, &text) {
@@ -128,10 +128,7 @@ fn read(name: &str, source: impl Read) -> Result<Records, DumpError> {
 
 fn take_lines(loader: &mut Loader, first: usize, text: &[u8]) -> Result<(), (usize, Problem)> {
     let text = std::str::from_utf8(text).map_err(|error| {
-        let before = text[..error.valid_up_to()]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
+        let before = text[..error.valid_up_to()].split(|byte| *byte == b'\n').count() - 1;
         (first + before, Problem::NotJson)
     })?;
     for (number, line) in text.lines().enumerate() {
