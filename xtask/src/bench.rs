@@ -9,9 +9,11 @@
 //!
 //! The real control plane is begun anew, from the dump, for every upgrade that is measured on it.
 
+mod access;
 mod backup;
 mod components;
 mod operator;
+mod world;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -42,6 +44,10 @@ pub struct Options {
 /// A part of the measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Only {
+    /// Who may do what on a large cluster.
+    Access,
+    /// What custom roles cost an upgrade; needs a real control plane.
+    Migration,
     /// The backup of a large cluster.
     Backup,
     /// The operator.
@@ -124,18 +130,21 @@ pub fn run(root: &Path, options: &Options, report: &dyn Fn(&str)) -> anyhow::Res
     if options.only.is_none() {
         rows.extend([bench.demo()?, bench.rehearsal()?]);
     }
-    let wants = |part: Only| options.only.is_none_or(|only| only == part);
-    if wants(Only::Backup) {
+    let is_measured = |part| options.only.is_none_or(|only| only == part);
+    if is_measured(Only::Access) {
+        rows.extend(access::measure(&bench)?);
+    }
+    if is_measured(Only::Backup) {
         rows.push(backup::measure(&bench, root)?);
     }
-    if wants(Only::Components) {
+    if is_measured(Only::Components) {
         rows.extend(components::measure(&bench, root)?);
     }
-    if wants(Only::Operator) {
+    if is_measured(Only::Operator) {
         rows.extend(operator::measure(&bench, root)?);
     }
     let mut skipped = None;
-    let is_hermetic = matches!(options.only, Some(Only::Backup | Only::Operator));
+    let is_hermetic = matches!(options.only, Some(Only::Access | Only::Backup | Only::Operator));
     if options.skip_control_plane || is_hermetic {
         skipped = Some("left out on request".to_owned());
     } else {
@@ -144,7 +153,14 @@ pub fn run(root: &Path, options: &Options, report: &dyn Fn(&str)) -> anyhow::Res
                 if options.only.is_none() {
                     rows.extend(bench.real()?);
                 }
-                if let Some(everything) = &options.everything {
+                if is_measured(Only::Migration) {
+                    rows.extend(access::measure_migration(&bench)?);
+                }
+                if let Some(everything) = options
+                    .everything
+                    .as_ref()
+                    .filter(|_| is_measured(Only::Components))
+                {
                     rows.extend(components::real(&bench, everything)?);
                 }
             }
@@ -374,11 +390,13 @@ fn number_at(sample: &Sample, name: &str) -> anyhow::Result<f64> {
 }
 
 /// Runs a command to its end, which must be a good one.
-fn measure(mut command: Command) -> anyhow::Result<Sample> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+fn measure(command: Command) -> anyhow::Result<Sample> {
+    measure_with(command, Stdio::null())
+}
+
+/// The same, with something on its standard input.
+fn measure_with(mut command: Command, input: Stdio) -> anyhow::Result<Sample> {
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     let begin = Instant::now();
     let mut child = command.spawn().context("starting the program")?;
     let stdout = reader(child.stdout.take());

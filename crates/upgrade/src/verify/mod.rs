@@ -50,6 +50,7 @@ pub fn verify(after: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
         findings.extend(access::check_users_kept(before, after));
         findings.extend(access::check_roles_kept(before, catalog, after, context));
         findings.extend(access::check_bindings_kept(before, after, context.policy));
+        findings.extend(access::check_access_as_announced(before, catalog, after, context));
     }
     sort(&mut findings);
     findings
