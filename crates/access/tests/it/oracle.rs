@@ -169,7 +169,7 @@ fn any_world(random: &mut Random) -> Vec<Value> {
         } else {
             kind
         };
-        let subjects = (0..1 + random.below(2)).map(|_| match random.below(5) {
+        let subjects = (0..=random.below(2)).map(|_| match random.below(5) {
             0 | 1 => json!({"kind": "User", "name": random.one(&USERS[..6])}),
             2 | 3 => json!({"kind": "Group", "name": random.one(GROUPS)}),
             _ if random.below(2) == 0 => json!({"kind": "ServiceAccount", "name": "robot"}),
@@ -323,7 +323,7 @@ fn oracle(world: &[Value], q: &Question<'_>, is_kubernetes: bool) -> Option<bool
         && let Some(object) = namespaces().find(|n| n["metadata"]["name"] == **namespace)
         && let Some(owner) = object["metadata"]["labels"]["kubesphere.io/workspace"].as_str()
     {
-        workspace = owner.to_owned();
+        owner.clone_into(&mut workspace);
     }
     let mut result = Some(false);
     for binding in world {
