@@ -6,6 +6,7 @@ mod installer;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod backup;
 mod bad_input;
 mod blockers;

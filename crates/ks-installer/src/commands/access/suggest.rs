@@ -53,9 +53,7 @@ pub(super) fn yaml<'a>(migration: &Migration, released: impl Iterator<Item = &'a
             comment(&who),
             comment(&suggestion.why)
         ));
-        // JSON is YAML, and needs no quoting of our own.
-        out.push_str(&serde_json::to_string_pretty(&binding).unwrap_or_default());
-        out.push('\n');
+        out.push_str(&release::to_yaml(&binding));
     }
     out
 }
