@@ -305,17 +305,17 @@ fn custom_roles_lose_what_is_revoked_and_nothing_else() {
                 ),
             );
         },
-        &[reasons::REVOKED_TEMPLATE_HELD],
+        &[reasons::REVOKED_TEMPLATE_HELD, reasons::ACCESS_NOT_AS_ANNOUNCED],
     );
     // Added by hand.
     check(
         |_, after| mk_edit(after, &desk(), "/rules", json!([rule("shared"), rule("views")])),
-        &[reasons::PERMISSION_LOST],
+        &[reasons::PERMISSION_LOST, reasons::ACCESS_NOT_AS_ANNOUNCED],
     );
     // Given by a revoked template and by a kept one.
     check(
         |_, after| mk_edit(after, &desk(), "/rules", json!([rule("views"), rule("badges")])),
-        &[reasons::PERMISSION_LOST],
+        &[reasons::PERMISSION_LOST, reasons::ACCESS_NOT_AS_ANNOUNCED],
     );
     check(
         |_, after| mk_edit(after, &desk(), "/metadata/labels", json!({})),
@@ -327,7 +327,7 @@ fn custom_roles_lose_what_is_revoked_and_nothing_else() {
     );
     check(
         |_, after| mk_edit(after, &desk(), "/metadata/uid", json!("2")),
-        &[reasons::ROLE_LOST],
+        &[reasons::ROLE_LOST, reasons::ACCESS_NOT_AS_ANNOUNCED],
     );
     // Made anew from its templates, as the original does it.
     check(
