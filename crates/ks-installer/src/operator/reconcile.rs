@@ -152,7 +152,7 @@ impl Reconciler {
         session.run.stop = self.stop.clone();
         let prepared = engine::prepare(&session).await?;
         self.served.clone_from(&prepared.snapshot.served);
-        self.outline = upgrade::outline(&prepared.snapshot, &releases, &session.options);
+        self.outline = Outline::clone(&prepared.decision.outline);
         self.seen = watch::versions(&prepared.snapshot, &self.outline);
         self.metrics.found(prepared.findings());
         let Some(configuration) = prepared.snapshot.objects.get(&key).cloned() else {

@@ -126,6 +126,8 @@ pub struct Decision {
     pub findings: Vec<Finding>,
     /// All that was changed by hand, whether or not the object is written; secrets are left out.
     pub drift: Vec<DriftOf>,
+    /// What the target release is in this cluster.
+    pub outline: Box<Outline>,
     /// What must be seen well afterwards.
     pub(crate) targets: release::Target,
 }
@@ -191,6 +193,7 @@ pub(crate) fn decide_upon(
                 plan: None,
                 findings: vec![*finding],
                 drift: Vec::new(),
+                outline: Box::default(),
                 targets: release::Target::default(),
             };
         }
@@ -207,6 +210,7 @@ pub(crate) fn decide_upon(
     decider.lay_foundation();
     decider.preflight(&components, &rendered);
     let plan = decider.plan(from.as_deref());
+    let outline = decider.outline(&components);
     let mut findings = decider.findings;
     preflight::sort(&mut findings);
     Decision {
@@ -215,6 +219,7 @@ pub(crate) fn decide_upon(
         plan,
         findings,
         drift: decider.drift,
+        outline: Box::new(outline),
         targets: components.targets,
     }
 }
@@ -314,35 +319,6 @@ pub struct Outline {
     pub is_whole: bool,
     /// Digest of the settings in the shape of the target release: what is moved to where it reads them changes nothing.
     pub settings: String,
-}
-
-/// What the target release is in a cluster.
-pub fn outline(snapshot: &Snapshot, releases: &Releases, options: &Options) -> Outline {
-    let Ok(release) = target(releases, options) else {
-        return Outline::default();
-    };
-    let mut decider = Decider::new(snapshot, release, options);
-    let catalog = decider.catalog(&release.version);
-    let components = decider.stages_of(None);
-    let objects = || {
-        let catalog = catalog.iter().flat_map(|(catalog, _)| catalog.objects());
-        let manifests = components.manifests.iter();
-        manifests.map(|manifest| &manifest.object).chain(catalog)
-    };
-    Outline {
-        is_whole: components.is_whole && decider.settings.is_some(),
-        managed: objects().map(Object::key).collect(),
-        templates: objects()
-            .filter(|object| object.label(TEMPLATE).is_some())
-            .map(Object::key)
-            .collect(),
-        workloads: components.workloads,
-        settings: decider
-            .settings
-            .as_ref()
-            .map(|settings| digest_value(settings.spec()))
-            .unwrap_or_default(),
-    }
 }
 
 struct Decider<'a> {
@@ -468,6 +444,28 @@ impl<'a> Decider<'a> {
             findings,
             impact: std::mem::take(&mut self.impact),
         })
+    }
+
+    fn outline(&self, components: &components::Components) -> Outline {
+        let catalog = release::load_catalog(&self.files, &self.release.version).ok();
+        let objects = || {
+            let catalog = catalog.iter().flat_map(|(catalog, _)| catalog.objects());
+            let manifests = components.manifests.iter();
+            manifests.map(|manifest| &manifest.object).chain(catalog)
+        };
+        let settings = self.settings.as_ref();
+        Outline {
+            is_whole: components.is_whole && settings.is_some(),
+            managed: objects().map(Object::key).collect(),
+            templates: objects()
+                .filter(|object| object.label(TEMPLATE).is_some())
+                .map(Object::key)
+                .collect(),
+            workloads: components.workloads.clone(),
+            settings: settings
+                .map(|settings| digest_value(settings.spec()))
+                .unwrap_or_default(),
+        }
     }
 
     fn preflight(&mut self, components: &components::Components, rendered: &[&Object]) {

@@ -327,7 +327,7 @@ fn custom_roles_lose_what_is_revoked_and_nothing_else() {
     );
     check(
         |_, after| mk_edit(after, &desk(), "/metadata/uid", json!("2")),
-        &[reasons::ROLE_LOST, reasons::ACCESS_NOT_AS_ANNOUNCED],
+        &[reasons::ROLE_LOST],
     );
     // Made anew from its templates, as the original does it.
     check(
@@ -341,13 +341,18 @@ fn custom_roles_lose_what_is_revoked_and_nothing_else() {
             reasons::PERMISSION_LOST,
             reasons::ROLE_CHANGED,
             reasons::ROLE_LOST,
+            reasons::ACCESS_NOT_AS_ANNOUNCED,
         ],
     );
     check(
         |_, after| {
             after.objects.remove(&desk());
         },
-        &[reasons::ROLE_LOST, reasons::BINDING_WITHOUT_ROLE],
+        &[
+            reasons::ROLE_LOST,
+            reasons::BINDING_WITHOUT_ROLE,
+            reasons::ACCESS_NOT_AS_ANNOUNCED,
+        ],
     );
     check(
         |_, after| mk_add(after, mk(IAM, "GlobalRole", "users-manager", json!({}))),
