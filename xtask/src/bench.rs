@@ -249,17 +249,7 @@ impl Bench<'_> {
             let control_plane = runtime.block_on(restored(&self.options.dump))?;
             let kubeconfig = control_plane.kubeconfig();
             let kubeconfig = kubeconfig.to_string_lossy();
-            // KubeSphere's own controllers do not run here, so nobody waits for them.
-            let arguments = [
-                "upgrade",
-                "--yes",
-                "--wait-controllers",
-                "0",
-                "-o",
-                "json",
-                "--kubeconfig",
-                &kubeconfig,
-            ];
+            let arguments = writes("upgrade", &[], &kubeconfig);
             upgrades.push(measure(self.command(&arguments)).context("the upgrade")?);
             let repeat = measure(self.command(&arguments)).context("the second upgrade")?;
             if number_at(&repeat, "written")? != 0.0 {
@@ -335,6 +325,22 @@ async fn restored(dump: &Path) -> anyhow::Result<ControlPlane> {
     let mut started = ControlPlane::start(options).await?;
     started.wait_until_settled(Duration::from_mins(2)).await?;
     Ok(started)
+}
+
+/// Arguments of a command that writes, in a cluster in which KubeSphere's own controllers do not run.
+fn writes<'a>(command: &'a str, more: &[&'a str], kubeconfig: &'a str) -> Vec<&'a str> {
+    let mut arguments = vec![
+        command,
+        "--yes",
+        "--wait-controllers",
+        "0",
+        "-o",
+        "json",
+        "--kubeconfig",
+        kubeconfig,
+    ];
+    arguments.extend(more);
+    arguments
 }
 
 /// How long upgrades of a cluster took, and their writes alone. `wanted` is the memory, and the time of the writes.

@@ -18,7 +18,7 @@ use release::Files;
 use serde_json::{Value, json};
 
 use super::world::{self, Size, Templates};
-use super::{Bench, Row, Sample, measure_with, number_at, row, spread};
+use super::{Bench, Row, Sample, measure_with, number_at, row, spread, writes};
 use crate::control_plane::{self, ControlPlane};
 
 const QUESTIONS: usize = 1_000_000;
@@ -202,16 +202,7 @@ fn writing_seconds(
     let control_plane = runtime.block_on(restored(&bench.options.dump, roles))?;
     let kubeconfig = control_plane.kubeconfig();
     let kubeconfig = kubeconfig.to_string_lossy();
-    let arguments = [
-        "upgrade",
-        "--yes",
-        "--wait-controllers",
-        "0",
-        "-o",
-        "json",
-        "--kubeconfig",
-        &kubeconfig,
-    ];
+    let arguments = writes("upgrade", &[], &kubeconfig);
     let sample = super::measure(bench.command(&arguments)).context("the upgrade with custom roles")?;
     number_at(&sample, "writingSeconds")
 }

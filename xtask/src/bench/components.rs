@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::backup::{Served, write_cluster};
 use super::operator::{self, Operator};
-use super::{Bench, Row, Sample, build, measure as measured, number_at, restored, row, spread, upgrade_rows};
+use super::{
+    Bench, Row, Sample, build, measure as measured, number_at, restored, row, spread, upgrade_rows, writes,
+};
 
 /// Where several are ways to have the same, or something else must be there first, these are left out.
 const LEFT_OUT: [&str; 2] = ["redis-ha", "ippool"];
@@ -20,22 +22,6 @@ pub(super) fn measure(bench: &Bench<'_>, root: &Path) -> anyhow::Result<Vec<Row>
         rows.extend(nothing_to_do(bench, &server, everything)?);
     }
     Ok(rows)
-}
-
-/// Arguments of a command that writes, in a cluster in which KubeSphere's own controllers do not run.
-fn writes<'a>(command: &'a str, more: &[&'a str], kubeconfig: &'a str) -> Vec<&'a str> {
-    let mut arguments = vec![
-        command,
-        "--yes",
-        "--wait-controllers",
-        "0",
-        "-o",
-        "json",
-        "--kubeconfig",
-        kubeconfig,
-    ];
-    arguments.extend(more);
-    arguments
 }
 
 fn enabled_at_once(bench: &Bench<'_>, server: &Path) -> anyhow::Result<Row> {
