@@ -65,6 +65,9 @@ struct BenchArguments {
     /// The cluster that is upgraded: one object a line, or a List; .zst is decompressed
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
+    /// A cluster with every component enabled, which some measurements are of
+    #[arg(long, value_name = "FILE")]
+    everything: Option<PathBuf>,
     /// Leave out what needs a real control plane
     #[arg(long)]
     skip_control_plane: bool,
@@ -229,6 +232,11 @@ fn run_bench(arguments: BenchArguments) -> anyhow::Result<()> {
     let options = bench::Options {
         runs: arguments.runs.into(),
         dump: std::path::absolute(&dump).with_context(|| format!("cannot use {}", dump.display()))?,
+        everything: arguments
+            .everything
+            .map(std::path::absolute)
+            .transpose()
+            .context("cannot use the cluster with every component")?,
         skip_control_plane: arguments.skip_control_plane,
         only: arguments.only,
     };

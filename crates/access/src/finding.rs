@@ -1,14 +1,12 @@
 //! What a person should know about the roles of a cluster, or has to decide.
 
-use std::collections::BTreeMap;
-
 use object::ObjectKey;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AGGREGATION, Grants, IAM_GROUP, Level, Rule,
+    AGGREGATION, Grants, IAM_GROUP,
+    records::{FEDERATED_GROUP, FederatedRecord},
     role::{Outcome, Releases},
-    rule::parse_rules,
     state::{Binding, Role},
 };
 
@@ -30,6 +28,14 @@ pub mod reason {
     pub const DANGLING_BINDING: &str = "DanglingBinding";
     /// A template that the new release no longer has is kept, because something refers to it.
     pub const TEMPLATE_STILL_REFERRED_TO: &str = "TemplateStillReferredTo";
+    /// An object of a kind that says who may do what is there twice.
+    pub const SAME_NAME_TWICE: &str = "SameNameTwice";
+    /// A user has no platform role after the upgrade.
+    pub const NO_PLATFORM_ROLE: &str = "NoPlatformRole";
+    /// Nobody in a workspace can manage its members after the upgrade.
+    pub const NO_MEMBER_MANAGER: &str = "NoMemberManager";
+    /// A role or binding that is on member clusters only, where its own cluster decides.
+    pub const ON_MEMBER_CLUSTERS: &str = "OnMemberClusters";
 }
 
 /// One thing to know, or to decide.
@@ -73,7 +79,7 @@ impl AccessFinding {
 fn kubectl_name(role: &Role<'_>) -> String {
     let plural = format!("{}s", role.id.kind.to_ascii_lowercase());
     let name = role.id.name;
-    match (role.object.group() == IAM_GROUP, role.id.namespace) {
+    match (role.record.key().group == IAM_GROUP, role.id.namespace) {
         (true, _) => format!("{plural}.{IAM_GROUP} {name}"),
         (false, "") => format!("{plural} {name}"),
         (false, namespace) => format!("-n {namespace} {plural} {name}"),
@@ -83,12 +89,12 @@ fn kubectl_name(role: &Role<'_>) -> String {
 pub(crate) fn unknown_template(role: &Role<'_>, template: &str) -> AccessFinding {
     let message =
         format!("it names the template {template}, which does not exist; the name stays in its list");
-    AccessFinding::about(role.object.key(), reason::UNKNOWN_TEMPLATE, message)
+    AccessFinding::about(role.record.key(), reason::UNKNOWN_TEMPLATE, message)
 }
 
-pub(crate) fn unreadable_rules(role: &Role<'_>, error: &serde_json::Error) -> AccessFinding {
+pub(crate) fn unreadable_rules(role: &Role<'_>, error: &str) -> AccessFinding {
     let message = format!("its rules cannot be read: {error}; it stays as it is");
-    AccessFinding::about(role.object.key(), reason::UNREADABLE_RULES, message).for_decision()
+    AccessFinding::about(role.record.key(), reason::UNREADABLE_RULES, message).for_decision()
 }
 
 /// The hint proposes the templates that the text seems to mean, less the revoked ones.
@@ -102,7 +108,7 @@ pub(crate) fn unreadable_aggregation(role: &Role<'_>, text: &str, releases: Rele
         }
     }
     let message = format!("its annotation {AGGREGATION} is not a JSON list of names; it stays as it is");
-    AccessFinding::about(role.object.key(), reason::UNREADABLE_AGGREGATION, message)
+    AccessFinding::about(role.record.key(), reason::UNREADABLE_AGGREGATION, message)
         .hint(format!(
             "kubectl annotate --overwrite {} '{AGGREGATION}={}'",
             kubectl_name(role),
@@ -112,38 +118,28 @@ pub(crate) fn unreadable_aggregation(role: &Role<'_>, text: &str, releases: Rele
 }
 
 /// A role that does not hold all that its templates gave, or only rules that none of them gives.
-pub(crate) fn trimmed(role: &Role<'_>, outcome: &Outcome, is_changed: bool) -> Option<AccessFinding> {
+pub(crate) fn trimmed(role: &Role<'_>, outcome: &Outcome) -> Option<AccessFinding> {
     let message = if outcome.is_trimmed {
         "it does not hold all rules of its templates (trimmed by hand, or made under an earlier release), so none \
          are added"
-    } else if is_changed && outcome.has_only_own_rules {
+    } else if outcome.is_changed && outcome.has_only_own_rules {
         "its rules were written by hand, its templates hold none, so none are added or taken out"
     } else {
         return None;
     };
     Some(
-        AccessFinding::about(role.object.key(), reason::TRIMMED_BY_HAND, message.to_owned())
+        AccessFinding::about(role.record.key(), reason::TRIMMED_BY_HAND, message.to_owned())
             .hint("edit the role in the console to get what its templates give now".to_owned()),
     )
 }
 
 /// A role whose own rules, those that come from no template of it, grant what is revoked from templates.
-pub(crate) fn grants_revoked(
-    role: &Role<'_>,
-    rules: &[Rule],
-    from_templates: &Grants,
-    blocked: &BTreeMap<Level, Grants>,
-) -> Option<AccessFinding> {
-    let blocked = blocked.get(&role.level).filter(|blocked| !blocked.is_empty())?;
-    let granted = Grants::of(rules).intersection(blocked).difference(from_templates);
-    let what = granted.iter().next()?.to_string();
+pub(crate) fn grants_revoked(role: &Role<'_>, what: &str) -> AccessFinding {
     let message =
         format!("rules of its own grant what the new release takes out of custom roles: {what}; they stay");
-    Some(
-        AccessFinding::about(role.object.key(), reason::GRANTS_REVOKED_PERMISSION, message)
-            .hint(format!("kubectl edit {}", kubectl_name(role)))
-            .for_decision(),
-    )
+    AccessFinding::about(role.record.key(), reason::GRANTS_REVOKED_PERMISSION, message)
+        .hint(format!("kubectl edit {}", kubectl_name(role)))
+        .for_decision()
 }
 
 /// A role that somebody made under a name that is built in from the new release on.
@@ -153,13 +149,12 @@ pub(crate) fn check_name_taken(role: &Role<'_>, releases: Releases<'_>) -> Optio
         .from
         .role(role.level, role.id.name, role.workspace)
         .is_some();
-    let rules = parse_rules(role.object.get("/rules")).unwrap_or_default();
-    if was_built_in || Grants::of(&rules).equals(&built_in.grants) {
+    if was_built_in || Grants::of(role.rules()).equals(&built_in.grants) {
         return None;
     }
     let message = "the new release has a built-in role of this name, which takes its place".to_owned();
     Some(
-        AccessFinding::about(role.object.key(), reason::BUILT_IN_NAME_TAKEN, message)
+        AccessFinding::about(role.record.key(), reason::BUILT_IN_NAME_TAKEN, message)
             .hint("copy it to another name, and bind its users to that".to_owned())
             .for_decision(),
     )
@@ -168,7 +163,7 @@ pub(crate) fn check_name_taken(role: &Role<'_>, releases: Releases<'_>) -> Optio
 pub(crate) fn still_referred_to(role: &Role<'_>, referrer: &str) -> AccessFinding {
     let message =
         format!("the new release no longer has this template; it stays, since {referrer} refers to it");
-    AccessFinding::about(role.object.key(), reason::TEMPLATE_STILL_REFERRED_TO, message)
+    AccessFinding::about(role.record.key(), reason::TEMPLATE_STILL_REFERRED_TO, message)
 }
 
 pub(crate) fn dangling(binding: &Binding<'_>) -> AccessFinding {
@@ -176,5 +171,60 @@ pub(crate) fn dangling(binding: &Binding<'_>) -> AccessFinding {
         "it refers to {} {}, which does not exist, and grants nothing",
         binding.role.kind, binding.role.name
     );
-    AccessFinding::about(binding.object.key(), reason::DANGLING_BINDING, message).for_decision()
+    AccessFinding::about(binding.record.key(), reason::DANGLING_BINDING, message).for_decision()
+}
+
+pub(crate) fn twice(key: ObjectKey) -> AccessFinding {
+    let message = "it is there twice; what was read last counts".to_owned();
+    AccessFinding::about(key, reason::SAME_NAME_TWICE, message).for_decision()
+}
+
+/// What KubeFed carries to member clusters, and this cluster does not have itself.
+pub(crate) fn on_member_clusters(record: &FederatedRecord, revoked: &[String]) -> AccessFinding {
+    let places = if record.clusters.is_empty() {
+        "the member clusters that its placement selects".to_owned()
+    } else {
+        format!("member clusters {}", record.clusters.join(", "))
+    };
+    let kind = format!("Federated{}", record.kind);
+    let key = match &*record.namespace {
+        "" => ObjectKey::cluster(FEDERATED_GROUP, &kind, &record.name),
+        namespace => ObjectKey::namespaced(FEDERATED_GROUP, &kind, namespace, &record.name),
+    };
+    let what = match &record.role {
+        Some(role) => format!("it binds to {role} on {places} only"),
+        None => format!("it is on {places} only"),
+    };
+    if revoked.is_empty() {
+        let message = format!("{what}; what it grants is decided there");
+        return AccessFinding::about(key, reason::ON_MEMBER_CLUSTERS, message);
+    }
+    let message = format!(
+        "{what}, and names what the new release revokes: {}; it stays",
+        revoked.join(", ")
+    );
+    AccessFinding::about(key, reason::ON_MEMBER_CLUSTERS, message)
+        .hint("upgrade the member clusters too, and edit the role in the console".to_owned())
+        .for_decision()
+}
+
+pub(crate) fn no_platform_role(key: ObjectKey, had_one: bool) -> AccessFinding {
+    let message = if had_one {
+        "this user has no platform role after the upgrade"
+    } else {
+        "this user has no platform role, before the upgrade or after it"
+    };
+    AccessFinding::about(key, reason::NO_PLATFORM_ROLE, message.to_owned())
+        .hint("give the user a platform role in the console".to_owned())
+        .for_decision()
+}
+
+pub(crate) fn no_member_manager(key: ObjectKey) -> AccessFinding {
+    let message = "after the upgrade nobody who is bound in this workspace can manage its members; administrators \
+                   of the platform still can";
+    AccessFinding::about(key, reason::NO_MEMBER_MANAGER, message.to_owned())
+        .hint(
+            "make somebody its administrator; ks-installer access impact --suggest proposes whom".to_owned(),
+        )
+        .for_decision()
 }

@@ -64,9 +64,10 @@ pub enum UrlPattern {
 
 impl From<String> for UrlPattern {
     fn from(url: String) -> Self {
-        match url.strip_suffix('*') {
-            Some(prefix) => UrlPattern::Prefix(prefix.to_owned()),
-            None => UrlPattern::Exact(url),
+        if url.ends_with('*') {
+            UrlPattern::Prefix(url.trim_end_matches('*').to_owned())
+        } else {
+            UrlPattern::Exact(url)
         }
     }
 }
@@ -87,7 +88,7 @@ impl fmt::Display for UrlPattern {
 }
 
 impl UrlPattern {
-    fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (UrlPattern::Prefix(prefix), UrlPattern::Exact(path) | UrlPattern::Prefix(path)) => {
                 path.starts_with(prefix.as_str())
@@ -97,7 +98,7 @@ impl UrlPattern {
         }
     }
 
-    fn matches(&self, path: &str) -> bool {
+    pub(crate) fn matches(&self, path: &str) -> bool {
         match self {
             UrlPattern::Exact(exact) => exact == path,
             UrlPattern::Prefix(prefix) => path.starts_with(prefix.as_str()),
@@ -107,7 +108,7 @@ impl UrlPattern {
 
 impl ResourceGrant {
     /// The sets, in an order in which differences read well.
-    fn sets(&self) -> [&Names; 5] {
+    pub(crate) fn sets(&self) -> [&Names; 5] {
         [
             &self.subresources,
             &self.resources,
@@ -117,7 +118,9 @@ impl ResourceGrant {
         ]
     }
 
-    fn from_sets([subresources, resources, api_groups, resource_names, verbs]: [Names; 5]) -> Self {
+    pub(crate) fn from_sets(
+        [subresources, resources, api_groups, resource_names, verbs]: [Names; 5],
+    ) -> Self {
         Self {
             verbs,
             api_groups,
@@ -394,7 +397,7 @@ impl Grant {
     }
 
     /// The grant as a rule; `None` where rules cannot say it, since they know no exceptions.
-    pub(crate) fn to_rule(&self) -> Option<Rule> {
+    pub fn to_rule(&self) -> Option<Rule> {
         match self {
             Grant::Resources(grant) => grant.to_rule(),
             Grant::Urls(grant) => grant.to_rule(),

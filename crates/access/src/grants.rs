@@ -86,6 +86,11 @@ impl Grants {
         self.0.iter()
     }
 
+    /// Each grant as a set of its own.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Self> {
+        self.0.iter().map(|grant| Self(vec![grant.clone()]))
+    }
+
     pub fn allows(&self, request: &Request<'_>) -> bool {
         self.0.iter().any(|grant| grant.allows(request))
     }
@@ -171,6 +176,16 @@ impl Grants {
     /// The set as rules; `None` where rules cannot say it, since they know no exceptions.
     pub fn to_rules(&self) -> Option<Vec<Rule>> {
         self.simplified().iter().map(Grant::to_rule).collect()
+    }
+}
+
+impl FromIterator<Grant> for Grants {
+    fn from_iter<I: IntoIterator<Item = Grant>>(all: I) -> Self {
+        let mut grants = Self::default();
+        for grant in all {
+            grants.push(grant);
+        }
+        grants
     }
 }
 

@@ -1,20 +1,20 @@
 //! The migration: what has to change so that a cluster's roles and bindings are those of the new release.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessFinding, Catalog, Grants, IAM_GROUP, Impact, Level, Policy, RoleChange, USER_REF, WORKSPACE,
+    AccessFinding, Catalog, Impact, Level, Policy, Records, RemovedRole, RoleChange, Suggestion,
     finding::{
-        check_name_taken, dangling, grants_revoked, still_referred_to, trimmed, unknown_template,
-        unreadable_aggregation, unreadable_rules,
+        check_name_taken, dangling, grants_revoked, on_member_clusters, still_referred_to, trimmed, twice,
+        unknown_template, unreadable_aggregation, unreadable_rules,
     },
     impact,
-    role::{Outcome, Outcomes, Releases},
-    rule::parse_rules,
-    state::{Aggregation, Binding, Place, Role, RoleId, State, SubjectId},
+    records::FederatedRecord,
+    role::{Judgement, Outcome, Outcomes, Releases},
+    state::{Binding, Place, Role, RoleId, State, SubjectId},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,9 @@ pub struct Migration {
     pub removed: Vec<ObjectKey>,
     pub findings: Vec<AccessFinding>,
     pub impact: Impact,
+    /// Bindings that would give back what people lose, within the new release's model. For a person to look at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub suggestions: Vec<Suggestion>,
 }
 
 impl Migration {
@@ -86,7 +89,18 @@ pub fn migrate<'a>(
     policy: &Policy,
     options: MigrateOptions,
 ) -> Migration {
-    let state = State::new(state);
+    migrate_records(&state.into_iter().collect(), from, to, policy, options)
+}
+
+/// The same, of records.
+pub fn migrate_records(
+    records: &Records,
+    from: &Catalog,
+    to: &Catalog,
+    policy: &Policy,
+    options: MigrateOptions,
+) -> Migration {
+    let state = State::new(records);
     let releases = Releases {
         from,
         to,
@@ -95,13 +109,19 @@ pub fn migrate<'a>(
     };
     let roles = judge_roles(&state, releases);
     let bindings = judge_bindings(&state, releases);
+    let (assessed, assessment) = impact::assess(&state, releases, &roles.changes, &bindings);
     let mut migration = Migration {
-        impact: impact::assess(&state, releases, &roles.changes, &bindings),
+        suggestions: impact::suggest(&state, releases, &assessed),
+        impact: assessed,
         ..Migration::default()
     };
+    migration
+        .findings
+        .extend(impact::find_left_without(&state, &assessment));
     migration.findings.extend(roles.findings);
     remove(&state, policy, &roles.references, &mut migration);
     find_dangling(&state, releases, &bindings, &mut migration.findings);
+    find_oddities(&state, policy, &mut migration.findings);
     migration.role_changes = roles.changes.into_values().collect();
     migration.binding_changes = bindings.into_values().collect();
     migration.findings.sort();
@@ -110,8 +130,8 @@ pub fn migrate<'a>(
 
 /// The outcome of [`judge_roles`].
 #[derive(Default)]
-struct Judged<'a> {
-    changes: BTreeMap<RoleId<'a>, RoleChange>,
+pub(crate) struct Judged<'a> {
+    pub(crate) changes: BTreeMap<RoleId<'a>, RoleChange>,
     findings: Vec<AccessFinding>,
     references: References<'a>,
 }
@@ -125,13 +145,13 @@ struct References<'a> {
     texts: Vec<(RoleId<'a>, &'a str)>,
 }
 
-fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
+pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
     let mut judged = Judged::default();
-    let mut outcomes = Outcomes::default();
-    let blocked: BTreeMap<Level, Grants> = Level::ALL.map(|level| (level, releases.blocked(level))).into();
-    let bound_to_people: BTreeSet<RoleId<'_>> = state
+    let mut outcomes = Outcomes::new(releases);
+    let bound_to_people: HashSet<RoleId<'_>> = state
         .bindings
         .iter()
+        .filter(|binding| binding.role.kind == "Role")
         .filter(|binding| binding.subjects.iter().any(SubjectId::is_person))
         .map(|binding| binding.role)
         .collect();
@@ -146,45 +166,43 @@ fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
             judged.findings.extend(check_name_taken(role, releases));
             continue;
         }
-        let rules = match parse_rules(role.object.get("/rules")) {
-            Ok(rules) => rules,
-            Err(error) => {
-                judged.findings.push(unreadable_rules(role, &error));
-                continue;
-            }
-        };
-        match role.aggregation() {
-            Aggregation::Unreadable(text) => {
+        if let Some(error) = &role.set.error {
+            judged.findings.push(unreadable_rules(role, error));
+            continue;
+        }
+        match &*outcomes.get(role) {
+            Judgement::Unreadable(text) => {
                 judged.findings.push(unreadable_aggregation(role, text, releases));
-                judged.references.texts.push((role.id, text));
+                judged.references.texts.push((role.id, *text));
             }
-            Aggregation::None => {
+            Judgement::Bare(revoked) => {
                 // Kubernetes and its add-ons keep Roles of their own, which no person is bound to.
-                if role.id.kind != "Role" || bound_to_people.contains(&role.id) {
-                    judged
-                        .findings
-                        .extend(grants_revoked(role, &rules, &Grants::default(), &blocked));
+                if let Some(what) = revoked
+                    && (role.id.kind != "Role" || bound_to_people.contains(&role.id))
+                {
+                    judged.findings.push(grants_revoked(role, what));
                 }
             }
-            Aggregation::Templates(templates) => {
-                let outcome = outcomes.get(releases, role.level, &templates, &rules);
+            Judgement::Custom(outcome) => {
+                let removed = releases.policy.removed_templates.get(&role.level);
                 for name in &outcome.templates {
-                    let key = (role.id.kind, role.id.namespace, name.clone());
-                    judged.references.names.entry(key).or_insert(role.id);
+                    if removed.is_some_and(|removed| removed.contains(name)) {
+                        let key = (role.id.kind, role.id.namespace, name.clone());
+                        judged.references.names.entry(key).or_insert(role.id);
+                    }
+                }
+                for name in &outcome.unknown {
                     let own = RoleId { name, ..role.id };
-                    let is_somebodys = state.roles.get(&own).is_some_and(Role::is_template);
-                    if !releases.knows(role.level, name) && !is_somebodys {
+                    if !state.roles.get(&own).is_some_and(Role::is_template) {
                         judged.findings.push(unknown_template(role, name));
                     }
                 }
-                let is_changed = outcome.templates != templates || outcome.rules.is_some();
-                judged.findings.extend(trimmed(role, outcome, is_changed));
-                let after = outcome.rules.as_ref().unwrap_or(&rules);
-                judged
-                    .findings
-                    .extend(grants_revoked(role, after, &outcome.kept, &blocked));
-                if is_changed {
-                    judged.changes.insert(role.id, change(role, outcome, &templates));
+                judged.findings.extend(trimmed(role, outcome));
+                if let Some(what) = &outcome.own_revoked {
+                    judged.findings.push(grants_revoked(role, what));
+                }
+                if outcome.is_changed {
+                    judged.changes.insert(role.id, change(role, outcome));
                 }
             }
         }
@@ -192,11 +210,10 @@ fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
     judged
 }
 
-fn change(role: &Role<'_>, outcome: &Outcome, templates: &[String]) -> RoleChange {
+fn change(role: &Role<'_>, outcome: &Outcome) -> RoleChange {
     RoleChange {
-        key: role.object.key(),
-        annotation: (outcome.templates != templates)
-            .then(|| serde_json::Value::from(outcome.templates.clone()).to_string()),
+        key: role.record.key(),
+        annotation: outcome.annotation.clone(),
         rules: outcome.rules.clone(),
         removed_templates: outcome.removed.clone(),
         renamed_templates: outcome.renamed.clone(),
@@ -209,24 +226,31 @@ fn change(role: &Role<'_>, outcome: &Outcome, templates: &[String]) -> RoleChang
 /// A binding whose subjects all have the replacement through others is redundant. Each is held against those that
 /// have the replacement already and those that are still to be changed, one after the other, so the answer is the
 /// same wherever an earlier run was cut.
-fn judge_bindings<'a>(state: &State<'a>, releases: Releases<'_>) -> BTreeMap<usize, BindingChange> {
+pub(crate) fn judge_bindings<'a>(
+    state: &State<'a>,
+    releases: Releases<'_>,
+) -> BTreeMap<usize, BindingChange> {
     let mut changes = BTreeMap::new();
     let replaced = |binding: &Binding<'a>| {
         let role = releases
             .policy
             .removed_role_of(binding.role.kind, binding.role.name)?;
         // Under an alias there is no role. Where there is one, it is somebody's own.
-        (role.name == binding.role.name || !state.roles.contains_key(&binding.role)).then_some(role)
+        (role.name == binding.role.name || binding.found.is_none()).then_some(role)
     };
     // By place and replacement: how many bindings give it to whom, and which of them are to be changed.
     let mut holders: BTreeMap<(Place<'a>, &str, &str), BTreeMap<SubjectId<'a>, usize>> = BTreeMap::new();
     let mut candidates = Vec::new();
     for (index, binding) in state.bindings.iter().enumerate() {
-        if binding.object.is_being_deleted() {
+        if binding.record.is_being_deleted {
             continue;
         }
         let role = replaced(binding);
         let name = role.map_or(binding.role.name, |role| role.replacement.as_str());
+        let is_replacement = |role: &RemovedRole| role.kind == binding.role.kind && role.replacement == name;
+        if !releases.policy.removed_roles.iter().any(is_replacement) {
+            continue;
+        }
         let holders = holders
             .entry((binding.place, binding.role.kind, name))
             .or_default();
@@ -254,7 +278,7 @@ fn judge_bindings<'a>(state: &State<'a>, releases: Releases<'_>) -> BTreeMap<usi
         changes.insert(
             index,
             BindingChange {
-                key: binding.object.key(),
+                key: binding.record.key(),
                 from: binding.role.name.to_owned(),
                 action: if is_redundant {
                     BindingAction::DeleteRedundant { replacement }
@@ -269,14 +293,10 @@ fn judge_bindings<'a>(state: &State<'a>, releases: Releases<'_>) -> BTreeMap<usi
 
 /// Removed roles, and templates that the new release no longer has and nothing refers to.
 fn remove(state: &State<'_>, policy: &Policy, references: &References<'_>, migration: &mut Migration) {
-    let bound: BTreeSet<RoleId<'_>> = state.bindings.iter().map(|binding| binding.role).collect();
-    for role in state
-        .roles
-        .values()
-        .filter(|role| !role.object.is_being_deleted())
-    {
+    let is_bound = |id: RoleId<'_>| state.bindings.iter().any(|binding| binding.role == id);
+    for role in state.roles.values().filter(|role| !role.record.is_being_deleted) {
         if policy.removed_role(role.id.kind, role.id.name).is_some() {
-            migration.removed.push(role.object.key());
+            migration.removed.push(role.record.key());
             continue;
         }
         let is_removed = policy
@@ -292,11 +312,11 @@ fn remove(state: &State<'_>, policy: &Policy, references: &References<'_>, migra
         });
         let referrer = match (references.names.get(&key), unreadable) {
             (Some(id), _) | (None, Some((id, _))) => Some(format!("{} {}", id.kind, id.name)),
-            (None, None) if bound.contains(&role.id) => Some("a binding".to_owned()),
+            (None, None) if is_bound(role.id) => Some("a binding".to_owned()),
             (None, None) => None,
         };
         match referrer {
-            None => migration.removed.push(role.object.key()),
+            None => migration.removed.push(role.record.key()),
             Some(referrer) => migration.findings.push(still_referred_to(role, &referrer)),
         }
     }
@@ -310,15 +330,62 @@ fn find_dangling(
     findings: &mut Vec<AccessFinding>,
 ) {
     for (index, binding) in state.bindings.iter().enumerate() {
-        let is_kubespheres = binding.object.group() == IAM_GROUP || binding.object.label(USER_REF).is_some();
-        let workspace = binding.object.label(WORKSPACE);
+        let is_kubespheres = binding.record.is_iam() || binding.record.user.is_some();
+        let workspace = binding.record.workspace.as_deref();
         let level = state.level(binding.role);
         if is_kubespheres
             && !changes.contains_key(&index)
-            && !state.roles.contains_key(&binding.role)
+            && binding.found.is_none()
             && releases.to.role(level, binding.role.name, workspace).is_none()
         {
             findings.push(dangling(binding));
         }
+    }
+}
+
+/// What is there twice, and what is on member clusters only.
+fn find_oddities(state: &State<'_>, policy: &Policy, findings: &mut Vec<AccessFinding>) {
+    for (kind, namespace, name) in &state.twice {
+        findings.push(twice(crate::records::key(kind, namespace, name)));
+    }
+    let records = state.records;
+    if records.federated.is_empty() {
+        return;
+    }
+    let bindings: HashSet<_> = records
+        .bindings
+        .iter()
+        .map(|own| (own.kind, &*own.namespace, &*own.name))
+        .collect();
+    let is_here = |record: &FederatedRecord| {
+        let id = RoleId {
+            kind: &record.kind,
+            namespace: &record.namespace,
+            name: &record.name,
+        };
+        match id.kind {
+            "GlobalRole" | "WorkspaceRole" | "ClusterRole" | "Role" => records.roles.iter().any(|own| {
+                own.name == record.name && own.kind == id.kind && own.namespace == record.namespace
+            }),
+            kind => bindings.contains(&(kind, id.namespace, id.name)),
+        }
+    };
+    for record in &state.records.federated {
+        if &*record.kind == "User" || is_here(record) {
+            continue;
+        }
+        let level = match &*record.kind {
+            "GlobalRole" => Level::Platform,
+            "WorkspaceRole" => Level::Workspace,
+            "ClusterRole" => Level::Cluster,
+            _ => Level::Project,
+        };
+        let list = record.aggregation.as_deref().unwrap_or("[]");
+        let list: Vec<String> = serde_json::from_str(list).unwrap_or_default();
+        let revoked: Vec<String> = list
+            .into_iter()
+            .filter(|name| policy.is_revoked(level, name))
+            .collect();
+        findings.push(on_member_clusters(record, &revoked));
     }
 }

@@ -133,6 +133,11 @@ impl Names {
         self.lists(name) != self.is_all_but
     }
 
+    /// The names that it lists, or leaves out.
+    pub(crate) fn mentioned(&self) -> &[Arc<str>] {
+        &self.list
+    }
+
     /// The names of a finite set.
     pub(crate) fn finite(&self) -> Option<&[Arc<str>]> {
         (!self.is_all_but).then_some(&self.list)

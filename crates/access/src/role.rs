@@ -1,11 +1,17 @@
 //! What becomes of one custom role.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
 
 use object::ObjectKey;
 use serde::{Deserialize, Serialize};
 
-use crate::{Catalog, Grants, Level, MigrateOptions, Policy, Rule, Template};
+use crate::{
+    Catalog, Grants, Level, MigrateOptions, Policy, Rule, RuleList, Template,
+    state::{Aggregation, Role},
+};
 
 /// A template that goes by a new name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,7 +30,7 @@ pub struct RoleChange {
     pub annotation: Option<String>,
     /// All rules that the role has afterwards. `None`: unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rules: Option<Vec<Rule>>,
+    pub rules: Option<RuleList>,
     /// Revoked templates that leave the list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed_templates: Vec<String>,
@@ -89,30 +95,85 @@ pub(crate) struct Outcome {
     pub(crate) renamed: Vec<Renamed>,
     pub(crate) extended: Vec<String>,
     /// `None`: they stay.
-    pub(crate) rules: Option<Vec<Rule>>,
+    pub(crate) rules: Option<RuleList>,
     /// The role lacks some of what its kept templates gave in the old release, and would get in the new one.
     pub(crate) is_trimmed: bool,
     /// What its kept templates give in either release.
     pub(crate) kept: Grants,
     /// It has rules, and none of its templates has any.
     pub(crate) has_only_own_rules: bool,
+    /// The text of the list afterwards, where it changes.
+    pub(crate) annotation: Option<String>,
+    /// The list or the rules change.
+    pub(crate) is_changed: bool,
+    /// Templates of the list afterwards that no release has.
+    pub(crate) unknown: Vec<String>,
+    /// What rules of its own grant afterwards, though the new release takes it out of custom roles.
+    pub(crate) own_revoked: Option<String>,
 }
 
-/// Outcomes by what they depend on: most custom roles of a cluster are alike.
-#[derive(Debug, Default)]
-pub(crate) struct Outcomes(HashMap<(Level, Vec<String>, Vec<Rule>), Outcome>);
+/// What makes two roles alike: level, annotation, place of the rules.
+type Likeness<'a> = (Level, Option<&'a str>, usize);
 
-impl Outcomes {
-    pub(crate) fn get(
-        &mut self,
-        releases: Releases<'_>,
-        level: Level,
-        templates: &[String],
-        rules: &[Rule],
-    ) -> &Outcome {
-        self.0
-            .entry((level, templates.to_vec(), rules.to_vec()))
-            .or_insert_with(|| decide(releases, level, templates, rules))
+/// Outcomes by what they depend on: most custom roles of a cluster are alike.
+pub(crate) struct Outcomes<'a, 'r> {
+    releases: Releases<'r>,
+    blocked: BTreeMap<Level, Grants>,
+    known: HashMap<Likeness<'a>, Rc<Judgement<'a>>>,
+}
+
+/// What is to be said about a role by its annotation and rules.
+#[derive(Clone, Debug)]
+pub(crate) enum Judgement<'a> {
+    /// No annotation, and what its rules grant that is revoked.
+    Bare(Option<String>),
+    Unreadable(&'a str),
+    Custom(Outcome),
+}
+
+impl<'a, 'r> Outcomes<'a, 'r> {
+    pub(crate) fn new(releases: Releases<'r>) -> Self {
+        Self {
+            releases,
+            blocked: Level::ALL.map(|level| (level, releases.blocked(level))).into(),
+            known: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn get(&mut self, role: &Role<'a>) -> Rc<Judgement<'a>> {
+        let likeness = (role.level, role.record.aggregation.as_deref(), role.record.rules);
+        if let Some(known) = self.known.get(&likeness) {
+            return Rc::clone(known);
+        }
+        let judgement = Rc::new(self.judge(role));
+        self.known.insert(likeness, Rc::clone(&judgement));
+        judgement
+    }
+
+    fn judge(&self, role: &Role<'a>) -> Judgement<'a> {
+        let (level, rules) = (role.level, role.rules());
+        match role.aggregation() {
+            Aggregation::Unreadable(text) => Judgement::Unreadable(text),
+            Aggregation::None => Judgement::Bare(self.own_revoked(level, rules, &Grants::default())),
+            Aggregation::Templates(templates) => {
+                let mut outcome = decide(self.releases, level, &templates, rules);
+                outcome.annotation = (outcome.templates != templates)
+                    .then(|| serde_json::Value::from(outcome.templates.clone()).to_string());
+                outcome.is_changed = outcome.annotation.is_some() || outcome.rules.is_some();
+                outcome.unknown = outcome.templates.clone();
+                outcome.unknown.retain(|name| !self.releases.knows(level, name));
+                let after = outcome.rules.as_deref().unwrap_or(rules);
+                outcome.own_revoked = self.own_revoked(level, after, &outcome.kept);
+                Judgement::Custom(outcome)
+            }
+        }
+    }
+
+    /// What rules that come from no template of the role grant, and is revoked from templates.
+    fn own_revoked(&self, level: Level, rules: &[Rule], from_templates: &Grants) -> Option<String> {
+        let blocked = self.blocked.get(&level).filter(|blocked| !blocked.is_empty())?;
+        let granted = Grants::of(rules).intersection(blocked).difference(from_templates);
+        Some(granted.iter().next()?.to_string())
     }
 }
 
@@ -195,20 +256,34 @@ fn decide(releases: Releases<'_>, level: Level, templates: &[String], rules: &[R
     }
     outcome.kept = [&old_kept, &new_kept].into_iter().collect();
     if after != rules && !Grants::of(&after).equals(&has) {
-        outcome.rules = Some(after);
+        outcome.rules = Some(after.into());
     }
     outcome
 }
 
-/// A rule less what is to go. Where rules cannot say the rest, because the rule is wider than any exception (`*`),
-/// it stays as it is: it is somebody's own.
+/// A rule less what is to go, grant by grant: as much as rules can say. Where they cannot say what is left, because the
+/// rule is wider than any exception (`*`), that part stays: it is somebody's own.
 fn without(rule: &Rule, leaves: &Grants) -> Vec<Rule> {
     let grants = Grants::of([rule]);
     if grants.is_disjoint(leaves) {
         return vec![rule.clone()];
     }
-    grants
-        .difference(leaves)
-        .to_rules()
-        .unwrap_or_else(|| vec![rule.clone()])
+    if let Some(rules) = grants.difference(leaves).to_rules() {
+        return rules;
+    }
+    let mut rules = vec![rule.clone()];
+    for leaf in leaves.each() {
+        let less = rules.iter().map(|rule| {
+            let grants = Grants::of([rule]);
+            if grants.is_disjoint(&leaf) {
+                return vec![rule.clone()];
+            }
+            grants
+                .difference(&leaf)
+                .to_rules()
+                .unwrap_or_else(|| vec![rule.clone()])
+        });
+        rules = less.flatten().collect();
+    }
+    rules
 }

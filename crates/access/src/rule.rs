@@ -1,5 +1,7 @@
 //! [`Rule`]: Kubernetes' PolicyRule.
 
+use std::{ops::Deref, sync::Arc};
+
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -24,6 +26,25 @@ pub struct Rule {
     pub non_resource_urls: Vec<String>,
     #[serde(deserialize_with = "list")]
     pub verbs: Vec<String>,
+}
+
+/// A role's rules. Cheap to clone: many roles of a cluster have the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RuleList(Arc<[Rule]>);
+
+impl Deref for RuleList {
+    type Target = [Rule];
+
+    fn deref(&self) -> &[Rule] {
+        &self.0
+    }
+}
+
+impl From<Vec<Rule>> for RuleList {
+    fn from(rules: Vec<Rule>) -> Self {
+        Self(rules.into())
+    }
 }
 
 /// `null` counts as an empty list: the API server gives it for lists that were written so.
@@ -70,16 +91,14 @@ impl Rule {
                     && self.resources.iter().any(matches)
                     && (self.resource_names.is_empty() || self.resource_names.iter().any(|n| n == name))
             }
-            Request::Url { verb, path } => {
-                has(&self.verbs, verb)
-                    && self
-                        .non_resource_urls
-                        .iter()
-                        .any(|url| match url.strip_suffix('*') {
-                            Some(prefix) => path.starts_with(prefix),
-                            None => url == path,
-                        })
-            }
+            Request::Url { verb, path } => has(&self.verbs, verb) && self.allows_url(path),
         }
+    }
+
+    /// Whether one of the URLs stands for a path.
+    pub(crate) fn allows_url(&self, path: &str) -> bool {
+        self.non_resource_urls
+            .iter()
+            .any(|url| url == path || (url.ends_with('*') && path.starts_with(url.trim_end_matches('*'))))
     }
 }

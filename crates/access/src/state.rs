@@ -1,11 +1,12 @@
-//! The roles and bindings of a cluster, indexed. Everything is borrowed from its objects.
+//! The roles and bindings of a cluster, indexed. Everything is borrowed from its records.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use object::Object;
-use serde_json::Value;
-
-use crate::{AGGREGATION, DEVOPS_PROJECT, IAM_GROUP, Level, RBAC_GROUP, Scope, TEMPLATE, WORKSPACE};
+use crate::{
+    Level, Rule, Scope,
+    hash::FastMap,
+    records::{BindingRecord, NamespaceRecord, Records, RoleRecord, RuleSet},
+};
 
 /// Names one role. The namespace is empty for all kinds but Role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +28,14 @@ impl<'a> SubjectId<'a> {
     pub(crate) fn group(name: &'a str) -> Self {
         Self {
             kind: "Group",
+            namespace: "",
+            name,
+        }
+    }
+
+    pub(crate) fn user(name: &'a str) -> Self {
+        Self {
+            kind: "User",
             namespace: "",
             name,
         }
@@ -59,18 +68,24 @@ pub(crate) struct Role<'a> {
     pub(crate) id: RoleId<'a>,
     pub(crate) level: Level,
     pub(crate) workspace: Option<&'a str>,
-    pub(crate) object: &'a Object,
+    pub(crate) record: &'a RoleRecord,
+    /// Equal ones are at the same place.
+    pub(crate) set: &'a RuleSet,
 }
 
 impl<'a> Role<'a> {
     pub(crate) fn is_template(&self) -> bool {
-        self.object.label(TEMPLATE).is_some_and(|label| !label.is_empty())
+        self.record.is_template
+    }
+
+    /// Unreadable rules grant nothing that anybody could tell.
+    pub(crate) fn rules(&self) -> &'a [Rule] {
+        &self.set.rules
     }
 
     pub(crate) fn aggregation(&self) -> Aggregation<'a> {
-        match self.object.annotation(AGGREGATION) {
+        match self.record.aggregation.as_deref() {
             None => Aggregation::None,
-            Some(text) if text.trim().is_empty() => Aggregation::None,
             Some(text) => match serde_json::from_str(text) {
                 Ok(templates) => Aggregation::Templates(templates),
                 Err(_) => Aggregation::Unreadable(text),
@@ -84,70 +99,84 @@ pub(crate) struct Binding<'a> {
     pub(crate) place: Place<'a>,
     pub(crate) role: RoleId<'a>,
     pub(crate) subjects: Vec<SubjectId<'a>>,
-    pub(crate) object: &'a Object,
+    pub(crate) record: &'a BindingRecord,
+    /// The role, where it exists.
+    pub(crate) found: Option<Role<'a>>,
 }
 
 /// Indexed objects, in an order that does not depend on the one in which they came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct State<'a> {
+    pub(crate) records: &'a Records,
     pub(crate) roles: BTreeMap<RoleId<'a>, Role<'a>>,
     pub(crate) bindings: Vec<Binding<'a>>,
-    pub(crate) namespaces: HashMap<&'a str, &'a Object>,
+    pub(crate) namespaces: FastMap<&'a str, &'a NamespaceRecord>,
     /// The users in each group.
     pub(crate) members: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    /// Objects that are there twice. Of each the later counts.
+    pub(crate) twice: BTreeSet<(&'a str, &'a str, &'a str)>,
 }
 
 impl<'a> State<'a> {
-    pub(crate) fn new(objects: impl IntoIterator<Item = &'a Object>) -> Self {
-        let mut state = Self::default();
-        let mut roles = Vec::new();
-        let mut bindings = Vec::new();
-        for object in objects {
-            match (object.group(), object.kind()) {
-                ("", "Namespace") => {
-                    state.namespaces.insert(object.name(), object);
-                }
-                (IAM_GROUP, "GlobalRole" | "WorkspaceRole") | (RBAC_GROUP, "ClusterRole" | "Role") => {
-                    roles.push(object);
-                }
-                (IAM_GROUP, "GlobalRoleBinding" | "WorkspaceRoleBinding")
-                | (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => bindings.push(object),
-                (IAM_GROUP, "GroupBinding") => state.add_members(object),
-                _ => {}
-            }
-        }
-        // Namespaces are known by now; they tell the level of a Role.
-        for object in roles {
+    pub(crate) fn new(records: &'a Records) -> Self {
+        let mut state = Self {
+            records,
+            roles: BTreeMap::new(),
+            bindings: Vec::new(),
+            namespaces: records
+                .namespaces
+                .iter()
+                .map(|(name, record)| (&**name, record))
+                .collect(),
+            members: records
+                .members
+                .iter()
+                .map(|(group, users)| (&**group, users.iter().map(|user| &**user).collect()))
+                .collect(),
+            twice: BTreeSet::new(),
+        };
+        let roles = records.roles.iter().map(|record| {
             let id = RoleId {
-                kind: object.kind(),
-                namespace: object.namespace().unwrap_or_default(),
-                name: object.name(),
+                kind: record.kind,
+                namespace: &record.namespace,
+                name: &record.name,
             };
             let role = Role {
                 id,
+                // Namespaces are known by now; they tell the level of a Role.
                 level: state.level(id),
-                workspace: object.label(WORKSPACE),
-                object,
+                workspace: record.workspace.as_deref(),
+                record,
+                set: &records.rule_sets[record.rules],
             };
-            state.roles.insert(id, role);
-        }
-        state.bindings = bindings.into_iter().map(binding).collect();
-        state.bindings.sort_by_key(|binding| {
-            let object = binding.object;
-            (object.kind(), object.namespace(), object.name())
+            (id, role)
         });
+        let mut roles: Vec<_> = roles.collect();
+        // Stable, so that of two with the same name the later is the last.
+        roles.sort_by_key(|(id, _)| *id);
+        for pair in roles.windows(2) {
+            if pair[0].0 == pair[1].0 {
+                let id = pair[0].0;
+                state.twice.insert((id.kind, id.namespace, id.name));
+            }
+        }
+        let index: FastMap<RoleId<'_>, Role<'_>> = roles.iter().copied().collect();
+        state.roles = roles.into_iter().collect();
+        let mut bindings: Vec<_> = records.bindings.iter().collect();
+        let name = |record: &&'a BindingRecord| (record.kind, &*record.namespace, &*record.name);
+        bindings.sort_by_key(name);
+        for record in bindings {
+            if let Some(last) = state.bindings.last()
+                && name(&last.record) == name(&record)
+            {
+                state.twice.insert(name(&record));
+                state.bindings.pop();
+            }
+            let mut binding = binding(record);
+            binding.found = index.get(&binding.role).copied();
+            state.bindings.push(binding);
+        }
         state
-    }
-
-    fn add_members(&mut self, binding: &'a Object) {
-        let Some(group) = binding.get_str("/groupRef/name") else {
-            return;
-        };
-        let users = binding.get("/users").and_then(Value::as_array);
-        self.members
-            .entry(group)
-            .or_default()
-            .extend(users.into_iter().flatten().filter_map(Value::as_str));
     }
 
     /// The level that a role is of; for one in a namespace that is decided by the namespace.
@@ -162,7 +191,7 @@ impl<'a> State<'a> {
 
     fn namespace_level(&self, namespace: &str) -> Level {
         match self.namespaces.get(namespace) {
-            Some(object) if object.label(DEVOPS_PROJECT).is_some() => Level::DevopsProject,
+            Some(record) if record.devops.is_some() => Level::DevopsProject,
             _ => Level::Project,
         }
     }
@@ -186,7 +215,7 @@ impl<'a> State<'a> {
             Place::Cluster => vec![Place::Platform],
             Place::Workspace(_) => vec![Place::Platform, Place::Cluster],
             Place::Namespace(name) => {
-                let workspace = self.namespaces.get(name).and_then(|n| n.label(WORKSPACE));
+                let workspace = self.namespaces.get(name).and_then(|n| n.workspace.as_deref());
                 let workspace = workspace.map(Place::Workspace);
                 [Place::Platform, Place::Cluster]
                     .into_iter()
@@ -197,50 +226,34 @@ impl<'a> State<'a> {
     }
 }
 
-fn binding(object: &Object) -> Binding<'_> {
-    let (own_kind, place) = match object.kind() {
+fn binding(record: &BindingRecord) -> Binding<'_> {
+    let namespace = &*record.namespace;
+    let workspace = record.workspace.as_deref().unwrap_or_default();
+    let (own_kind, place) = match record.kind {
         "GlobalRoleBinding" => ("GlobalRole", Place::Platform),
-        "WorkspaceRoleBinding" => (
-            "WorkspaceRole",
-            Place::Workspace(object.label(WORKSPACE).unwrap_or_default()),
-        ),
+        "WorkspaceRoleBinding" => ("WorkspaceRole", Place::Workspace(workspace)),
         "ClusterRoleBinding" => ("ClusterRole", Place::Cluster),
-        _ => ("Role", Place::Namespace(object.namespace().unwrap_or_default())),
+        _ => ("Role", Place::Namespace(namespace)),
     };
-    let kind = match (own_kind, object.get_str("/roleRef/kind")) {
-        ("Role", Some("ClusterRole")) => "ClusterRole",
+    let kind = match (own_kind, &*record.role_kind) {
+        ("Role", "ClusterRole") => "ClusterRole",
         _ => own_kind,
     };
     let role = RoleId {
         kind,
-        namespace: if kind == "Role" {
-            object.namespace().unwrap_or_default()
-        } else {
-            ""
-        },
-        name: object.get_str("/roleRef/name").unwrap_or_default(),
+        namespace: if kind == "Role" { namespace } else { "" },
+        name: &record.role,
     };
-    let subjects = object.get("/subjects").and_then(Value::as_array);
-    let subjects = subjects.into_iter().flatten().map(|subject| {
-        let kind = text(subject, "kind");
-        SubjectId {
-            kind,
-            namespace: if kind == "ServiceAccount" {
-                text(subject, "namespace")
-            } else {
-                ""
-            },
-            name: text(subject, "name"),
-        }
+    let subjects = record.subjects.iter().map(|subject| SubjectId {
+        kind: &subject.kind,
+        namespace: &subject.namespace,
+        name: &subject.name,
     });
     Binding {
         place,
         role,
         subjects: subjects.collect(),
-        object,
+        record,
+        found: None,
     }
-}
-
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.get(name).and_then(Value::as_str).unwrap_or_default()
 }

@@ -201,9 +201,13 @@ fn server_of(config: &Config) -> String {
     config.cluster_url.to_string().trim_end_matches('/').to_owned()
 }
 
-async fn open(mut config: Config, name: ClusterName) -> Result<(kube::Client, ClusterName), ConnectError> {
-    // Another one may have been chosen by the program already.
+/// Says what TLS is done with, for libraries that leave it to the program. Another one may have been chosen already.
+pub fn choose_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+async fn open(mut config: Config, name: ClusterName) -> Result<(kube::Client, ClusterName), ConnectError> {
+    choose_tls();
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
     config.write_timeout = Some(READ_TIMEOUT);

@@ -89,14 +89,40 @@ pub fn read(path: &Path) -> Result<Vec<Object>, DumpError> {
 /// # Errors
 /// See [`read`].
 pub fn read_from(name: &str, source: impl Read) -> Result<Vec<Object>, DumpError> {
+    let mut objects = Vec::new();
+    open(name, source, |reader, source| {
+        reader.read(source)?;
+        objects = std::mem::take(&mut reader.objects);
+        Ok(())
+    })?;
+    if objects.is_empty() {
+        return Err(empty(name));
+    }
+    Ok(objects)
+}
+
+fn empty(name: &str) -> DumpError {
+    DumpError {
+        name: name.to_owned(),
+        line: None,
+        problem: Problem::Empty,
+    }
+}
+
+/// Takes the compression off.
+fn open(
+    name: &str,
+    source: impl Read,
+    read: impl FnOnce(&mut Reader<'_>, &mut dyn BufRead) -> Result<(), DumpError>,
+) -> Result<(), DumpError> {
     let mut source = BufReader::new(source);
     let mut magic = [0; 4];
-    let read = fill(&mut source, &mut magic).map_err(|error| DumpError {
+    let filled = fill(&mut source, &mut magic).map_err(|error| DumpError {
         name: name.to_owned(),
         line: None,
         problem: error.into(),
     })?;
-    let source = io::Cursor::new(magic).take(read as u64).chain(source);
+    let source = io::Cursor::new(magic).take(filled as u64).chain(source);
     let mut reader = Reader {
         name,
         line: 0,
@@ -104,20 +130,72 @@ pub fn read_from(name: &str, source: impl Read) -> Result<Vec<Object>, DumpError
     };
     if magic == ZSTD_MAGIC {
         match zstd::Decoder::with_buffer(source) {
-            Ok(decoder) => reader.read(&mut BufReader::new(decoder))?,
-            Err(error) => return Err(reader.io(error)),
+            Ok(decoder) => read(&mut reader, &mut BufReader::with_capacity(1 << 17, decoder)),
+            Err(error) => Err(reader.io(error)),
         }
     } else {
-        reader.read(&mut BufReader::new(source))?;
+        read(&mut reader, &mut BufReader::with_capacity(1 << 17, source))
     }
-    if reader.objects.is_empty() {
-        return Err(DumpError {
-            name: name.to_owned(),
-            line: None,
-            problem: Problem::Empty,
-        });
-    }
-    Ok(reader.objects)
+}
+
+/// A part of a dump.
+#[derive(Debug)]
+pub enum Piece {
+    /// Whole lines of text, each of which ought to be one JSON object; with the number of the first, from 1.
+    Lines(usize, Vec<u8>),
+    /// Objects of a dump of another form.
+    Objects(Vec<Object>),
+}
+
+/// How much text is given at once.
+const PIECE: usize = 1 << 20;
+
+/// Reads a dump piece by piece, so that a large one need not be in memory as a whole; `take` says whether to go on.
+///
+/// # Errors
+/// See [`read`]; what is in the lines is the caller's to read.
+pub fn read_pieces(
+    name: &str,
+    source: impl Read,
+    mut take: impl FnMut(Piece) -> bool,
+) -> Result<(), DumpError> {
+    open(name, source, |reader, source| {
+        let mut first = Vec::new();
+        while reader.next_line(source, &mut first)? && is_blank(&first) {}
+        let is_line = serde_json::from_slice::<serde::de::IgnoredAny>(&first).is_ok();
+        if first.first() != Some(&b'{') || !is_line {
+            // Another form, or nothing. It is read from its beginning.
+            let line = reader.line.saturating_sub(1);
+            reader.line = line;
+            reader.read(&mut BufReader::new(io::Cursor::new(first).chain(source)))?;
+            let objects = std::mem::take(&mut reader.objects);
+            if objects.is_empty() {
+                return Err(empty(reader.name));
+            }
+            take(Piece::Objects(objects));
+            return Ok(());
+        }
+        let mut number = reader.line;
+        let mut text = first;
+        loop {
+            let mut lines = text.split(|byte| *byte == b'\n').count() - 1;
+            while text.len() < PIECE {
+                let read = source.read_until(b'\n', &mut text).map_err(|error| {
+                    reader.line = number + lines;
+                    reader.io(error)
+                })?;
+                if read == 0 {
+                    break;
+                }
+                lines += 1;
+            }
+            if text.is_empty() || !take(Piece::Lines(number, std::mem::take(&mut text))) {
+                return Ok(());
+            }
+            number += lines;
+            text.reserve(PIECE + PIECE / 8);
+        }
+    })
 }
 
 fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
@@ -155,7 +233,7 @@ impl Reader<'_> {
         }
     }
 
-    fn read(&mut self, source: &mut impl BufRead) -> Result<(), DumpError> {
+    fn read(&mut self, source: &mut (impl BufRead + ?Sized)) -> Result<(), DumpError> {
         let mut line = Vec::new();
         // Up to the first line that says something.
         while self.next_line(source, &mut line)? && is_blank(&line) {}
@@ -177,14 +255,22 @@ impl Reader<'_> {
         }
     }
 
-    fn next_line(&mut self, source: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool, DumpError> {
+    fn next_line(
+        &mut self,
+        source: &mut (impl BufRead + ?Sized),
+        line: &mut Vec<u8>,
+    ) -> Result<bool, DumpError> {
         line.clear();
         let read = source.read_until(b'\n', line).map_err(|error| self.io(error))?;
         self.line += usize::from(read > 0);
         Ok(read > 0)
     }
 
-    fn read_lines(&mut self, source: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), DumpError> {
+    fn read_lines(
+        &mut self,
+        source: &mut (impl BufRead + ?Sized),
+        line: &mut Vec<u8>,
+    ) -> Result<(), DumpError> {
         while self.next_line(source, line)? {
             if is_blank(line) {
                 continue;
@@ -198,7 +284,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn read_values(&mut self, first: &[u8], source: &mut impl BufRead) -> Result<(), DumpError> {
+    fn read_values(&mut self, first: &[u8], source: &mut (impl BufRead + ?Sized)) -> Result<(), DumpError> {
         let before = self.line - 1;
         let values = serde_json::Deserializer::from_reader(BufReader::new(first.chain(source))).into_iter();
         for value in values {
@@ -217,7 +303,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn read_yaml(&mut self, first: Vec<u8>, source: &mut impl BufRead) -> Result<(), DumpError> {
+    fn read_yaml(&mut self, first: Vec<u8>, source: &mut (impl BufRead + ?Sized)) -> Result<(), DumpError> {
         let mut text = first;
         source.read_to_end(&mut text).map_err(|error| self.io(error))?;
         let text = String::from_utf8(text).map_err(|_| self.error(Problem::UnknownForm))?;

@@ -32,7 +32,7 @@ mod snapshot;
 pub mod store;
 
 pub use cluster::{Cluster, FIELD_MANAGER};
-pub use connect::{ClusterName, ConnectError, ConnectOptions, connect};
+pub use connect::{ClusterName, ConnectError, ConnectOptions, choose_tls, connect};
 pub use error::{Classified, ErrorClass, Failure, ReadError, WriteError};
 pub use file::write_private;
 pub use scope::{Scope, is_platform_group};

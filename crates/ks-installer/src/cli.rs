@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod access;
 pub(crate) mod backup;
 pub(crate) mod components;
 pub(crate) mod install;
@@ -12,6 +13,7 @@ use cluster::store::Location;
 use object::drift::DriftPolicy;
 
 use self::{
+    access::AccessArgs,
     backup::{BackupArgs, EncryptArgs},
     components::{ComponentsArgs, DisableArgs, EnableArgs, ImagesArgs},
     install::InstallArgs,
@@ -65,9 +67,14 @@ pub(crate) struct Global {
 pub(crate) enum Format {
     /// For people
     #[default]
+    #[value(alias = "table")]
     Text,
     /// One JSON document
     Json,
+    /// A table for spreadsheets (access impact)
+    Csv,
+    /// A page for a browser (access impact)
+    Html,
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,6 +85,8 @@ pub(crate) enum Command {
     Preflight(DecideArgs),
     /// Show what an upgrade would change, and who would lose which permission; only reads
     Plan(PlanArgs),
+    /// Show who may do what, and whose permissions an upgrade changes; only reads
+    Access(AccessArgs),
     /// Carry the same upgrade out on a copy of the cluster in the sandbox; the cluster is only read
     Rehearse(RehearseArgs),
     /// Serve a copy of a cluster, or an empty one, as a Kubernetes API on loopback until interrupted
@@ -104,6 +113,16 @@ pub(crate) enum Command {
     Operator(OperatorArgs),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
+}
+
+impl Command {
+    /// Whether it is the one that prints tables.
+    pub(crate) fn is_impact(&self) -> bool {
+        match self {
+            Self::Access(args) => matches!(args.command, access::AccessCommand::Impact(_)),
+            _ => false,
+        }
+    }
 }
 
 /// How the operator runs.

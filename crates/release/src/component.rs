@@ -1,6 +1,9 @@
 //! [`Component`]: a folder of manifests with what it reads, adopts, makes and waits for.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -59,6 +62,24 @@ pub(crate) struct Template {
     /// Path below `releases/`, for messages.
     pub source: String,
     pub text: String,
+    /// What it holds, where that depends on nothing: read once, however often it is rendered.
+    fixed: Arc<OnceLock<Result<Vec<Value>, String>>>,
+}
+
+impl Template {
+    pub(crate) fn new(source: String, text: String) -> Self {
+        Self {
+            source,
+            text,
+            fixed: Arc::default(),
+        }
+    }
+
+    /// The documents of one without any Jinja; `None` for all others.
+    pub(crate) fn fixed(&self) -> Option<&Result<Vec<Value>, String>> {
+        let is_fixed = !["{{", "{%", "{#"].iter().any(|mark| self.text.contains(mark));
+        is_fixed.then(|| self.fixed.get_or_init(|| object::parse_documents(&self.text)))
+    }
 }
 
 /// `component.yaml`, joined with those of the folders that it names under `from`. Files of these folders are the
@@ -206,13 +227,18 @@ impl Gone {
     }
 }
 
-/// Objects that people made and that a component knows by their labels, where it looks for others from now on.
+/// Objects that people made and that a component knows by their labels, where they do not have those that it looks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Relabel {
+    #[serde(default)]
     pub group: String,
     pub kind: String,
+    /// JSON pointer of what else must be there, and neither null, nor zero, nor empty.
+    #[serde(default)]
+    pub has: Option<String>,
     /// All of them must be there.
+    #[serde(default)]
     pub from: BTreeMap<String, String>,
     /// What they become; labels that are in neither stay.
     pub to: BTreeMap<String, String>,

@@ -284,10 +284,7 @@ fn load_component(files: &Files, folder: &str, name: &str) -> Result<Component, 
         let before = templates.len();
         for (inner, text) in files.below(from) {
             if inner != "component.yaml" {
-                let template = Template {
-                    source: format!("{from}/{inner}"),
-                    text: text.to_owned(),
-                };
+                let template = Template::new(format!("{from}/{inner}"), text.to_owned());
                 templates.insert(inner.to_owned(), template);
             }
         }

@@ -225,15 +225,20 @@ pub fn render(
         if path.starts_with("documents/") {
             continue;
         }
-        let text = env
-            .get_template(path)
-            .and_then(|template| template.render(context.clone()))
-            .map_err(|e| template_error(component, &e))?;
         let wrong = |message: String| RenderError::Manifest {
             file: file.source.clone(),
             message,
         };
-        for document in object::parse_documents(&text).map_err(wrong)? {
+        let documents = if let Some(documents) = file.fixed() {
+            documents.clone()
+        } else {
+            let text = env
+                .get_template(path)
+                .and_then(|template| template.render(context.clone()))
+                .map_err(|e| template_error(component, &e))?;
+            object::parse_documents(&text)
+        };
+        for document in documents.map_err(wrong)? {
             let object = Object::try_from(document).map_err(|e| wrong(e.to_string()))?;
             let in_helm_release = component.helm.as_ref().is_some_and(|helm| {
                 !helm

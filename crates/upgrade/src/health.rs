@@ -106,6 +106,24 @@ fn deployment(object: &Object) -> Health {
     }
 }
 
+/// Whether a workload leaves its pods as they are until somebody deletes them.
+pub fn updates_on_delete(object: &Object) -> bool {
+    object.get_str("/spec/updateStrategy/type") == Some("OnDelete")
+}
+
+/// How many pods such a workload still runs as they were before its last change.
+pub fn pods_left_behind(object: &Object) -> i64 {
+    if !updates_on_delete(object) {
+        return 0;
+    }
+    let (all, updated) = match object.kind() {
+        "StatefulSet" => ("/status/replicas", "/status/updatedReplicas"),
+        "DaemonSet" => ("/status/desiredNumberScheduled", "/status/updatedNumberScheduled"),
+        _ => return 0,
+    };
+    (number(object, all) - number(object, updated)).max(0)
+}
+
 fn stateful_set(object: &Object) -> Health {
     if !is_observed(object) {
         return progressing("its controller has not seen the change yet");
@@ -115,7 +133,7 @@ fn stateful_set(object: &Object) -> Health {
     if ready < wanted {
         return progressing(format!("{ready} of {wanted} replicas are ready"));
     }
-    if object.get_str("/spec/updateStrategy/type") == Some("OnDelete") {
+    if updates_on_delete(object) {
         return Health::Complete;
     }
     let updated = number(object, "/status/updatedReplicas");
@@ -144,8 +162,7 @@ fn daemon_set(object: &Object) -> Health {
     let wanted = number(object, "/status/desiredNumberScheduled");
     let updated = number(object, "/status/updatedNumberScheduled");
     let available = number(object, "/status/numberAvailable");
-    let replaces_pods = object.get_str("/spec/updateStrategy/type") != Some("OnDelete");
-    if replaces_pods && updated < wanted {
+    if !updates_on_delete(object) && updated < wanted {
         progressing(format!("{updated} of {wanted} pods are updated"))
     } else if available < wanted {
         progressing(format!("{available} of {wanted} pods are available"))
@@ -542,5 +559,20 @@ mod tests {
                 {"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]}),
             Some("container i ended with exit code 1, Error"),
         );
+    }
+
+    #[test]
+    fn pods_that_nobody_replaces_are_counted() {
+        let check = |kind: &str, strategy: &str, status: Value, expect: i64| {
+            let object = json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "w", "namespace": "n"},
+                "spec": {"updateStrategy": {"type": strategy}}, "status": status});
+            assert_eq!(pods_left_behind(&Object::try_from(object).unwrap()), expect);
+        };
+        let set = json!({"replicas": 3, "updatedReplicas": 1});
+        check("StatefulSet", "OnDelete", set.clone(), 2);
+        check("StatefulSet", "RollingUpdate", set, 0);
+        check("StatefulSet", "OnDelete", json!({"replicas": 3}), 3);
+        let daemons = json!({"desiredNumberScheduled": 2, "updatedNumberScheduled": 2});
+        check("DaemonSet", "OnDelete", daemons, 0);
     }
 }

@@ -25,7 +25,7 @@ pub mod verify;
 
 pub use decide::{
     Decision, DriftAnswer, DriftOf, Install, MANAGER, OPERATOR_LABEL, Options, Outline, decide,
-    installer_key, is_operator, outline, target, verify_upgrade,
+    installer_key, is_operator, target, verify_in_place, verify_upgrade,
 };
 pub use finding::{Finding, Severity};
 pub use plan::{Action, Plan, Stage, Step};

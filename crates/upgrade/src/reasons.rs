@@ -31,6 +31,8 @@ macro_rules! reasons {
 }
 
 reasons! {
+    ACCESS_NOT_AS_ANNOUNCED = "AccessNotAsAnnounced" [Warning]
+        "Afterwards somebody can do more or less than the impact announced";
     ALREADY_AT_TARGET = "AlreadyAtTarget" [Info]
         "The cluster is at the target version already; only what is not as it should be is written";
     ALREADY_INSTALLED = "AlreadyInstalled" [Blocker]
@@ -129,6 +131,8 @@ reasons! {
         "The caller lacks a permission that the plan needs";
     PERMISSION_LOST = "PermissionLost" [Blocker]
         "Afterwards a custom role no longer grants something that was not revoked";
+    PODS_KEEP_OLD_TEMPLATE = "PodsKeepOldTemplate" [Warning]
+        "Pods go on as they were until somebody deletes them, since their workload's update strategy says so";
     PRE_RELEASE = "PreRelease" [Warning]
         "The cluster runs a build of KubeSphere that was never released";
     REMOVED_ROLE_LEFT = "RemovedRoleLeft" [Blocker]
@@ -209,6 +213,26 @@ const FOREIGN: &[Reason] = &[
         access::GRANTS_REVOKED_PERMISSION,
         &[Warning, Info],
         "A role grants a revoked permission by rules of its own, which are left alone",
+    ),
+    reason(
+        access::NO_MEMBER_MANAGER,
+        &[Warning, Info],
+        "After the upgrade nobody who is bound in a workspace can manage its members",
+    ),
+    reason(
+        access::NO_PLATFORM_ROLE,
+        &[Warning, Info],
+        "A user has no platform role after the upgrade",
+    ),
+    reason(
+        access::ON_MEMBER_CLUSTERS,
+        &[Warning, Info],
+        "A role or binding is on member clusters only, which decide by themselves",
+    ),
+    reason(
+        access::SAME_NAME_TWICE,
+        &[Warning, Info],
+        "An object that says who may do what is there twice",
     ),
     reason(
         access::TEMPLATE_STILL_REFERRED_TO,

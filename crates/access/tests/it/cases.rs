@@ -59,7 +59,7 @@ fn check_rules(templates: &[&str], before: &[Value], expect: Option<&[Value]>) -
     let rules = migration
         .role_changes
         .first()
-        .and_then(|change| change.rules.clone());
+        .and_then(|change| change.rules.as_deref().map(<[Rule]>::to_vec));
     let expect: Option<Vec<Rule>> =
         expect.map(|rules| serde_json::from_value(Value::from(rules.to_vec())).unwrap());
     assert_eq!(rules, expect);
@@ -333,14 +333,22 @@ fn groups_are_told_with_their_members() {
             json!({"apiVersion": IAM, "kind": "GroupBinding", "metadata": {"name": "x"},
             "groupRef": {"name": "g"}, "users": ["v", "u"]}),
         ),
-        // u keeps everything through another binding, which the group's loss does not hide.
+        // Grants nothing: there is no such role.
         mk_binding("b", "platform-admin", &["u"]),
     ];
     let migration = upgrade(&state);
-    let [subject] = &migration.impact.subjects[..] else {
+    let [subject, u, v] = &migration.impact.subjects[..] else {
         panic!("{:?}", migration.impact);
     };
     assert_eq!((subject.kind.as_str(), subject.name.as_str()), ("Group", "g"));
+    // Each member is affected too, and nobody else.
+    for (user, name) in [(u, "u"), (v, "v")] {
+        assert_eq!((user.kind.as_str(), user.name.as_str()), ("User", name));
+        assert_eq!(
+            (&user.through[..], &user.lost),
+            (&["g".to_owned()][..], &subject.lost)
+        );
+    }
     assert_eq!(subject.members, ["u", "v"]);
     assert_eq!(subject.lost.len(), 1);
     assert_eq!(subject.lost[0].permission, None);

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests unwrap as tests do")]
 
+mod bad_input;
 mod cases;
 mod catalog;
 mod common;
+mod oracle;
 mod properties;
 mod tenants;

@@ -22,7 +22,7 @@ const PARTS: usize = 4;
 
 fn connect(url: &Url, location: &Location) -> Result<(Box<dyn ObjectStore>, Path), StoreError> {
     // Its client takes the process' provider. That there is one already is fine.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::choose_tls();
     let environment = std::env::vars_os().filter_map(|(name, value)| {
         Some((
             name.into_string().ok()?.to_ascii_lowercase(),

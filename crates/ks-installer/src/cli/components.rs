@@ -28,6 +28,12 @@ pub(crate) struct ImagesArgs {
     /// Kubernetes version that images must suit, where no cluster is read; by default the newest that the release supports
     #[arg(long, value_name = "VERSION", value_parser = kubernetes_version)]
     pub kubernetes: Option<String>,
+    /// Ask the registries, without logging in, which platforms each image is for. It fails where an image is not there
+    #[arg(long)]
+    pub platforms: bool,
+    /// Registry that is asked over HTTP instead of HTTPS, such as registry.local:5000. May be repeated
+    #[arg(long, value_name = "HOST", requires = "platforms")]
+    pub plain_http: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -284,7 +284,12 @@ fn otherwise(given: &Given, configuration: &Object, snapshot: &Snapshot) -> Opti
 async fn already_there(session: &Session<'_>, prepared: &Prepared, json: bool) -> anyhow::Result<Verdict> {
     run::close_journal(session.cluster).await;
     let to = &prepared.decision.to;
-    let findings = upgrade::verify_upgrade(None, &prepared.snapshot, session.releases, &session.options);
+    let findings = upgrade::verify_in_place(
+        &prepared.snapshot,
+        session.releases,
+        &session.options,
+        &prepared.decision,
+    );
     let verified = findings
         .iter()
         .all(|finding| finding.severity != Severity::Blocker);

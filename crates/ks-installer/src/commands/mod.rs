@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod access;
 mod approve;
 pub(crate) mod backup;
 mod components;
@@ -27,7 +28,7 @@ use engine::{RunOptions, Session, Stop};
 use release::Releases;
 use upgrade::{Options, Plan};
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, Format, Global};
 
 /// How a command ended, for the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,13 @@ pub(crate) enum Verdict {
 /// Runs the command. An error means that it could not run (exit status 2).
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
     let global = cli.global;
+    if matches!(global.output, Format::Csv | Format::Html) && !cli.command.is_impact() {
+        return Err(anyhow!(
+            "only access impact prints that: -o csv and -o html\nhint: take -o json"
+        ));
+    }
     match cli.command {
+        Command::Access(args) => access::access(&global, args).await,
         Command::Demo(args) => demo::demo(&global, args).await,
         Command::Preflight(args) => plan::preflight(&global, &args).await,
         Command::Plan(args) => plan::plan(&global, &args).await,

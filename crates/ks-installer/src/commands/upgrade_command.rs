@@ -92,7 +92,12 @@ pub(super) async fn upgrade(global: &Global, args: UpgradeArgs) -> anyhow::Resul
     if plan.is_empty() {
         run::close_journal(&cluster).await;
         // Nothing is written, so what was just read is what there is.
-        let findings = upgrade::verify_upgrade(None, &prepared.snapshot, &releases, &session.options);
+        let findings = upgrade::verify_in_place(
+            &prepared.snapshot,
+            &releases,
+            &session.options,
+            &prepared.decision,
+        );
         let verified = findings.iter().all(|f| f.severity != upgrade::Severity::Blocker);
         if json {
             output::json(

@@ -152,7 +152,7 @@ impl Reconciler {
         session.run.stop = self.stop.clone();
         let prepared = engine::prepare(&session).await?;
         self.served.clone_from(&prepared.snapshot.served);
-        self.outline = upgrade::outline(&prepared.snapshot, &releases, &session.options);
+        self.outline = Outline::clone(&prepared.decision.outline);
         self.seen = watch::versions(&prepared.snapshot, &self.outline);
         self.metrics.found(prepared.findings());
         let Some(configuration) = prepared.snapshot.objects.get(&key).cloned() else {
@@ -176,7 +176,12 @@ impl Reconciler {
         let digest = publish::digest(&plan);
         let approved = is_approved(&configuration, &digest, &self.outline.settings);
         if plan.is_empty() || nothing_is_asked && !overwrites && !approved {
-            let findings = upgrade::verify_upgrade(None, &prepared.snapshot, &releases, &session.options);
+            let findings = upgrade::verify_in_place(
+                &prepared.snapshot,
+                &releases,
+                &session.options,
+                &prepared.decision,
+            );
             return self
                 .in_place(&configuration, &spec, &plan, &prepared, findings)
                 .await;

@@ -1,17 +1,22 @@
 //! What people read. Colour only repeats what the words and signs say already.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    time::Duration,
+};
 
+use access::Changes;
 use object::{diff::Change, drift::Drift};
 use serde_json::Value;
 use upgrade::{Action, Finding, Plan, Severity, Step};
 
-const BOLD: &str = "\x1b[1m";
-const DIM: &str = "\x1b[2m";
+pub(crate) const BOLD: &str = "\x1b[1m";
+pub(crate) const DIM: &str = "\x1b[2m";
 const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
-const YELLOW: &str = "\x1b[33m";
-const RESET: &str = "\x1b[0m";
+pub(crate) const YELLOW: &str = "\x1b[33m";
+pub(crate) const RESET: &str = "\x1b[0m";
 
 pub(crate) fn bold(text: &str) -> String {
     format!("{BOLD}{text}{RESET}")
@@ -248,6 +253,28 @@ pub(crate) fn shorten(names: &[String]) -> String {
     }
 }
 
+/// How many are affected, and why.
+pub(crate) fn summary(summary: &access::Summary) -> String {
+    let mut out = format!(
+        "{} affected, {} of them lose something; {}, {}\n",
+        count(summary.users_affected, "user"),
+        summary.users_losing,
+        count(summary.groups_affected, "group"),
+        count(summary.service_accounts_affected, "service account"),
+    );
+    for (reason, users) in &summary.users_by_reason {
+        let why = match reason.as_str() {
+            "RemovedRole" => "their role is removed",
+            "RevokedTemplates" => "permissions are revoked from a role of theirs",
+            "RenamedTemplates" => "permissions of a role of theirs go by another name",
+            "ExtendedTemplates" => "the release extends permissions of a role of theirs",
+            _ => "the release changes a built-in role",
+        };
+        let _ = writeln!(out, "  {}: {why}", count(*users, "user"));
+    }
+    out
+}
+
 /// Who loses and gains which permission.
 pub(crate) fn impact(impact: &access::Impact) -> String {
     let mut out = String::new();
@@ -262,30 +289,65 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
     } else if losing.is_empty() {
         let _ = writeln!(out, "\n{BOLD}Access{RESET}: nobody loses a permission");
     } else {
-        let names: Vec<_> = losing.iter().map(|(_, name)| (*name).clone()).collect();
+        let names: Vec<_> = losing
+            .iter()
+            .take(NAMED)
+            .map(|(_, name)| (*name).clone())
+            .collect();
+        let more = match losing.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
         let _ = writeln!(
             out,
-            "\n{BOLD}Access{RESET}: {} {} permissions: {}",
+            "\n{BOLD}Access{RESET}: {} {} permissions: {}{more}",
             losing.len(),
             if losing.len() == 1 { "loses" } else { "lose" },
             names.join(", ")
         );
     }
+    // Many people lose alike: it is put into words once.
+    let mut known = HashMap::new();
     for subject in &impact.subjects {
         let members = match subject.members.len() {
             0 => String::new(),
             _ => format!(" ({})", shorten(&subject.members)),
         };
+        let through = match subject.through.len() {
+            0 => String::new(),
+            _ => format!(", through {}", shorten(&subject.through)),
+        };
         let _ = writeln!(
             out,
-            "  {} {}{members}, {}:",
+            "  {} {}{members}, {}{through}:",
             subject.kind, subject.name, subject.scope
         );
-        for lost in &subject.lost {
-            let _ = writeln!(out, "    {RED}- loses{RESET}  {}", permission(lost));
+        let mut list = |changes: &Changes, sign: &'static str| {
+            let words = known.entry((changes.address(), sign)).or_insert_with(|| {
+                let mut words = String::new();
+                for change in changes {
+                    let _ = writeln!(words, "    {sign}  {}", permission(change));
+                }
+                words
+            });
+            out.push_str(words);
+        };
+        list(&subject.lost, LOSES);
+        list(&subject.gained, GAINS);
+        // Where kubectl says the same, once is enough.
+        let kubectl = &subject.kubectl;
+        if kubectl.lost != subject.lost {
+            list(&kubectl.lost, LOSES_DIRECTLY);
         }
-        for gained in &subject.gained {
-            let _ = writeln!(out, "    {GREEN}+ gains{RESET}  {}", permission(gained));
+        if kubectl.gained != subject.gained {
+            list(&kubectl.gained, GAINS_DIRECTLY);
+        }
+        if subject.loses() && !subject.kept.is_empty() {
+            let _ = writeln!(
+                out,
+                "      {DIM}keeps {}{RESET}",
+                clip(&shorten(&subject.kept), 160)
+            );
         }
         for reason in &subject.reasons {
             let _ = writeln!(out, "      {DIM}because {reason}{RESET}");
@@ -301,6 +363,13 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
     }
     out
 }
+
+/// How many names a headline holds.
+const NAMED: usize = 50;
+const LOSES: &str = "\x1b[31m- loses\x1b[0m";
+const GAINS: &str = "\x1b[32m+ gains\x1b[0m";
+const LOSES_DIRECTLY: &str = "\x1b[31m- loses\x1b[0m with kubectl";
+const GAINS_DIRECTLY: &str = "\x1b[32m+ gains\x1b[0m with kubectl";
 
 fn permission(change: &access::PermissionChange) -> String {
     if let Some(words) = &change.permission {

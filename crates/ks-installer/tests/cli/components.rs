@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     installer::{Installer, Served, serve},
+    registry::{Kept, Registry},
     support::{
         self, block_on, client, edit,
         state::{State, configuration},
@@ -391,4 +392,80 @@ spec: {local_registry: registry.example, logging: {enabled: true}}
         &["cannot read absent.yaml"],
     );
     assert_eq!(installer.run(&["images", "--all", "--enabled"]).code, 2);
+}
+
+#[test]
+fn registries_tell_which_platforms_images_are_for() {
+    let installer = Installer::new();
+    let check = |kept: fn(&str) -> Kept, code: i32, expect: &[(&str, &str)]| {
+        let registry = Registry::serve(kept);
+        let host = registry.address.to_string();
+        let config = installer.write(
+            "mine.yaml",
+            format!(
+                "apiVersion: installer.kubesphere.io/v1alpha1
+kind: ClusterConfiguration
+metadata: {{name: ks-installer}}
+spec: {{local_registry: \"{host}\"}}
+"
+            ),
+        );
+        let arguments = [
+            "images",
+            "--config",
+            &config,
+            "--platforms",
+            "--plain-http",
+            &host,
+        ];
+        let printed = installer.run(&arguments);
+        assert_eq!(printed.code, code, "{printed:?}");
+        for (image, told) in expect {
+            let line = printed.out.lines().find(|line| line.contains(image));
+            assert!(
+                line.is_some_and(|line| line.ends_with(told)),
+                "{image}: {printed:?}"
+            );
+        }
+        let json = installer.run(&[&arguments[..], &["-o", "json"]].concat());
+        assert_eq!(json.code, code, "{json:?}");
+        json.json()
+    };
+    let json = check(
+        |_| Kept::ForMany,
+        0,
+        &[("ks-apiserver", "  linux/amd64, linux/arm64/v8")],
+    );
+    assert_eq!(json[0]["platforms"], json!(["linux/amd64", "linux/arm64/v8"]));
+    let json = check(
+        |name| match name {
+            "kubesphere/ks-apiserver" => Kept::ForOne,
+            "kubesphere/ks-console" => Kept::Nothing,
+            "kubesphere/ks-controller-manager" => Kept::Locked,
+            _ => Kept::ForMany,
+        },
+        1,
+        &[
+            ("ks-apiserver", "  linux/arm64"),
+            ("ks-console", "  not in the registry"),
+            ("ks-controller-manager", "without a login, or does not have it"),
+        ],
+    );
+    let console = json.as_array().unwrap().iter().find(|entry| {
+        let image = entry["image"].as_str();
+        image.is_some_and(|image| image.contains("ks-console"))
+    });
+    assert_eq!(console.unwrap()["error"], "not in the registry");
+    // Nobody listens there.
+    let config = installer.write(
+        "mine.yaml",
+        "apiVersion: installer.kubesphere.io/v1alpha1
+kind: ClusterConfiguration
+metadata: {name: ks-installer}
+spec: {local_registry: \"127.0.0.1:1\"}
+",
+    );
+    let refused = installer.run(&["images", "--config", &config, "--platforms"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.out.contains("cannot be reached"), "{refused:?}");
 }

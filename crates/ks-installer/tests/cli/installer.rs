@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -87,6 +88,23 @@ impl Installer {
         self.check_no_secret(&format!("standard output of {arguments:?}"), &ended.out);
         self.check_no_secret(&format!("standard error of {arguments:?}"), &ended.err);
         ended
+    }
+
+    /// The same with something on standard input.
+    #[track_caller]
+    pub(crate) fn run_with_input(&self, arguments: &[&str], input: &str) -> Ended {
+        let mut child = self.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let output = std::thread::scope(|scope| {
+            // Whoever answers while it reads must not wait for us.
+            scope.spawn(move || stdin.write_all(input.as_bytes()).unwrap());
+            child.wait_with_output().unwrap()
+        });
+        Ended {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
     }
 
     #[track_caller]

@@ -6,6 +6,7 @@ mod installer;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod backup;
 mod bad_input;
 mod blockers;
@@ -16,4 +17,5 @@ mod drift;
 mod install;
 mod operator;
 mod plans;
+mod registry;
 mod s3;

@@ -103,7 +103,7 @@ pub(crate) fn rendered(release: &Release, kubernetes: &str, runtime: &str, more:
     let facts = ClusterFacts {
         kubernetes_version: kubernetes.to_owned(),
         nodes: 3,
-        masters: 3,
+        masters: if more.get("enableHA").is_some() { 3 } else { 1 },
         container_runtime: runtime.to_owned(),
         ..ClusterFacts::default()
     };

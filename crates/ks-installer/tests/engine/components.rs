@@ -406,3 +406,30 @@ fn every_component_is_accepted_by_every_supported_kubernetes() {
         assert_eq!(refused, Vec::<String>::new(), "{kubernetes}");
     }
 }
+
+#[test]
+fn nodes_with_gpus_are_marked_for_the_exporter() {
+    let sandbox = PREPARED.fork();
+    let node = |name: &str, gpus: &str| {
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+            "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110", "nvidia.com/gpu": gpus},
+                "conditions": [{"type": "Ready", "status": "True"}]}})
+    };
+    for node in [node("with", "2"), node("without", "0")] {
+        support::block_on(async { support::client(&sandbox).create(&node).await }).unwrap();
+    }
+    let component = release().component("gpu-monitoring").unwrap();
+    switch(&sandbox, component, true);
+    support::block_on(support::upgrade(&sandbox));
+    let label = |name: &str| {
+        let state = State::of(&sandbox);
+        state.0[&ObjectKey::cluster("", "Node", name)]["metadata"]["labels"]["nvidia.com/gpu.present"].clone()
+    };
+    assert_eq!(label("with"), "true");
+    assert_eq!(label("without"), Value::Null);
+    let again = support::block_on(support::prepare(&sandbox))
+        .decision
+        .plan
+        .unwrap();
+    assert_eq!(again.writes(), 0, "{:?}", again.steps().collect::<Vec<_>>());
+}

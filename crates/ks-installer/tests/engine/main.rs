@@ -19,6 +19,7 @@ mod interrupted;
 mod journal;
 mod parity;
 mod parity_all;
+mod rendered;
 mod repaired;
 mod rollback;
 mod tenants;

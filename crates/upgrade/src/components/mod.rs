@@ -12,6 +12,7 @@
 mod choice;
 #[cfg(test)]
 mod choice_tests;
+mod effects;
 mod images;
 mod names;
 mod objections;
@@ -83,6 +84,8 @@ pub struct ComponentInfo {
     pub brings: Vec<String>,
     /// Together with what it brings along: what enabling it installs.
     pub whole: Footprint,
+    /// What enabling it does to what is there already, in words; empty for what is asked for.
+    pub effects: Vec<String>,
     /// What speaks against it, or is worth knowing.
     pub failed_checks: Vec<Check>,
     /// What it consists of.
@@ -214,6 +217,10 @@ fn info(survey: &Survey<'_>, component: &release::Component) -> ComponentInfo {
         needs: component.needs.clone(),
         needed_by: needed_by.map(|other| other.name.clone()).collect(),
         brings,
+        effects: switched
+            .as_ref()
+            .map(|with| effects::effects(survey, with, &all))
+            .unwrap_or_default(),
         whole: Footprint::of(&all, nodes),
         failed_checks,
         objects: manifests.iter().map(|manifest| manifest.object.key()).collect(),

@@ -239,3 +239,41 @@ fn images_are_those_that_the_settings_ask_for_or_all_that_there_can_be() {
             .any(|usage| usage.components.contains("metrics-server"))
     );
 }
+
+#[test]
+fn what_enabling_does_to_others_is_told() {
+    let mut snapshot = mk_at(json!({"common": {"redis": {"enabled": true}}}), json!({}));
+    let service = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30000}]}});
+    mk_add(
+        &mut snapshot,
+        mk("v1", "Service", "kubesphere-system/mine", service),
+    );
+    let check = |name: &str, expect: &[&str]| {
+        let effects = info_of(&snapshot, name).effects;
+        for expect in expect {
+            assert!(
+                effects.iter().any(|effect| effect.contains(expect)),
+                "{expect}: {effects:#?}"
+            );
+        }
+    };
+    check("redis", &[]);
+    check(
+        "logging",
+        &[
+            "changes ConfigMap kubesphere-system/kubesphere-config, which ks-apiserver, ks-controller-manager read",
+        ],
+    );
+    check(
+        "edgeruntime",
+        &[
+            "needs port 30000 of the nodes",
+            "and Service kubesphere-system/mine has it",
+        ],
+    );
+    check(
+        "devops",
+        &["does not answer, the API server refuses CREATE, UPDATE of s2ibuilders"],
+    );
+    assert_eq!(info_of(&snapshot, "redis").effects, Vec::<String>::new());
+}

@@ -10,7 +10,13 @@
 //! The core's stages are the plan's own. What the core needs (redis, openldap) has its lane before them, everything else after
 //! them: the platform is done before its components are begun, and none of these stops another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use object::{Object, ObjectKey, ownership};
@@ -18,7 +24,9 @@ use release::{Component, GeneratedSecret, Gone, Inputs, Manifest, Phase, helm, s
 use serde_json::{Map, Value, json};
 
 use super::{
-    Decider, definitions, immutable, rollout,
+    Decider, definitions,
+    helm::History,
+    immutable, rollout,
     step::{self, step},
 };
 use crate::{
@@ -66,29 +74,21 @@ impl<'a> Decider<'a> {
         };
         let mut enabled = Vec::new();
         let mut disabled = Vec::new();
-        for component in &release.components {
-            let inputs = match settings.inputs(release, component, |key| self.snapshot.get(key)) {
-                Ok(inputs) => inputs,
-                Err(findings) => {
-                    self.findings.extend(findings);
-                    all.is_whole = false;
-                    continue;
+        let mut histories = Vec::new();
+        let this = &*self;
+        let read = side_by_side(&release.components, |component| this.read(component, settings));
+        for (component, (asked, findings)) in release.components.iter().zip(read) {
+            self.findings.extend(findings);
+            match asked {
+                Some(Asked::Yes(rendered, history)) => {
+                    enabled.push(rendered);
+                    histories.push(history);
                 }
-            };
-            let rendered = self.render(component, &inputs);
-            match rendered {
-                Ok(Asked::Yes(rendered)) => enabled.push(rendered),
-                Ok(Asked::No(rendered)) => disabled.push(rendered),
-                Ok(Asked::LeftOut) => {
+                Some(Asked::No(rendered)) => disabled.push(rendered),
+                Some(Asked::LeftOut) => {
                     all.left_out.insert(component.name.clone());
                 }
-                Err(error) => {
-                    all.is_whole = false;
-                    self.findings.push(
-                        Finding::blocker(reasons::MANIFEST_DOES_NOT_RENDER, error.to_string())
-                            .hint("check the settings that it names; if they are right, this is a fault of the installer: please report it"),
-                    );
-                }
+                None => all.is_whole = false,
             }
         }
         leave_to_components(release, &mut enabled);
@@ -98,8 +98,8 @@ impl<'a> Decider<'a> {
                 self.generate(secret, settings.spec());
             }
         }
-        for rendered in &enabled {
-            self.component(rendered, settings.spec());
+        for (rendered, history) in enabled.iter().zip(&histories) {
+            self.component(rendered, history, settings.spec());
             let targets = rendered.component.targets(&rendered.manifests);
             let name = &rendered.component.name;
             all.workloads.insert(name.clone(), targets.workloads.clone());
@@ -142,10 +142,31 @@ impl<'a> Decider<'a> {
         all
     }
 
+    /// Everything about a component that depends on no other one; `None` where it cannot be told.
+    fn read(&self, component: &'a Component, settings: &Settings) -> (Option<Asked<'a>>, Vec<Finding>) {
+        let mut findings = Vec::new();
+        let inputs = match settings.inputs(self.release, component, |key| self.snapshot.get(key)) {
+            Ok(inputs) => inputs,
+            Err(findings) => return (None, findings),
+        };
+        let asked = match self.render(component, &inputs, &mut findings) {
+            Ok(asked) => Some(asked),
+            Err(error) => {
+                findings.push(
+                    Finding::blocker(reasons::MANIFEST_DOES_NOT_RENDER, error.to_string())
+                        .hint("check the settings that it names; if they are right, this is a fault of the installer: please report it"),
+                );
+                None
+            }
+        };
+        (asked, findings)
+    }
+
     fn render(
-        &mut self,
+        &self,
         component: &'a Component,
         inputs: &Inputs,
+        findings: &mut Vec<Finding>,
     ) -> Result<Asked<'a>, release::RenderError> {
         let release = self.release;
         let is_asked_for = component.is_enabled(release, inputs)?;
@@ -171,7 +192,7 @@ impl<'a> Decider<'a> {
                 } else {
                     format!("component {} is left out: {text}", component.name)
                 };
-                self.findings.push(
+                findings.push(
                     Finding::warning(&check.reason, message)
                         .on(settings::cluster_configuration())
                         .hint(hint.clone()),
@@ -187,11 +208,12 @@ impl<'a> Decider<'a> {
             secrets: component.generated_secrets(release, inputs)?,
             gone: component.gone(release, inputs)?,
         };
-        Ok(if is_asked_for {
-            Asked::Yes(rendered)
-        } else {
-            Asked::No(rendered)
-        })
+        if !is_asked_for {
+            return Ok(Asked::No(rendered));
+        }
+        let (history, unreadable) = self.history(component);
+        findings.extend(unreadable);
+        Ok(Asked::Yes(rendered, history))
     }
 
     /// What the ClusterConfiguration's status says of a component.
@@ -242,14 +264,13 @@ impl<'a> Decider<'a> {
         }
     }
 
-    fn component(&mut self, rendered: &Rendered<'_>, spec: &Value) {
+    fn component(&mut self, rendered: &Rendered<'_>, history: &History, spec: &Value) {
         let Rendered {
             component,
             manifests,
             secrets,
             gone,
         } = rendered;
-        let history = self.history(component);
         let old = &history.objects;
         let mut workloads = false;
         let mut recorded = manifests.clone();
@@ -343,7 +364,7 @@ impl<'a> Decider<'a> {
         }
         // What the release renders outside of Helm's release stays as well.
         let remains = |released: &Object| stays(released) || is_rendered(&released.key());
-        self.record(component, &history, &recorded, spec, remains);
+        self.record(component, history, &recorded, spec, remains);
         self.replace_records(component);
         self.note_status(component, true);
     }
@@ -400,7 +421,7 @@ impl<'a> Decider<'a> {
         (fitted.object, immutable::fit(live, shown).object)
     }
 
-    /// Changes labels of what people made where the component looks for others now.
+    /// Changes labels of what people made where the component looks for others.
     fn relabel(&mut self, component: &Component, manifests: &[Manifest]) {
         let snapshot = self.snapshot;
         for rule in &component.relabel {
@@ -409,8 +430,12 @@ impl<'a> Decider<'a> {
                     .iter()
                     .all(|(name, value)| object.label(name) == Some(value))
             };
+            let is_meant = |live: &Object| {
+                let is_there = |pointer: &String| live.get(pointer).is_some_and(is_something);
+                has(live, &rule.from) && !has(live, &rule.to) && rule.has.as_ref().is_none_or(is_there)
+            };
             for live in snapshot.of_kind(&rule.group, &rule.kind) {
-                if !has(live, &rule.from) || manifests.iter().any(|m| m.object.key() == live.key()) {
+                if !is_meant(live) || manifests.iter().any(|m| m.object.key() == live.key()) {
                     continue;
                 }
                 let mut labels = Map::new();
@@ -421,7 +446,7 @@ impl<'a> Decider<'a> {
                     labels.insert(name.clone(), value.clone().into());
                 }
                 let stage = self.lane(component, "resources");
-                let note = "its labels move to those that this release looks for".to_owned();
+                let note = "it gets the labels that the component looks for".to_owned();
                 self.patch(&stage, live, json!({"metadata": {"labels": labels}}), Some(note));
             }
         }
@@ -529,9 +554,31 @@ pub(super) struct Status {
     note: String,
 }
 
+/// Does the same to each, on all cores, and gives what comes out in their order.
+fn side_by_side<'a, T: Sync, R: Send + Sync>(items: &'a [T], work: impl Fn(&'a T) -> R + Sync) -> Vec<R> {
+    let done: Vec<OnceLock<R>> = items.iter().map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    let go_on = || {
+        while let Some((item, done)) = {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            items.get(index).zip(done.get(index))
+        } {
+            done.get_or_init(|| work(item));
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 1..cores.min(items.len()) {
+            scope.spawn(go_on);
+        }
+        go_on();
+    });
+    done.into_iter().filter_map(OnceLock::into_inner).collect()
+}
+
 /// Whether the settings ask for a component.
 enum Asked<'a> {
-    Yes(Rendered<'a>),
+    Yes(Rendered<'a>, History),
     /// Not; nothing of it is rendered where it was never installed.
     No(Rendered<'a>),
     /// They do, but it cannot be installed.
@@ -562,6 +609,18 @@ fn leave_to_components(release: &release::Release, enabled: &mut [Rendered<'_>])
     for core in enabled.iter_mut().filter(|rendered| is_core(rendered)) {
         core.manifests
             .retain(|manifest| !others.contains(&manifest.object.key()));
+    }
+}
+
+/// Whether a value says that there is something.
+fn is_something(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty() && text != "0",
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::Bool(true) => true,
     }
 }
 

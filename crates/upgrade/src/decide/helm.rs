@@ -33,13 +33,13 @@ pub(super) struct History {
 }
 
 impl Decider<'_> {
-    /// Reads the records of the component's Helm release.
-    pub(super) fn history(&mut self, component: &Component) -> History {
+    /// Reads the records of the component's Helm release; a finding where they cannot be read.
+    pub(super) fn history(&self, component: &Component) -> (History, Option<Finding>) {
         let Some(release) = &component.helm else {
-            return History::default();
+            return (History::default(), None);
         };
         if self.snapshot.unreadable.iter().any(|u| u.resource == "secrets") {
-            return History::default();
+            return (History::default(), None);
         }
         let secrets = self.snapshot.of_kind("", "Secret");
         let read = helm::history(secrets, &release.name, &release.namespace).and_then(|records| {
@@ -57,25 +57,24 @@ impl Decider<'_> {
                         .and_then(|record| record.manifest_objects(&helm::is_namespaced).ok())
                         .unwrap_or_default()
                 });
-                History {
+                let history = History {
                     records: Some(records),
                     objects: replaced.chain(objects).map(|o| (o.key(), o)).collect(),
-                }
+                };
+                (history, None)
             }
             Err(error) => {
-                self.findings.push(
-                    Finding::warning(
-                        reasons::HELM_RECORD_UNREADABLE,
-                        format!(
-                            "the record of Helm release {} cannot be read: {error}",
-                            release.name
-                        ),
-                    )
-                    .hint(
-                        "fields that the old release set and the new one does not may stay behind, and no further revision is recorded",
+                let finding = Finding::warning(
+                    reasons::HELM_RECORD_UNREADABLE,
+                    format!(
+                        "the record of Helm release {} cannot be read: {error}",
+                        release.name
                     ),
+                )
+                .hint(
+                    "fields that the old release set and the new one does not may stay behind, and no further revision is recorded",
                 );
-                History::default()
+                (History::default(), Some(finding))
             }
         }
     }

@@ -126,6 +126,10 @@ pub struct Decision {
     pub findings: Vec<Finding>,
     /// All that was changed by hand, whether or not the object is written; secrets are left out.
     pub drift: Vec<DriftOf>,
+    /// What the target release is in this cluster.
+    pub outline: Box<Outline>,
+    /// What must be seen well afterwards.
+    pub(crate) targets: release::Target,
 }
 
 /// The label (and its value) of the Deployment in which this installer runs as an operator. One without it is the original
@@ -189,6 +193,8 @@ pub(crate) fn decide_upon(
                 plan: None,
                 findings: vec![*finding],
                 drift: Vec::new(),
+                outline: Box::default(),
+                targets: release::Target::default(),
             };
         }
     };
@@ -204,6 +210,7 @@ pub(crate) fn decide_upon(
     decider.lay_foundation();
     decider.preflight(&components, &rendered);
     let plan = decider.plan(from.as_deref());
+    let outline = decider.outline(&components);
     let mut findings = decider.findings;
     preflight::sort(&mut findings);
     Decision {
@@ -212,6 +219,8 @@ pub(crate) fn decide_upon(
         plan,
         findings,
         drift: decider.drift,
+        outline: Box::new(outline),
+        targets: components.targets,
     }
 }
 
@@ -228,6 +237,37 @@ pub fn verify_upgrade(
         Err(finding) => return vec![*finding],
     };
     let mut decider = Decider::new(after, release, options);
+    let components = decider.stages_of(None);
+    let stages = std::mem::take(&mut decider.stages);
+    verify_against(before, after, release, options, &components.targets, &stages)
+}
+
+/// The same for a cluster in which nothing was done since it was decided upon.
+pub fn verify_in_place(
+    snapshot: &Snapshot,
+    releases: &Releases,
+    options: &Options,
+    decision: &Decision,
+) -> Vec<Finding> {
+    let Some(plan) = &decision.plan else {
+        return decision.findings.clone();
+    };
+    match target(releases, options) {
+        Ok(release) => verify_against(None, snapshot, release, options, &decision.targets, &plan.stages),
+        Err(finding) => vec![*finding],
+    }
+}
+
+/// `targets` must be seen well, and `stages` are what would still be done.
+fn verify_against(
+    before: Option<&Snapshot>,
+    after: &Snapshot,
+    release: &Release,
+    options: &Options,
+    targets: &release::Target,
+    stages: &[Stage],
+) -> Vec<Finding> {
+    let mut decider = Decider::new(after, release, options);
     let Some((catalog, policy)) = decider.catalog(&release.version) else {
         return decider.findings;
     };
@@ -235,10 +275,7 @@ pub fn verify_upgrade(
         let installed = preflight::installed(snapshot).version()?.to_owned();
         Some((snapshot, decider.catalog_before(&installed)?))
     });
-    decider.findings.clear();
-    let components = decider.stages_of(None);
-    let left: Vec<_> = decider
-        .stages
+    let left: Vec<_> = stages
         .iter()
         .flat_map(|stage| &stage.steps)
         .filter(|step| !matches!(step.action, Action::Wait { .. }))
@@ -246,9 +283,9 @@ pub fn verify_upgrade(
         .collect();
     let context = verify::Context {
         target: &release.version,
-        workloads: &components.targets.workloads,
-        definitions: &components.targets.custom_resource_definitions,
-        webhook_services: &components.targets.webhook_services,
+        workloads: &targets.workloads,
+        definitions: &targets.custom_resource_definitions,
+        webhook_services: &targets.webhook_services,
         catalog: &catalog,
         policy: &policy,
         before: before.as_ref().map(|(snapshot, catalog)| (*snapshot, catalog)),
@@ -282,35 +319,6 @@ pub struct Outline {
     pub is_whole: bool,
     /// Digest of the settings in the shape of the target release: what is moved to where it reads them changes nothing.
     pub settings: String,
-}
-
-/// What the target release is in a cluster.
-pub fn outline(snapshot: &Snapshot, releases: &Releases, options: &Options) -> Outline {
-    let Ok(release) = target(releases, options) else {
-        return Outline::default();
-    };
-    let mut decider = Decider::new(snapshot, release, options);
-    let catalog = decider.catalog(&release.version);
-    let components = decider.stages_of(None);
-    let objects = || {
-        let catalog = catalog.iter().flat_map(|(catalog, _)| catalog.objects());
-        let manifests = components.manifests.iter();
-        manifests.map(|manifest| &manifest.object).chain(catalog)
-    };
-    Outline {
-        is_whole: components.is_whole && decider.settings.is_some(),
-        managed: objects().map(Object::key).collect(),
-        templates: objects()
-            .filter(|object| object.label(TEMPLATE).is_some())
-            .map(Object::key)
-            .collect(),
-        workloads: components.workloads,
-        settings: decider
-            .settings
-            .as_ref()
-            .map(|settings| digest_value(settings.spec()))
-            .unwrap_or_default(),
-    }
 }
 
 struct Decider<'a> {
@@ -436,6 +444,28 @@ impl<'a> Decider<'a> {
             findings,
             impact: std::mem::take(&mut self.impact),
         })
+    }
+
+    fn outline(&self, components: &components::Components) -> Outline {
+        let catalog = release::load_catalog(&self.files, &self.release.version).ok();
+        let objects = || {
+            let catalog = catalog.iter().flat_map(|(catalog, _)| catalog.objects());
+            let manifests = components.manifests.iter();
+            manifests.map(|manifest| &manifest.object).chain(catalog)
+        };
+        let settings = self.settings.as_ref();
+        Outline {
+            is_whole: components.is_whole && settings.is_some(),
+            managed: objects().map(Object::key).collect(),
+            templates: objects()
+                .filter(|object| object.label(TEMPLATE).is_some())
+                .map(Object::key)
+                .collect(),
+            workloads: components.workloads.clone(),
+            settings: settings
+                .map(|settings| digest_value(settings.spec()))
+                .unwrap_or_default(),
+        }
     }
 
     fn preflight(&mut self, components: &components::Components, rendered: &[&Object]) {

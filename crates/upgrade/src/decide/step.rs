@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use super::{Decider, DriftOf, ORDER};
 use crate::{
-    Action, Finding, Step,
+    Action, Finding, Step, health,
     plan::{self, Body, Condition},
-    reasons,
+    reasons, verify,
 };
 
 impl Decider<'_> {
@@ -88,6 +88,13 @@ impl Decider<'_> {
             body: Body(merged.applied),
             previous: Body(previous.unwrap_or_default()),
         };
+        let is_of_pods = |change: &diff::Change| change.path.starts_with("spec.template");
+        if health::updates_on_delete(live) && merged.changes.iter().any(is_of_pods) {
+            self.findings.push(verify::pods_keep_old_template(
+                live,
+                "its pods do not change with it",
+            ));
+        }
         let mut step = step(key.clone(), action, Some(live));
         step.changes = merged
             .changes

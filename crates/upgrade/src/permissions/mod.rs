@@ -94,7 +94,9 @@ impl Reason {
             Self::Drift => "The release's objects are watched, so that nobody changes them unnoticed",
             Self::Dropped => "Objects of an earlier release that this one no longer has are deleted",
             Self::SwitchedOff => "Objects of a component that is switched off are deleted, but for its data",
-            Self::Relabel => "People's rules get the labels that the release looks for",
+            Self::Relabel => {
+                "Objects of others get the labels that the release looks for: people's rules, nodes with GPUs"
+            }
             Self::UserRoles => "Custom roles, whatever their name and place, lose what the release revokes",
             Self::UserBindings => "Bindings to roles that the release removes get their replacement",
             Self::RemovedRoles => "Roles that the release removes are deleted when nothing refers to them",

@@ -101,6 +101,8 @@ pub fn decide_rollback(backup: &Backup, live: &Snapshot, releases: &Releases) ->
         }),
         findings,
         drift: Vec::new(),
+        outline: Box::default(),
+        targets: release::Target::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whether roles, bindings and users are as the new release has them, and whether people keep what was not revoked.
-//! This does not ask how the migration came to its result: it compares what is there with what was.
+//! All but the last check do not ask how the migration came to its result: they compare what is there with what was.
+//! The last one holds what people can do against what the impact announced.
 
 use std::collections::BTreeSet;
 
@@ -423,5 +424,54 @@ fn people_of(binding: &Object) -> BTreeSet<(String, String)> {
         .flatten()
         .map(|subject| (text(subject, "kind"), text(subject, "name")))
         .filter(|(kind, _)| kind == "User" || kind == "Group")
+        .collect()
+}
+
+/// What people can do now, against what the impact said they would.
+pub(super) fn check_access_as_announced(
+    before: &Snapshot,
+    old: &Catalog,
+    after: &Snapshot,
+    context: &Context<'_>,
+) -> Vec<Finding> {
+    let records = |snapshot: &Snapshot| snapshot.objects.values().map(AsRef::as_ref).collect();
+    let (before, after): (access::Records, access::Records) = (records(before), records(after));
+    // Whether templates' new rules were to be brought to custom roles is not known any more; either is as announced.
+    let deviations = [true, false].map(|refresh_templates| {
+        let options = access::MigrateOptions { refresh_templates };
+        access::deviations(&before, &after, old, context.catalog, context.policy, options)
+    });
+    let [deviations, other] = deviations;
+    let deviations = if other.len() < deviations.len() {
+        other
+    } else {
+        deviations
+    };
+    let words = |grants: &[access::Grant]| {
+        let words: Vec<String> = grants.iter().map(ToString::to_string).collect();
+        some_of(&words)
+    };
+    deviations
+        .into_iter()
+        .map(|deviation| {
+            let mut what = Vec::new();
+            if !deviation.less.is_empty() {
+                what.push(format!("cannot do {}", words(&deviation.less)));
+            }
+            if !deviation.more.is_empty() {
+                what.push(format!("can do {}", words(&deviation.more)));
+            }
+            let message = format!(
+                "{} {} on {} {}, which is not what the impact announced",
+                deviation.kind,
+                deviation.name,
+                deviation.scope,
+                what.join(" and ")
+            );
+            Finding::warning(reasons::ACCESS_NOT_AS_ANNOUNCED, message).hint(format!(
+                "if nobody else changed roles meanwhile, look with: ks-installer access show {}",
+                deviation.name
+            ))
+        })
         .collect()
 }

@@ -5,7 +5,7 @@ mod access;
 mod tests;
 
 use ::access::{Catalog, Policy};
-use object::ObjectKey;
+use object::{Object, ObjectKey};
 use release::Version;
 
 use crate::{
@@ -41,6 +41,7 @@ pub fn verify(after: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(check_version(after, context));
     findings.extend(check_workloads(after, context));
+    findings.extend(check_pods_left_behind(after, context));
     findings.extend(check_definitions(after, context));
     findings.extend(check_webhooks(after, context));
     findings.extend(access::check_bindings(after, context));
@@ -49,6 +50,7 @@ pub fn verify(after: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
         findings.extend(access::check_users_kept(before, after));
         findings.extend(access::check_roles_kept(before, catalog, after, context));
         findings.extend(access::check_bindings_kept(before, after, context.policy));
+        findings.extend(access::check_access_as_announced(before, catalog, after, context));
     }
     sort(&mut findings);
     findings
@@ -102,6 +104,46 @@ fn check_workloads(after: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
             )
         })
         .collect()
+}
+
+/// Pods that somebody has to delete, since nobody else does.
+fn check_pods_left_behind(after: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
+    let left = context.workloads.iter().filter_map(|key| {
+        let workload = after.get(key)?;
+        let pods = health::pods_left_behind(workload);
+        (pods > 0)
+            .then(|| pods_keep_old_template(workload, &format!("{} as it was before", count(pods, "pod"))))
+    });
+    left.collect()
+}
+
+fn count(pods: i64, what: &str) -> String {
+    match pods {
+        1 => format!("1 {what} runs"),
+        n => format!("{n} {what}s run"),
+    }
+}
+
+/// That pods of a workload go on as they are.
+pub(crate) fn pods_keep_old_template(workload: &Object, what: &str) -> Finding {
+    let labels = workload.get("/spec/selector/matchLabels");
+    let labels = labels
+        .and_then(serde_json::Value::as_object)
+        .into_iter()
+        .flatten();
+    let selector: Vec<String> = labels
+        .filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?)))
+        .collect();
+    Finding::warning(
+        reasons::PODS_KEEP_OLD_TEMPLATE,
+        format!("{what}: its update strategy is OnDelete, so each goes on until somebody deletes it"),
+    )
+    .on(workload.key())
+    .hint(format!(
+        "delete them one after another, each when the one before is ready and its data is whole again: kubectl -n {} get pods -l {}",
+        workload.namespace().unwrap_or_default(),
+        selector.join(",")
+    ))
 }
 
 fn check_definitions(after: &Snapshot, context: &Context<'_>) -> Vec<Finding> {

@@ -305,17 +305,17 @@ fn custom_roles_lose_what_is_revoked_and_nothing_else() {
                 ),
             );
         },
-        &[reasons::REVOKED_TEMPLATE_HELD],
+        &[reasons::REVOKED_TEMPLATE_HELD, reasons::ACCESS_NOT_AS_ANNOUNCED],
     );
     // Added by hand.
     check(
         |_, after| mk_edit(after, &desk(), "/rules", json!([rule("shared"), rule("views")])),
-        &[reasons::PERMISSION_LOST],
+        &[reasons::PERMISSION_LOST, reasons::ACCESS_NOT_AS_ANNOUNCED],
     );
     // Given by a revoked template and by a kept one.
     check(
         |_, after| mk_edit(after, &desk(), "/rules", json!([rule("views"), rule("badges")])),
-        &[reasons::PERMISSION_LOST],
+        &[reasons::PERMISSION_LOST, reasons::ACCESS_NOT_AS_ANNOUNCED],
     );
     check(
         |_, after| mk_edit(after, &desk(), "/metadata/labels", json!({})),
@@ -341,13 +341,18 @@ fn custom_roles_lose_what_is_revoked_and_nothing_else() {
             reasons::PERMISSION_LOST,
             reasons::ROLE_CHANGED,
             reasons::ROLE_LOST,
+            reasons::ACCESS_NOT_AS_ANNOUNCED,
         ],
     );
     check(
         |_, after| {
             after.objects.remove(&desk());
         },
-        &[reasons::ROLE_LOST, reasons::BINDING_WITHOUT_ROLE],
+        &[
+            reasons::ROLE_LOST,
+            reasons::BINDING_WITHOUT_ROLE,
+            reasons::ACCESS_NOT_AS_ANNOUNCED,
+        ],
     );
     check(
         |_, after| mk_add(after, mk(IAM, "GlobalRole", "users-manager", json!({}))),

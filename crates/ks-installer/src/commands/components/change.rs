@@ -267,7 +267,12 @@ fn nothing_more(
     edit: &Edit,
     asked: &Asked<'_>,
 ) -> anyhow::Result<Verdict> {
-    let findings = upgrade::verify_upgrade(None, &prepared.snapshot, session.releases, &session.options);
+    let findings = upgrade::verify_in_place(
+        &prepared.snapshot,
+        session.releases,
+        &session.options,
+        &prepared.decision,
+    );
     let verified = findings
         .iter()
         .all(|finding| finding.severity != Severity::Blocker);

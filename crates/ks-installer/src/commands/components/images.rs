@@ -13,7 +13,7 @@ use upgrade::{
     install::{DEFAULT_CONFIGURATION, read_configuration},
 };
 
-use super::{release, unreadable};
+use super::{platforms, release, unreadable};
 use crate::{
     cli::{Format, Global, components::ImagesArgs},
     commands::{Verdict, connect, install::read_file, read_error, releases},
@@ -49,6 +49,9 @@ pub(in crate::commands) async fn images(global: &Global, args: &ImagesArgs) -> a
         Ok(list) => list,
         Err(findings) => return unreadable(json, &findings),
     };
+    if args.platforms {
+        return platforms::print(list, args.plain_http.clone(), json).await;
+    }
     if json {
         output::json(&json!(list))?;
     } else {

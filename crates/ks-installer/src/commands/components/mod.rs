@@ -3,6 +3,7 @@
 mod carry_out;
 mod change;
 mod images;
+mod platforms;
 mod words;
 
 use std::{collections::BTreeSet, sync::Arc};

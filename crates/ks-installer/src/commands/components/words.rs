@@ -222,6 +222,7 @@ pub(super) fn details(component: &ComponentInfo, room: &Room) -> String {
             }
         }
     };
+    all("what enabling it does besides", component.effects.clone());
     all(
         "data that is there",
         component.data_there.iter().map(ToString::to_string).collect(),

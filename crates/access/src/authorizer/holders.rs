@@ -1,0 +1,137 @@
+//! Who can do something, and what somebody holds.
+
+use serde::Serialize;
+
+use super::{AUTHENTICATED, Authorizer, Verdict};
+use crate::{Grants, Question, Scope, state::SubjectId};
+
+/// Somebody who can do what was asked about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Holder {
+    /// `User`, `Group`, `ServiceAccount`
+    pub kind: String,
+    pub name: String,
+    /// The users in a group.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
+    /// `GlobalRoleBinding admin`
+    pub binding: String,
+    /// `GlobalRole platform-admin`
+    pub role: String,
+    /// The place of the rule in the role; `None`: its Rego policy.
+    pub rule: Option<usize>,
+    /// It depends on what was not said, or cannot be read.
+    pub is_open: bool,
+}
+
+/// What somebody holds by one binding.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Held {
+    pub scope: Scope,
+    pub role: String,
+    pub binding: String,
+    /// The group through which it is held.
+    pub group: Option<String>,
+    /// The role does not exist, or its rules cannot be read.
+    pub is_unknown: bool,
+    /// The role carries a Rego policy, which can allow more.
+    pub has_policy: bool,
+    /// What it allows, in words.
+    pub allows: Vec<String>,
+}
+
+fn name_of(subject: &SubjectId<'_>) -> String {
+    match subject.namespace {
+        "" => subject.name.to_owned(),
+        namespace => format!("{namespace}/{}", subject.name),
+    }
+}
+
+impl Authorizer<'_> {
+    /// Who can do what a question asks; who asks does not matter.
+    pub fn who_can(&self, question: &Question<'_>) -> Vec<Holder> {
+        let numbered = self.number(question);
+        let places = self.places_of(question);
+        let mut holders = Vec::new();
+        for (index, binding) in self.state.bindings.iter().enumerate() {
+            if !places.contains(&Some(binding.place)) {
+                continue;
+            }
+            let Some(granting) = &self.granting[index] else {
+                continue;
+            };
+            for subject in &binding.subjects {
+                // A policy may look at who asks.
+                let asked = Question {
+                    user: subject.name.into(),
+                    ..question.clone()
+                };
+                let is_user = subject.kind == "User";
+                let mut verdict = self.verdict(granting.rules, granting.policy, &asked, &numbered, &[]);
+                if !is_user && granting.policy.is_some() && !matches!(verdict, Verdict::Rule(_)) {
+                    verdict = Verdict::Open;
+                }
+                let rule = match verdict {
+                    Verdict::Nothing => continue,
+                    Verdict::Rule(rule) => Some(rule),
+                    _ => None,
+                };
+                let members = self.state.members.get(subject.name).into_iter().flatten();
+                holders.push(Holder {
+                    kind: subject.kind.to_owned(),
+                    name: name_of(subject),
+                    members: members
+                        .filter(|_| subject.kind == "Group")
+                        .map(|member| (*member).to_owned())
+                        .collect(),
+                    binding: self.binding_name(index),
+                    role: self.role_name(index),
+                    rule,
+                    is_open: matches!(verdict, Verdict::Open | Verdict::Unreadable),
+                });
+            }
+        }
+        holders.sort();
+        holders
+    }
+
+    /// Everything that a user holds, by scope.
+    pub fn show(&self, user: &str) -> Vec<Held> {
+        let groups = self.member_of.get(user).into_iter().flatten().copied();
+        let groups: Vec<&str> = groups.chain([AUTHENTICATED]).collect();
+        let mut held = Vec::new();
+        for (index, binding) in self.state.bindings.iter().enumerate() {
+            let as_whom = binding.subjects.iter().find_map(|subject| match subject.kind {
+                "User" if subject.name == user => Some(None),
+                "Group" => groups.contains(&subject.name).then_some(Some(subject.name)),
+                _ => None,
+            });
+            let Some(group) = as_whom else { continue };
+            let role = binding.found;
+            let is_unknown = role.is_none_or(|role| role.set.error.is_some());
+            let rules = role.map(|role| role.rules()).unwrap_or_default();
+            held.push(Held {
+                scope: self.state.scope(binding.place),
+                role: self.role_name(index),
+                binding: self.binding_name(index),
+                group: group.map(str::to_owned),
+                is_unknown,
+                has_policy: role.is_some_and(|role| role.record.rego.is_some()),
+                allows: Grants::of(rules)
+                    .simplified()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            });
+        }
+        held.sort();
+        held
+    }
+
+    /// Whether the cluster knows the user: as an object, as a subject or as a member of a group.
+    pub fn knows(&self, user: &str) -> bool {
+        self.state.records.users.contains(user)
+            || self.users.contains_key(user)
+            || self.member_of.contains_key(user)
+    }
+}
