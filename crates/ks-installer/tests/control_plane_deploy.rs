@@ -116,7 +116,8 @@ async fn has_least_rights(kubectl: &Kubectl) {
         &["delete", "namespaces"],
         &["delete", "users.iam.kubesphere.io"],
         &["delete", "customresourcedefinitions"],
-        &["patch", "nodes"],
+        &["update", "nodes"],
+        &["delete", "nodes"],
         &["bind", "clusterroles/view"],
         &["*", "*"],
     ] {
