@@ -142,6 +142,8 @@ fn role(number: usize, catalog: &Catalog) -> anyhow::Result<Value> {
     Ok(
         json!({"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "WorkspaceRole",
         "metadata": {"name": format!("measured-{number}"), "labels": {"kubesphere.io/workspace": "ws1"},
+            // As every stored object has one: to a patch the API server has no object without.
+            "uid": format!("00000000-0000-4000-8000-{number:012}"), "creationTimestamp": "2022-10-28T09:00:00Z",
             "annotations": {"iam.kubesphere.io/aggregation-roles": json!(names).to_string()}},
         "rules": serde_json::to_value(rules)?}),
     )
