@@ -126,14 +126,14 @@ impl Location {
     }
 
     /// The location itself, or, when it is a place, a new one in it that is named after the time:
-    /// `kubesphere-backup-2026-01-31T10-00-00-000Z.tar.zst`, with `.age` behind it when it is encrypted. The thousandths of
+    /// `kubesphere-backup-2026-01-31T10-00-00-000000Z.tar.zst`, with `.age` behind it when it is encrypted. The millionths of
     /// the second keep two of one second apart.
     #[must_use]
     pub fn for_new_backup(self, now: Timestamp, is_encrypted: bool) -> Self {
         if !self.is_place() {
             return self;
         }
-        let time = now.strftime("%Y-%m-%dT%H-%M-%S-%3fZ").to_string();
+        let time = now.strftime("%Y-%m-%dT%H-%M-%S-%6fZ").to_string();
         let extension = if is_encrypted { ".age" } else { "" };
         let name = format!("kubesphere-backup-{time}.tar.zst{extension}");
         match self {
@@ -168,7 +168,7 @@ mod tests {
             let now = Timestamp::from_millisecond(1_700_000_000_007).unwrap();
             assert_eq!(location.for_new_backup(now, true).to_string(), named);
         };
-        let new = "kubesphere-backup-2023-11-14T22-13-20-007Z.tar.zst.age";
+        let new = "kubesphere-backup-2023-11-14T22-13-20-007000Z.tar.zst.age";
         check("a.tar.zst", false, "a.tar.zst");
         check("/nonexistent/a", false, "/nonexistent/a");
         check("/nonexistent/", true, &format!("/nonexistent/{new}"));

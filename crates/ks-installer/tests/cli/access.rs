@@ -206,7 +206,7 @@ fn questions_are_answered_with_the_role_that_decides() {
         "ws1",
         "proj1",
         "GlobalRole platform-auditor",
-        "Role deployer",
+        "Role proj1/deployer",
     ] {
         assert!(show.out.contains(words), "{words}: {}", show.out);
     }
