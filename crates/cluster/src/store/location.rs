@@ -181,7 +181,7 @@ mod tests {
         check(
             "secret://kubesphere-system",
             true,
-            "secret://kubesphere-system/2023-11-14t22-13-20-007z",
+            "secret://kubesphere-system/2023-11-14t22-13-20-007000z",
         );
         check("s3://bucket", true, &format!("s3://bucket/{new}"));
         check("s3://bucket/a/b/", true, &format!("s3://bucket/a/b/{new}"));
