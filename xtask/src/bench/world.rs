@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 
 /// How large the cluster is.
@@ -25,22 +26,14 @@ impl Size {
     };
 }
 
-/// A small generator of numbers (`SplitMix64`).
+/// What is made depends on the seed alone.
 #[derive(Debug)]
-pub(super) struct Random(u64);
+pub(super) struct Random(StdRng);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     /// A number below `n`, which is not 0.
     pub(super) fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).unwrap_or_default()
+        self.0.random_range(0..n)
     }
 }
 
@@ -103,7 +96,7 @@ pub(super) fn write(
     released: impl IntoIterator<Item = Value>,
     templates: &Templates,
 ) -> io::Result<()> {
-    let random = &mut Random(seed);
+    let random = &mut Random(StdRng::seed_from_u64(seed));
     let mut put = |object: Value| writeln!(out, "{object}");
     for object in released {
         put(object)?;
@@ -201,7 +194,7 @@ pub(super) fn write(
 /// # Errors
 /// `out` cannot be written.
 pub(super) fn write_questions(out: &mut impl Write, size: Size, count: usize, seed: u64) -> io::Result<()> {
-    let random = &mut Random(seed);
+    let random = &mut Random(StdRng::seed_from_u64(seed));
     let verbs = ["get", "list", "create", "delete"];
     let resources = [
         ("iam.kubesphere.io", "users"),

@@ -5,24 +5,17 @@ use std::collections::BTreeSet;
 
 use access::{Authorizer, Loader, Question, Records, RequestScope};
 use object::Object;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 
 use crate::common::mk;
 
-/// A small generator of numbers: worlds and questions depend on their seed alone.
-struct Random(u64);
+/// Worlds and questions depend on their seed alone.
+struct Random(StdRng);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).unwrap()
+        self.0.random_range(0..n)
     }
 
     fn one<'t>(&mut self, items: &[&'t str]) -> &'t str {
@@ -397,7 +390,7 @@ fn a_million_answers_are_those_of_a_plain_evaluator() {
     let (worlds, questions) = (1000, 1000);
     let mut counts = [0_usize; 3];
     for seed in 0..worlds {
-        let mut random = Random(seed * 7919);
+        let mut random = Random(StdRng::seed_from_u64(seed));
         let world = any_world(&mut random);
         let objects: Vec<Object> = world.iter().cloned().map(mk).collect();
         let mut records: Records = objects.iter().collect();
