@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ::access::{BindingAction, Catalog, MigrateOptions, Policy};
+use ::access::{BindingAction, Catalog, Policy};
 use object::{Object, ObjectKey};
 use release::{Version, catalog_versions, load_catalog};
 use serde_json::json;
@@ -31,9 +31,7 @@ impl Decider<'_> {
         let Some(from) = from else {
             return;
         };
-        let options = MigrateOptions {
-            refresh_templates: self.options.refresh_templates,
-        };
+        let options = self.options.migration();
         let snapshot = self.snapshot;
         let state = snapshot.objects.values().map(AsRef::as_ref);
         let migration = ::access::migrate(state, &from, &catalog, &policy, options);

@@ -330,7 +330,8 @@ impl<'a> Decider<'a> {
             }
         }
         let snapshot = self.snapshot;
-        let is_rendered = |key: &ObjectKey| manifests.iter().any(|m| m.object.key() == *key);
+        let rendered: BTreeSet<ObjectKey> = manifests.iter().map(|m| m.object.key()).collect();
+        let is_rendered = |key: &ObjectKey| rendered.contains(key);
         let stays = |released: &Object| {
             let key = released.key();
             snapshot.get(&key).is_some_and(|live| {

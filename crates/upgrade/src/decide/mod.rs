@@ -15,7 +15,7 @@ pub(crate) use step::{merge_patch, patch_changes, step};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ::access::{Impact, TEMPLATE};
+use ::access::{Impact, MigrateOptions, TEMPLATE};
 use object::{
     Object, ObjectKey,
     drift::{Drift, DriftPolicy, Verdict},
@@ -69,6 +69,15 @@ impl Default for Options {
             install: Install::No,
             delete_data: false,
             now: None,
+        }
+    }
+}
+
+impl Options {
+    /// How custom roles are migrated.
+    fn migration(&self) -> MigrateOptions {
+        MigrateOptions {
+            refresh_templates: self.refresh_templates,
         }
     }
 }
@@ -288,6 +297,7 @@ fn verify_against(
         webhook_services: &targets.webhook_services,
         catalog: &catalog,
         policy: &policy,
+        migration: options.migration(),
         before: before.as_ref().map(|(snapshot, catalog)| (*snapshot, catalog)),
     };
     let mut findings = verify::verify(after, &context);

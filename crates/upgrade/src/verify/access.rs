@@ -436,17 +436,14 @@ pub(super) fn check_access_as_announced(
 ) -> Vec<Finding> {
     let records = |snapshot: &Snapshot| snapshot.objects.values().map(AsRef::as_ref).collect();
     let (before, after): (access::Records, access::Records) = (records(before), records(after));
-    // Whether templates' new rules were to be brought to custom roles is not known any more; either is as announced.
-    let deviations = [true, false].map(|refresh_templates| {
-        let options = access::MigrateOptions { refresh_templates };
-        access::deviations(&before, &after, old, context.catalog, context.policy, options)
-    });
-    let [deviations, other] = deviations;
-    let deviations = if other.len() < deviations.len() {
-        other
-    } else {
-        deviations
-    };
+    let deviations = access::deviations(
+        &before,
+        &after,
+        old,
+        context.catalog,
+        context.policy,
+        context.migration,
+    );
     let words = |grants: &[access::Grant]| {
         let words: Vec<String> = grants.iter().map(ToString::to_string).collect();
         some_of(&words)

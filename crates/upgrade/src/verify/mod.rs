@@ -4,7 +4,7 @@ mod access;
 #[cfg(test)]
 mod tests;
 
-use ::access::{Catalog, Policy};
+use ::access::{Catalog, MigrateOptions, Policy};
 use object::{Object, ObjectKey};
 use release::Version;
 
@@ -32,6 +32,8 @@ pub struct Context<'a> {
     /// The new release's roles.
     pub catalog: &'a Catalog,
     pub policy: &'a Policy,
+    /// How custom roles were to be migrated.
+    pub migration: MigrateOptions,
     /// The state before, with the roles of the release that it was at. Without it nothing is compared.
     pub before: Option<(&'a Snapshot, &'a Catalog)>,
 }

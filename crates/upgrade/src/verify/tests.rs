@@ -1,6 +1,6 @@
 //! Outcomes of an upgrade, sound and spoilt.
 
-use ::access::{AGGREGATION, AccessFile, TEMPLATE, WORKSPACE};
+use ::access::{AGGREGATION, AccessFile, MigrateOptions, TEMPLATE, WORKSPACE};
 use object::Object;
 use serde_json::{Value, json};
 
@@ -116,6 +116,7 @@ fn verified(before: Option<&Snapshot>, after: &Snapshot) -> Vec<Finding> {
             )],
             catalog: &catalog,
             policy: &policy,
+            migration: MigrateOptions::default(),
             before: before.map(|before| (before, &catalog)),
         },
     );
@@ -198,6 +199,7 @@ fn definitions_must_be_established() {
             webhook_services: &[],
             catalog: &catalog,
             policy: &policy,
+            migration: MigrateOptions::default(),
             before: None,
         };
         verify(after, &context)
