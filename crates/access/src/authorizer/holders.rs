@@ -128,10 +128,28 @@ impl Authorizer<'_> {
         held
     }
 
-    /// Whether the cluster knows the user: as an object, as a subject or as a member of a group.
-    pub fn knows(&self, user: &str) -> bool {
-        self.state.records.users.contains(user)
+    /// What a question names and the cluster does not have, as `no workspace ws9`. A no about it is easily taken for one about
+    /// what was meant. Users that only bindings name, and Kubernetes' own, are known.
+    pub fn unknown_names(&self, question: &Question<'_>) -> Vec<String> {
+        let records = self.state.records;
+        let (user, workspace) = (&*question.user, &*question.workspace);
+        let (namespace, devops) = (&*question.namespace, &*question.devops);
+        let knows_user = user.starts_with("system:")
+            || records.users.contains(user)
             || self.users.contains_key(user)
-            || self.member_of.contains_key(user)
+            || self.member_of.contains_key(user);
+        let knows_devops = records.devops.contains_key(devops) || self.devops.contains_key(devops);
+        let names = [
+            ("user", user, knows_user),
+            ("workspace", workspace, records.workspaces.contains_key(workspace)),
+            ("namespace", namespace, records.namespaces.contains_key(namespace)),
+            ("DevOps project", devops, knows_devops),
+        ];
+        let unknown = names
+            .into_iter()
+            .filter(|(_, name, known)| !name.is_empty() && !known);
+        unknown
+            .map(|(what, name, _)| format!("no {what} {name}"))
+            .collect()
     }
 }

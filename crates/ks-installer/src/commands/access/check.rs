@@ -7,7 +7,7 @@ use std::thread;
 use access::{Answer, Authorizer, Question};
 use serde_json::json;
 
-use super::{ask, authorizer, place, read};
+use super::{ask, authorizer, place, read, tell_unknown};
 use crate::{
     cli::{Format, Global, access::CheckArgs},
     commands::Verdict,
@@ -40,6 +40,7 @@ pub(super) async fn check(global: &Global, args: CheckArgs) -> anyhow::Result<Ve
     question.verb = args.verb.as_deref().unwrap_or_default().into();
     question.name = args.name.as_deref().unwrap_or_default().into();
     question.kubernetes_request = args.kubernetes_request;
+    tell_unknown(&authorizer, &question);
     let (answer, kubectl) = (
         authorizer.check(&question),
         authorizer.check_kubernetes(&question),

@@ -16,7 +16,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{read, suggest, write_out};
 use crate::{
     cli::{Format, Global, access::ImpactArgs},
-    commands::Verdict,
+    commands::{Verdict, releases, with_hint},
     output::{
         self,
         text::{self, BOLD, RESET, YELLOW},
@@ -24,23 +24,31 @@ use crate::{
 };
 
 pub(super) async fn impact(global: &Global, args: &ImpactArgs) -> anyhow::Result<Verdict> {
+    if args.suggest && global.output != Format::Text {
+        return Err(anyhow!(
+            "suggestions are YAML, whatever -o says\nhint: leave -o out; -o json without --suggest has who loses what"
+        ));
+    }
     let begun = Instant::now();
     let records = read::records(global, args.source.from.as_deref()).await?;
     let read = begun.elapsed();
-    let installed = read::installed(&records, args.installed.as_deref())?;
     let files = Files::embedded();
     let known = catalog_versions(&files);
     let parse = |text: &str| -> anyhow::Result<Version> {
         text.parse()
             .map_err(|_| anyhow!("{text} is not a version such as v3.2.1"))
     };
-    let to = match &args.to {
-        Some(to) => parse(to)?,
-        None => known
-            .last()
-            .cloned()
-            .context("no release is built in; please report this")?,
+    let releases = releases()?;
+    let options = upgrade::Options {
+        target: args.to.clone(),
+        ..upgrade::Options::default()
     };
+    let to = upgrade::target(&releases, &options).map_err(|finding| {
+        let hint = finding.hint.clone();
+        with_hint(anyhow!("{}", finding.message), hint)
+    })?;
+    let to = to.version.clone();
+    let installed = read::installed(&records, args.installed.as_deref(), &known, &to)?;
     let core = parse(&installed)?.core();
     let from = known
         .iter()

@@ -91,12 +91,21 @@ fn place<'q>(question: &mut Question<'q>, scope: &'q ScopeArgs) {
     }
 }
 
+/// A no about what is not there is easily taken for a no about what was meant.
+fn tell_unknown(authorizer: &Authorizer<'_>, question: &Question<'_>) {
+    for what in authorizer.unknown_names(question) {
+        output::note(&format!("warning: the cluster knows {what}: is the name right?"));
+    }
+}
+
 async fn who_can(global: &Global, args: WhoCanArgs) -> anyhow::Result<Verdict> {
     let records = read::records(global, args.source.from.as_deref()).await?;
     let mut question = ask(&args.resource, &args.scope)?;
     question.verb = args.verb.as_str().into();
     question.name = args.name.as_deref().unwrap_or_default().into();
-    let holders = authorizer(&records).who_can(&question);
+    let authorizer = authorizer(&records);
+    tell_unknown(&authorizer, &question);
+    let holders = authorizer.who_can(&question);
     if global.output == Format::Json {
         output::json(&holders)?;
         return Ok(Verdict::Done);
@@ -128,9 +137,13 @@ async fn show(global: &Global, args: ShowArgs) -> anyhow::Result<Verdict> {
     let records = read::records(global, args.source.from.as_deref()).await?;
     let authorizer = authorizer(&records);
     let held = authorizer.show(&args.user);
-    if !authorizer.knows(&args.user) {
-        output::note(&format!("the cluster knows no user {}", args.user));
-    }
+    tell_unknown(
+        &authorizer,
+        &Question {
+            user: args.user.as_str().into(),
+            ..Question::default()
+        },
+    );
     if global.output == Format::Json {
         output::json(&held)?;
         return Ok(Verdict::Done);

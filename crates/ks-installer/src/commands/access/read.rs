@@ -15,6 +15,8 @@ use cluster::{
     dump::{self, DumpError, Piece, Problem},
 };
 
+use release::Version;
+
 use crate::{
     cli::Global,
     commands::{connect, read_error, with_hint},
@@ -153,21 +155,32 @@ fn take_lines(loader: &mut Loader, first: usize, text: &[u8]) -> Result<(), (usi
 }
 
 /// The version of KubeSphere that roles are judged by, and how it is known.
-pub(super) fn installed(records: &Records, said: Option<&str>) -> anyhow::Result<String> {
+pub(super) fn installed(
+    records: &Records,
+    said: Option<&str>,
+    known: &[Version],
+    to: &Version,
+) -> anyhow::Result<String> {
     if let Some(said) = said {
         return Ok(said.to_owned());
     }
     if let Some(version) = records.version() {
         return Ok(version.to_owned());
     }
-    let oldest_known = "v3.2.1";
     if records.counts()[1] == 0 {
         return Err(anyhow!(
             "there are no roles to look at\nhint: a dump needs roles, bindings, users, groups, namespaces and workspaces"
         ));
     }
+    // The last one before the target's own line: what most come from.
+    let is_before = |version: &&Version| (version.major(), version.minor()) < (to.major(), to.minor());
+    let Some(likely) = known.iter().rev().find(is_before) else {
+        return Err(anyhow!(
+            "the ClusterConfiguration does not say which KubeSphere this is\nhint: say it with --installed"
+        ));
+    };
     output::note(&format!(
-        "the ClusterConfiguration does not say which KubeSphere this is: {oldest_known} is taken; say another with --installed"
+        "warning: the ClusterConfiguration does not say which KubeSphere this is: {likely} is taken; say another with --installed"
     ));
-    Ok(oldest_known.to_owned())
+    Ok(likely.to_string())
 }

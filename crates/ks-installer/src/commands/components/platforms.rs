@@ -70,7 +70,7 @@ pub(super) async fn print(
         output::print(&table(&looked));
         if failed > 0 {
             output::note(&format!(
-                "{failed} of {} images were not found, or their registry did not tell",
+                "{failed} of {} images were not found, or their registry did not tell\nhint: copy what is missing there; a registry that speaks HTTP alone is named with --plain-http HOST, and one that wants a login has to be asked by other means",
                 looked.len()
             ));
         }
