@@ -222,24 +222,26 @@ fn questions_come_line_by_line_and_answers_in_their_order() {
     };
     let mut lines = Vec::new();
     let mut expect = Vec::new();
-    // More than what is read at once.
-    for _ in 0..5_000 {
-        for (line, allowed) in [
-            (question("alice", "global", "", "users"), json!(true)),
-            (question("dave", "global", "", "users"), json!(false)),
-            (
-                question("grace", "workspace", "ws1", "workspacemembers"),
-                json!(true),
-            ),
-            (
-                question("grace", "workspace", "ws2", "workspacemembers"),
-                json!(false),
-            ),
-            ("{\"user\":".to_owned(), Value::Null),
-        ] {
-            lines.push(line);
-            expect.push(allowed);
-        }
+    let kinds = [
+        (question("alice", "global", "", "users"), json!(true)),
+        (question("dave", "global", "", "users"), json!(false)),
+        (
+            question("grace", "workspace", "ws1", "workspacemembers"),
+            json!(true),
+        ),
+        (
+            question("grace", "workspace", "ws2", "workspacemembers"),
+            json!(false),
+        ),
+        ("{\"user\":".to_owned(), Value::Null),
+    ];
+    // More than what is read at once, and in no order that repeats itself: parts that change places are seen.
+    let mut number = 1_usize;
+    for _ in 0..25_000 {
+        number = number * 48_271 % 2_147_483_647;
+        let (line, allowed) = &kinds[number % kinds.len()];
+        lines.push(line.clone());
+        expect.push(allowed.clone());
     }
     let told = installer.run_with_input(
         &["access", "check", "--batch", "--from", TENANTS],
@@ -276,4 +278,67 @@ fn the_live_cluster_tells_the_same_as_its_dump() {
         "--cluster",
     ];
     assert_eq!(served.run(&arguments).code, 1);
+}
+
+#[test]
+fn what_is_wrong_with_the_input_is_said() {
+    let installer = Installer::new();
+    let user =
+        "{\"kind\":\"User\",\"apiVersion\":\"iam.kubesphere.io/v1alpha2\",\"metadata\":{\"name\":\"a\"}}\n";
+    // So long that it is read in several pieces, and broken in one that is not the first.
+    let long = user.repeat(30_000);
+    let check = |contents: &str, words: &[&str]| {
+        let path = installer.write("dump.ndjson", contents);
+        installer.check_error(&["access", "impact", "--from", &path], words);
+    };
+    check("", &["holds no objects"]);
+    check(user, &["there are no roles to look at"]);
+    check(
+        &format!("{user}\n{{\"kind\":\n"),
+        &["line 3", "ends in the middle"],
+    );
+    check(&format!("{long}nonsense\n{user}"), &["line 30001"]);
+    check(&format!("{long}[]\n"), &["line 30001"]);
+    let bad = |arguments: &[&str], words: &[&str]| {
+        installer.check_error(&[&["access"], arguments, &["--from", TENANTS]].concat(), words);
+    };
+    bad(&["impact", "--to", "v9.9.9"], &["v9.9.9", "v3.3.1"]);
+    bad(&["impact", "--installed", "banana"], &["banana is not a version"]);
+    bad(&["impact", "--suggest", "-o", "json"], &["YAML"]);
+    let told = |arguments: &[&str], words: &str| {
+        let told = installer.run(
+            &[
+                &[
+                    "access",
+                    "check",
+                    "--verb",
+                    "get",
+                    "--resource",
+                    "pods",
+                    "--from",
+                    TENANTS,
+                ],
+                arguments,
+            ]
+            .concat(),
+        );
+        assert!(told.err.contains(words), "{words}: {told:?}");
+    };
+    told(&["--as", "alice", "--workspace", "ws9"], "no workspace ws9");
+    told(&["--as", "alic", "--workspace", "ws1"], "no user alic");
+    let known = installer.run(&[
+        "access",
+        "check",
+        "--as",
+        "alice",
+        "--verb",
+        "get",
+        "--resource",
+        "pods",
+        "--workspace",
+        "ws1",
+        "--from",
+        TENANTS,
+    ]);
+    assert_eq!(known.err, "", "{known:?}");
 }

@@ -433,3 +433,50 @@ fn nodes_with_gpus_are_marked_for_the_exporter() {
         .unwrap();
     assert_eq!(again.writes(), 0, "{:?}", again.steps().collect::<Vec<_>>());
 }
+
+#[test]
+fn pods_that_nobody_replaces_are_told_before_and_afterwards() {
+    let sandbox = PREPARED.fork();
+    switch(&sandbox, release().component("logging").unwrap(), true);
+    support::block_on(support::upgrade(&sandbox));
+    let edit = json!({"spec": {"common": {"es": {"data": {"resources": {"requests": {"memory": "1Gi"}}}}}}});
+    support::edit(&sandbox, &configuration(), &edit);
+    let told = |findings: &[upgrade::Finding]| -> Vec<String> {
+        let mut told = findings
+            .iter()
+            .filter(|finding| finding.reason == "PodsKeepOldTemplate");
+        told.by_ref()
+            .filter_map(|finding| Some(finding.object.as_ref()?.name.clone()))
+            .collect()
+    };
+    let planned = support::block_on(support::prepare(&sandbox));
+    assert_eq!(told(&planned.decision.findings), ["elasticsearch-logging-data"]);
+    support::block_on(support::upgrade(&sandbox));
+    let now = support::block_on(support::prepare(&sandbox));
+    assert!(now.decision.plan.as_ref().unwrap().is_empty());
+    let options = Options::default();
+    let verified = upgrade::verify_in_place(&now.snapshot, &RELEASES, &options, &now.decision);
+    assert_eq!(told(&verified), ["elasticsearch-logging-data"]);
+    // Deciding once is as good as twice.
+    assert_eq!(
+        verified,
+        upgrade::verify_upgrade(None, &now.snapshot, &RELEASES, &options)
+    );
+    // What somebody changes since shows in both.
+    let key = ObjectKey::namespaced("apps", "Deployment", "kubesphere-system", "ks-console");
+    support::edit(
+        &sandbox,
+        &key,
+        &json!({"spec": {"template": {"spec": {"containers": [{"name": "ks-console", "image": "other"}]}}}}),
+    );
+    let drifted = support::block_on(support::prepare(&sandbox));
+    let verified = upgrade::verify_in_place(&drifted.snapshot, &RELEASES, &options, &drifted.decision);
+    assert!(
+        verified.iter().any(|finding| finding.reason == "NotConverged"),
+        "{verified:#?}"
+    );
+    assert_eq!(
+        verified,
+        upgrade::verify_upgrade(None, &drifted.snapshot, &RELEASES, &options)
+    );
+}
