@@ -367,3 +367,29 @@ fn who_loses_something_is_said() {
     ];
     assert_eq!(losing, expect.map(|(name, scope)| (name, scope.to_owned())));
 }
+
+#[test]
+fn what_happened_is_held_against_what_this_upgrade_announced() {
+    let sandbox = support::tenants();
+    let only_take_out = upgrade::Options {
+        refresh_templates: false,
+        ..upgrade::Options::default()
+    };
+    let (report, other) = support::block_on(async {
+        let cluster = support::client(&sandbox);
+        let before = support::prepare(&sandbox).await.snapshot;
+        let report = support::upgrade_with(&cluster, only_take_out).await;
+        let session = support::session(&cluster, upgrade::Options::default());
+        (report, session.verify(Some(&before)).await.unwrap())
+    });
+    let deviations = |findings: &[upgrade::Finding]| -> Vec<String> {
+        let found = findings
+            .iter()
+            .filter(|finding| finding.reason == "AccessNotAsAnnounced");
+        found.map(|finding| finding.message.clone()).collect()
+    };
+    assert_eq!(deviations(&report.findings), Vec::<String>::new());
+    // Who announced that templates' new rules come along has to say that they did not.
+    let other = deviations(&other);
+    assert!(other.iter().any(|message| message.contains("erin")), "{other:#?}");
+}
