@@ -18,6 +18,15 @@ pub fn catalog_versions(files: &Files) -> Vec<Version> {
     versions
 }
 
+/// Of the releases that have a catalog, the one whose roles a cluster of that version has: itself, else the last one before it,
+/// else the first.
+pub fn nearest_catalog_version(files: &Files, installed: &Version) -> Option<Version> {
+    let known = catalog_versions(files);
+    let core = installed.core();
+    let nearest = known.iter().rev().find(|version| **version <= core);
+    nearest.or(known.first()).cloned()
+}
+
 /// The access catalog of a release and its policy, put together with the releases that it is based on.
 ///
 /// # Errors
@@ -49,6 +58,23 @@ pub fn load_catalog(files: &Files, version: &Version) -> Result<(Catalog, Policy
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_catalog_is_not_of_a_later_release() {
+        let files: Files = ["v3.2.0", "v3.2.1", "v3.3.1"]
+            .map(|version| (format!("{version}/access.yaml"), ""))
+            .into_iter()
+            .collect();
+        let check = |installed: &str, expect: &str| {
+            let found = nearest_catalog_version(&files, &installed.parse().unwrap());
+            assert_eq!(found, Some(expect.parse().unwrap()), "{installed}");
+        };
+        check("v3.2.1", "v3.2.1");
+        check("v3.3.1-rc.2", "v3.3.1");
+        check("v3.2.7", "v3.2.1");
+        check("v3.1.0", "v3.2.0");
+        check("v9.0.0", "v3.3.1");
+    }
 
     #[test]
     fn every_catalog_can_be_read() {

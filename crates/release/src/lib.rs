@@ -30,7 +30,7 @@ mod template;
 mod version;
 mod yaml;
 
-pub use catalogs::{catalog_versions, load_catalog};
+pub use catalogs::{catalog_versions, load_catalog, nearest_catalog_version};
 pub use certificate::not_after;
 pub use component::{
     Certificate, Chart, Check, Component, Data, GeneratedKey, GeneratedSecret, Gone, Health, HelmRelease,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ::access::{BindingAction, Catalog, Policy};
+use ::access::{BindingAction, Catalog, Policy, TEMPLATE};
 use object::{Object, ObjectKey};
-use release::{Version, catalog_versions, load_catalog};
+use release::{Version, load_catalog, nearest_catalog_version};
 use serde_json::json;
 
 use super::{Decider, step::step};
@@ -27,6 +27,8 @@ impl Decider<'_> {
         for object in catalog.objects() {
             let old = released.get(&object.key()).map(|object| object.as_value());
             self.apply("role-templates", old, object, object);
+            self.released_roles
+                .push((object.key(), object.label(TEMPLATE).is_some()));
         }
         let Some(from) = from else {
             return;
@@ -116,13 +118,8 @@ impl Decider<'_> {
     /// The catalog of the version that the cluster comes from, or of the nearest older one.
     pub(super) fn catalog_before(&mut self, installed: &str) -> Option<Catalog> {
         let installed: Version = installed.parse().ok()?;
-        let known = catalog_versions(&self.files);
-        let exact = known.iter().find(|v| **v == installed.core());
-        let nearest = exact
-            .or_else(|| known.iter().rev().find(|v| **v < installed))
-            .or(known.first())?
-            .clone();
-        if exact.is_none() {
+        let nearest = nearest_catalog_version(&self.files, &installed)?;
+        if nearest != installed.core() {
             self.findings.push(Finding::warning(
                 reasons::NO_CATALOG_FOR_VERSION,
                 format!(

@@ -343,6 +343,8 @@ struct Decider<'a> {
     settings: Option<Settings>,
     impact: Impact,
     drift: Vec<DriftOf>,
+    /// The roles that the release brings, and whether each is a template.
+    released_roles: Vec<(ObjectKey, bool)>,
     /// Secrets that are there and will be made anew: what refers to them waits for that.
     to_be_made: BTreeSet<Reference>,
     /// What the status will say of components.
@@ -364,6 +366,7 @@ impl<'a> Decider<'a> {
             settings: None,
             impact: Impact::default(),
             drift: Vec::new(),
+            released_roles: Vec::new(),
             to_be_made: BTreeSet::new(),
             statuses: Vec::new(),
             unchanged: 0,
@@ -457,20 +460,21 @@ impl<'a> Decider<'a> {
     }
 
     fn outline(&self, components: &components::Components) -> Outline {
-        let catalog = release::load_catalog(&self.files, &self.release.version).ok();
-        let objects = || {
-            let catalog = catalog.iter().flat_map(|(catalog, _)| catalog.objects());
-            let manifests = components.manifests.iter();
-            manifests.map(|manifest| &manifest.object).chain(catalog)
-        };
+        let manifests = components.manifests.iter().map(|manifest| {
+            let is_template = manifest.object.label(TEMPLATE).is_some();
+            (manifest.object.key(), is_template)
+        });
+        let objects: BTreeMap<ObjectKey, bool> =
+            manifests.chain(self.released_roles.iter().cloned()).collect();
         let settings = self.settings.as_ref();
         Outline {
             is_whole: components.is_whole && settings.is_some(),
-            managed: objects().map(Object::key).collect(),
-            templates: objects()
-                .filter(|object| object.label(TEMPLATE).is_some())
-                .map(Object::key)
+            templates: objects
+                .iter()
+                .filter(|(_, is_template)| **is_template)
+                .map(|(key, _)| key.clone())
                 .collect(),
+            managed: objects.into_keys().collect(),
             workloads: components.workloads.clone(),
             settings: settings
                 .map(|settings| digest_value(settings.spec()))

@@ -9,7 +9,7 @@ use access::{
     migrate_records,
 };
 use anyhow::{Context as _, anyhow};
-use release::{Files, Version, catalog_versions, load_catalog};
+use release::{Files, Version, catalog_versions, load_catalog, nearest_catalog_version};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -50,12 +50,8 @@ pub(super) async fn impact(global: &Global, args: &ImpactArgs) -> anyhow::Result
     let to = to.version.clone();
     let installed = read::installed(&records, args.installed.as_deref(), &known, &to)?;
     let core = parse(&installed)?.core();
-    let from = known
-        .iter()
-        .rev()
-        .find(|version| **version <= core)
-        .or(known.first())
-        .context("no release is built in; please report this")?;
+    let from =
+        &nearest_catalog_version(&files, &core).context("no release is built in; please report this")?;
     if *from != core {
         output::note(&format!(
             "the permissions that {installed} shipped are not known; those of {from} are taken"
