@@ -403,8 +403,8 @@ fn selector(resource: &Resource) -> Option<String> {
     is_secret.then(|| format!("!{}", crate::store::LABEL))
 }
 
-fn keep(objects: &mut BTreeMap<ObjectKey, Arc<Object>>, read: impl IntoIterator<Item = Object>) {
-    objects.extend(read.into_iter().map(|object| (object.key(), Arc::new(object))));
+fn keep(objects: &mut BTreeMap<ObjectKey, Object>, read: impl IntoIterator<Item = Object>) {
+    objects.extend(read.into_iter().map(|object| (object.key(), object)));
 }
 
 /// Notes what could not be read; an error when nothing else can be read either.

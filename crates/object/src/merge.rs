@@ -3,6 +3,8 @@
 //!
 //! Source of the idea: Helm 3's three-way strategic merge, and kubectl's declarative management ("Merge key").
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 pub use crate::drift::{Drift, DriftPolicy};
@@ -26,9 +28,9 @@ pub struct Merged {
 /// Compares `old` (what the old release set, when that is known), `live` and `new` (what the new release sets). The rule
 /// says what becomes of drift; a [`DriftPolicy`] is one.
 pub fn three_way(old: Option<&Value>, live: &Object, new: &Object, rule: impl Into<Rule>) -> Merged {
-    let mut new = new.as_value().clone();
+    let mut new = Cow::Borrowed(new.as_value());
     if live.kind() == "CustomResourceDefinition" {
-        keep_descriptions(live.as_value(), &mut new);
+        keep_descriptions(live.as_value(), new.to_mut());
     }
     let builtin = !live.group().contains('.') || live.group().ends_with(".k8s.io");
     let mut context = Context {

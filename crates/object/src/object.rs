@@ -1,6 +1,6 @@
 //! [`Object`] and [`ObjectKey`].
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -66,12 +66,13 @@ pub enum ObjectError {
     Missing(&'static str),
 }
 
-/// One Kubernetes object: a JSON object that has `apiVersion`, `kind` and `metadata.name`.
+/// One Kubernetes object: a JSON object that has `apiVersion`, `kind` and `metadata.name`. A clone shares its contents until
+/// one of the two is changed.
 ///
 /// Its `Debug` shows the key only, since an object may be a Secret.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
-pub struct Object(Value);
+pub struct Object(Arc<Value>);
 
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,13 +100,13 @@ impl TryFrom<Value> for Object {
                 return Err(ObjectError::Missing(name));
             }
         }
-        Ok(Self(value))
+        Ok(Self(Arc::new(value)))
     }
 }
 
 impl From<Object> for Value {
     fn from(object: Object) -> Value {
-        object.0
+        Arc::unwrap_or_clone(object.0)
     }
 }
 
@@ -192,12 +193,17 @@ impl Object {
     }
 
     pub fn into_value(self) -> Value {
-        self.0
+        self.into()
+    }
+
+    /// The value at a JSON pointer, for edits. The caller keeps apiVersion, kind and name.
+    pub fn get_mut(&mut self, pointer: &str) -> Option<&mut Value> {
+        Arc::make_mut(&mut self.0).pointer_mut(pointer)
     }
 
     /// The JSON object itself, for edits. The caller keeps apiVersion, kind and name.
     pub fn as_map_mut(&mut self) -> &mut Map<String, Value> {
-        self.0
+        Arc::make_mut(&mut self.0)
             .as_object_mut()
             .expect("an Object is a JSON object by construction")
     }
@@ -210,7 +216,7 @@ impl Object {
     /// The object without what the server and controllers write by themselves: `status`, `managedFields`,
     /// `resourceVersion`, `uid`, `generation`, `creationTimestamp`, `selfLink`.
     pub fn declared(&self) -> Value {
-        let mut value = self.0.clone();
+        let mut value = self.as_value().clone();
         if let Some(map) = value.as_object_mut() {
             map.remove("status");
         }

@@ -40,7 +40,7 @@ pub fn load_catalog(files: &Files, version: &Version) -> Result<(Catalog, Policy
     let text = files
         .get(&file)
         .ok_or_else(|| error("there is no such file".into()))?;
-    let parsed: AccessFile = serde_saphyr::from_str(text).map_err(|e| error(e.to_string()))?;
+    let parsed: AccessFile = object::parse_document(text).map_err(error)?;
     let base = match &parsed.base {
         None => None,
         Some(base) => {

@@ -11,8 +11,9 @@ use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::files::Text;
 use crate::setting::{Setting, at};
-use crate::{Manifest, Phase, not_after};
+use crate::{Manifest, Phase, RenderError, not_after};
 
 /// One component of a release, as its folder describes it.
 #[derive(Clone, Debug)]
@@ -61,24 +62,21 @@ pub struct Component {
 pub(crate) struct Template {
     /// Path below `releases/`, for messages.
     pub source: String,
-    pub text: String,
-    /// What it holds, where that depends on nothing: read once, however often it is rendered.
-    fixed: Arc<OnceLock<Result<Vec<Value>, String>>>,
+    pub text: Text,
+    /// Whether what it holds depends on nothing.
+    pub is_fixed: bool,
+    /// What that is then, read once, however often it is rendered.
+    pub made: Arc<OnceLock<Result<Vec<Manifest>, RenderError>>>,
 }
 
 impl Template {
-    pub(crate) fn new(source: String, text: String) -> Self {
+    pub(crate) fn new(source: String, text: Text) -> Self {
         Self {
             source,
+            is_fixed: !object::has_jinja(&text),
             text,
-            fixed: Arc::default(),
+            made: Arc::default(),
         }
-    }
-
-    /// The documents of one without any Jinja; `None` for all others.
-    pub(crate) fn fixed(&self) -> Option<&Result<Vec<Value>, String>> {
-        let is_fixed = !["{{", "{%", "{#"].iter().any(|mark| self.text.contains(mark));
-        is_fixed.then(|| self.fixed.get_or_init(|| object::parse_documents(&self.text)))
     }
 }
 

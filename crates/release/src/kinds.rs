@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::Deserialize;
+
 use crate::{Phase, Releases};
 
 /// Where the components' objects are found.
@@ -29,7 +31,14 @@ impl Releases {
                 written.kinds.insert((group.clone(), kind.clone()));
             }
             for (path, template) in &component.templates {
-                if !path.starts_with("documents/") {
+                if path.starts_with("documents/") {
+                    continue;
+                }
+                if template.is_fixed {
+                    let heads = object::parse_documents_as::<Head>(&template.text);
+                    let heads = heads.unwrap_or_default().into_iter();
+                    written.kinds.extend(heads.flat_map(Head::kinds));
+                } else {
                     written.kinds.extend(kinds(&template.text));
                 }
             }
@@ -48,10 +57,39 @@ pub fn is_custom(group: &str) -> bool {
     Phase::of_kind(group, "") == Phase::CustomResources
 }
 
+/// What a manifest says of kinds. Those that definitions define are among them: whether a definition is in use, their objects tell.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: String,
+    kind: String,
+    #[serde(default)]
+    spec: Defined,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Defined {
+    group: Option<String>,
+    names: Option<Names>,
+}
+
+#[derive(Deserialize)]
+struct Names {
+    kind: Option<String>,
+}
+
+impl Head {
+    fn kinds(self) -> impl Iterator<Item = (String, String)> {
+        let group = self.api_version.split_once('/').map_or("", |(group, _)| group);
+        let own = (group.to_owned(), self.kind);
+        let defined = self.spec.group.zip(self.spec.names.and_then(|names| names.kind));
+        std::iter::once(own).chain(defined)
+    }
+}
+
 /// Group and kind of each manifest in a template: what its top-level lines say. An expression in place of an API version is
-/// told by the first text in it.
-///
-/// The kinds that definitions define are among them: whether a definition is in use, their objects tell.
+/// told by the first text in it. The kinds that definitions define are among them.
 fn kinds(template: &str) -> impl Iterator<Item = (String, String)> {
     let mut group = None;
     template.lines().filter_map(move |line| {

@@ -135,9 +135,9 @@ impl Releases {
 }
 
 fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, LoadError> {
-    serde_saphyr::from_str(text).map_err(|error| LoadError {
+    object::parse_document(text).map_err(|message| LoadError {
         file: file.to_owned(),
-        message: error.to_string(),
+        message,
     })
 }
 
@@ -284,7 +284,7 @@ fn load_component(files: &Files, folder: &str, name: &str) -> Result<Component, 
         let before = templates.len();
         for (inner, text) in files.below(from) {
             if inner != "component.yaml" {
-                let template = Template::new(format!("{from}/{inner}"), text.to_owned());
+                let template = Template::new(format!("{from}/{inner}"), text.clone());
                 templates.insert(inner.to_owned(), template);
             }
         }

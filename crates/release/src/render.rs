@@ -6,6 +6,7 @@ use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::component::Template;
 use crate::{Check, Component, GeneratedSecret, Gone, Release, helm, template};
 
 /// What manifests are rendered from.
@@ -225,43 +226,16 @@ pub fn render(
         if path.starts_with("documents/") {
             continue;
         }
-        let wrong = |message: String| RenderError::Manifest {
-            file: file.source.clone(),
-            message,
-        };
-        let documents = if let Some(documents) = file.fixed() {
-            documents.clone()
+        let made = if let Some(made) = fixed(component, path, file) {
+            made.clone()
         } else {
             let text = env
                 .get_template(path)
                 .and_then(|template| template.render(context.clone()))
                 .map_err(|e| template_error(component, &e))?;
-            object::parse_documents(&text)
+            read(component, path, &file.source, &text)
         };
-        for document in documents.map_err(wrong)? {
-            let object = Object::try_from(document).map_err(|e| wrong(e.to_string()))?;
-            let in_helm_release = component.helm.as_ref().is_some_and(|helm| {
-                !helm
-                    .without
-                    .iter()
-                    .any(|w| path == w || (w.ends_with('/') && path.starts_with(w.as_str())))
-            });
-            let phase = match Phase::of(&object) {
-                Phase::CustomResources if component.early.iter().any(|kind| kind == object.kind()) => {
-                    Phase::Services
-                }
-                phase => phase,
-            };
-            let mut manifest = Manifest {
-                phase,
-                object,
-                source: file.source.clone(),
-                in_helm_release,
-            };
-            finish(&mut manifest, component);
-            if manifest.phase != Phase::CustomResourceDefinitions {
-                manifest.object.as_map_mut().values_mut().for_each(quantities);
-            }
+        for manifest in made? {
             let key = manifest.object.key();
             if let Some(other) = declared.insert(key.clone(), file.source.clone()) {
                 return Err(RenderError::Duplicate {
@@ -275,6 +249,50 @@ pub fn render(
     }
     // Stable: inside a phase, objects stay in the order of their files.
     manifests.sort_by_key(|manifest| manifest.phase);
+    Ok(manifests)
+}
+
+/// What is in a file that depends on nothing; `None` for all others.
+pub(crate) fn fixed<'a>(
+    component: &Component,
+    path: &str,
+    file: &'a Template,
+) -> Option<&'a Result<Vec<Manifest>, RenderError>> {
+    let read = || read(component, path, &file.source, &file.text);
+    file.is_fixed.then(|| file.made.get_or_init(read))
+}
+
+/// The manifests in the text of a component's file.
+fn read(component: &Component, path: &str, source: &str, text: &str) -> Result<Vec<Manifest>, RenderError> {
+    let wrong = |message: String| RenderError::Manifest {
+        file: source.to_owned(),
+        message,
+    };
+    let in_helm_release = component.helm.as_ref().is_some_and(|helm| {
+        let mut without = helm.without.iter();
+        !without.any(|w| path == w || (w.ends_with('/') && path.starts_with(w.as_str())))
+    });
+    let mut manifests = Vec::new();
+    for document in object::parse_documents(text).map_err(wrong)? {
+        let object = Object::try_from(document).map_err(|e| wrong(e.to_string()))?;
+        let phase = match Phase::of(&object) {
+            Phase::CustomResources if component.early.iter().any(|kind| kind == object.kind()) => {
+                Phase::Services
+            }
+            phase => phase,
+        };
+        let mut manifest = Manifest {
+            phase,
+            object,
+            source: source.to_owned(),
+            in_helm_release,
+        };
+        finish(&mut manifest, component);
+        if manifest.phase != Phase::CustomResourceDefinitions {
+            manifest.object.as_map_mut().values_mut().for_each(quantities);
+        }
+        manifests.push(manifest);
+    }
     Ok(manifests)
 }
 

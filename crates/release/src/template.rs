@@ -38,7 +38,7 @@ fn to_json_value(value: &Value) -> Result<serde_json::Value, Error> {
 pub(crate) fn environment(component: &Component) -> Result<Environment<'_>, Error> {
     let mut env = expressions()?;
     for (path, template) in &component.templates {
-        if template.fixed().is_some() && !path.starts_with("documents/") {
+        if template.is_fixed && !path.starts_with("documents/") {
             continue;
         }
         env.add_template(path, &template.text)?;

@@ -8,7 +8,7 @@
 //!                            decide, as if they were there ─▶ Decision, whose plan makes them first
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use object::{Object, ObjectKey, diff};
 use release::Releases;
@@ -222,7 +222,7 @@ pub fn decide_installation(
     };
     let mut founded = snapshot.clone();
     for object in &missing {
-        founded.objects.insert(object.key(), Arc::new(object.clone()));
+        founded.objects.insert(object.key(), object.clone());
     }
     decide_upon(&founded, &missing, releases, options)
 }

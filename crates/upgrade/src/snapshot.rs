@@ -1,6 +1,6 @@
 //! The state of a cluster, as far as an upgrade is concerned, at one moment.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,7 @@ pub struct Snapshot {
     /// `gitVersion` of the API server, e.g. `v1.20.2`.
     pub kubernetes: String,
     /// Every object that was read. Secrets are among them: a snapshot is never printed.
-    pub objects: BTreeMap<ObjectKey, Arc<Object>>,
+    pub objects: BTreeMap<ObjectKey, Object>,
     /// What the API server serves; all versions of every group.
     pub served: Vec<ServedResource>,
     pub unreadable: Vec<Unreadable>,
@@ -58,21 +58,21 @@ impl Snapshot {
     pub fn from_objects(kubernetes: &str, objects: impl IntoIterator<Item = Object>) -> Self {
         Self {
             kubernetes: kubernetes.to_owned(),
-            objects: objects.into_iter().map(|o| (o.key(), Arc::new(o))).collect(),
+            objects: objects.into_iter().map(|o| (o.key(), o)).collect(),
             ..Self::default()
         }
     }
 
     pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
-        self.objects.get(key).map(AsRef::as_ref)
+        self.objects.get(key)
     }
 
     /// All objects of a kind, in order of namespace and name.
     pub fn of_kind<'a>(&'a self, group: &'a str, kind: &'a str) -> impl Iterator<Item = &'a Object> {
         self.objects
-            .iter()
-            .filter(move |(key, _)| key.is(group, kind))
-            .map(|(_, o)| o.as_ref())
+            .range(ObjectKey::cluster(group, kind, "")..)
+            .take_while(move |(key, _)| key.is(group, kind))
+            .map(|(_, o)| o)
     }
 
     /// Whether the API server serves a kind, in any version.

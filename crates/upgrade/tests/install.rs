@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use object::{Object, ObjectKey};
 use release::Releases;
@@ -94,7 +94,7 @@ fn mk_fresh() -> Snapshot {
 }
 
 fn mk_add(snapshot: &mut Snapshot, object: Object) {
-    snapshot.objects.insert(object.key(), Arc::new(object));
+    snapshot.objects.insert(object.key(), object);
 }
 
 fn default() -> Object {

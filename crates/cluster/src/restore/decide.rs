@@ -1,6 +1,6 @@
 //! What is to be written to bring objects back. Pure.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use object::{Object, ObjectKey, diff};
@@ -30,7 +30,7 @@ pub fn decide(backup: &Objects, live: &Objects, selection: &Selection, at: Times
     let needed = needed(backup, live, selection);
     let is_asked_for = |key: &ObjectKey| selection.holds(key) || needed.contains(key);
     for (key, object) in backup.iter().filter(|(key, _)| is_asked_for(key)) {
-        match reason_to_leave(object, live.get(key).map(AsRef::as_ref), live) {
+        match reason_to_leave(object, live.get(key), live) {
             Some(Reason::Silent) => {}
             Some(Reason::Said(reason)) => restore.left.push(Left {
                 object: key.clone(),
@@ -181,7 +181,7 @@ fn reason_to_leave(object: &Object, there: Option<&Object>, live: &Objects) -> O
 
 fn step(
     key: &ObjectKey,
-    object: &Arc<Object>,
+    object: &Object,
     backup: &Objects,
     live: &Objects,
     created: &BTreeSet<&ObjectKey>,
@@ -296,7 +296,7 @@ pub(super) fn has_plain_status(object: &Object, backup: &Objects, live: &Objects
 }
 
 /// The CustomResourceDefinition of an object's kind.
-fn definition_of<'a>(object: &Object, objects: &'a Objects) -> Option<&'a Arc<Object>> {
+fn definition_of<'a>(object: &Object, objects: &'a Objects) -> Option<&'a Object> {
     let from = ObjectKey::cluster(EXTENSIONS, DEFINITION, "");
     let definitions = objects
         .range(from..)
@@ -451,7 +451,7 @@ mod tests {
         objects
             .iter()
             .map(|value| Object::try_from(value.clone()).unwrap())
-            .map(|object| (object.key(), Arc::new(object)))
+            .map(|object| (object.key(), object))
             .collect()
     }
 

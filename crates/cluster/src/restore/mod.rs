@@ -11,7 +11,7 @@
 mod decide;
 mod run;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object::{Object, ObjectKey, diff::Change};
@@ -91,7 +91,7 @@ struct Write {
     /// The status, where it is a resource of its own.
     status: Option<Value>,
     /// The object as it was when this was decided.
-    live: Option<Arc<Object>>,
+    live: Option<Object>,
     /// References to owners that are created in the same restore.
     owners: Vec<Value>,
 }
@@ -172,7 +172,7 @@ pub async fn plan(
     let objects = backup.objects()?;
     let mut live = snapshot.objects;
     // What the snapshot has not, or has in another version.
-    let rest: Vec<&Arc<Object>> = objects
+    let rest: Vec<&Object> = objects
         .values()
         .filter(|object| {
             let key = object.key();
@@ -185,11 +185,7 @@ pub async fn plan(
         .buffer_unordered(CONCURRENCY)
         .try_collect()
         .await?;
-    live.extend(
-        read.into_iter()
-            .flatten()
-            .map(|object| (object.key(), Arc::new(object))),
-    );
+    live.extend(read.into_iter().flatten().map(|object| (object.key(), object)));
     Ok(decide(
         &objects,
         &live,
@@ -199,4 +195,4 @@ pub async fn plan(
 }
 
 /// An object as a backup compares it: what was declared, and the status where it is a plain field.
-type Objects = BTreeMap<ObjectKey, Arc<Object>>;
+type Objects = BTreeMap<ObjectKey, Object>;

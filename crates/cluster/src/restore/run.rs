@@ -1,6 +1,6 @@
 //! Writing what a restore decided.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use object::{Object, ObjectKey};
@@ -163,7 +163,7 @@ async fn create(cluster: &Cluster, step: &Step) -> Result<(), String> {
                 .await
                 .map_err(|e| e.to_string())?;
             match live {
-                Some(live) => change(cluster, step, Arc::new(live), false).await,
+                Some(live) => change(cluster, step, live, false).await,
                 None => Err(error.to_string()),
             }
         }
@@ -191,7 +191,7 @@ fn has_address(service: &Value) -> bool {
 
 /// Replaces an object under the resource version that was looked at. When it must be as it was decided on
 /// (`is_guarded`), a change by somebody else is not undone.
-async fn change(cluster: &Cluster, step: &Step, live: Arc<Object>, is_guarded: bool) -> Result<(), String> {
+async fn change(cluster: &Cluster, step: &Step, live: Object, is_guarded: bool) -> Result<(), String> {
     let mut body = step.write.body.clone();
     let mut version = live.resource_version().unwrap_or_default().to_owned();
     let with_status = body.get("status").is_some();

@@ -12,7 +12,7 @@ mod location;
 mod objects;
 mod secrets;
 
-use std::{borrow::Borrow, collections::BTreeMap, fs::File, io, sync::Arc};
+use std::{borrow::Borrow, collections::BTreeMap, fs::File, io};
 
 use jiff::Timestamp;
 use object::{Object, ObjectKey};
@@ -106,10 +106,10 @@ impl Backup {
     ///
     /// # Errors
     /// The archive has changed since it was opened.
-    pub fn objects(&self) -> Result<BTreeMap<ObjectKey, Arc<Object>>, ArchiveError> {
+    pub fn objects(&self) -> Result<BTreeMap<ObjectKey, Object>, ArchiveError> {
         let mut objects = BTreeMap::new();
         self.visit(|object| {
-            objects.insert(object.key(), Arc::new(object));
+            objects.insert(object.key(), object);
         })?;
         Ok(objects)
     }

@@ -44,11 +44,7 @@ async fn copy(global: &Global, args: &RehearseArgs) -> anyhow::Result<(String, V
             .kubernetes_version
             .clone()
             .unwrap_or(snapshot.kubernetes.clone());
-        let objects = snapshot
-            .objects
-            .into_values()
-            .map(std::sync::Arc::unwrap_or_clone)
-            .collect();
+        let objects = snapshot.objects.into_values().collect();
         return Ok((version, objects));
     };
     let read = match path.to_str() {

@@ -1,6 +1,6 @@
 //! `rollback`: back to a backup, by a plan like any other.
 
-use std::{collections::BTreeMap, io::IsTerminal as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use cluster::{
@@ -185,7 +185,7 @@ fn read(archive: &Archive) -> anyhow::Result<Backup> {
     let meta = &archive.contents.index.meta;
     let mut objects = BTreeMap::new();
     archive.visit(|object| {
-        objects.insert(object.key(), Arc::new(object));
+        objects.insert(object.key(), object);
     })?;
     let plan: Option<Plan> = serde_json::from_value(archive.contents.plan.clone()).context(
         "the plan in the backup cannot be read\nhint: use the version of ks-installer that made it",

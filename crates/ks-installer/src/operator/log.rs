@@ -80,7 +80,6 @@ pub(crate) fn console(snapshot: &Snapshot) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use serde_json::json;
 
@@ -115,7 +114,7 @@ mod tests {
                 "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}}),
             ),
         ] {
-            snapshot.objects.insert(object.key(), Arc::new(object));
+            snapshot.objects.insert(object.key(), object);
         }
         let banner = welcome(&snapshot, "v3.3.1");
         for words in [

@@ -45,7 +45,7 @@ async fn mk_backup(sandbox: &Sandbox) -> Backup {
         from: "v3.2.1".to_owned(),
         to: String::new(),
     };
-    let objects = snapshot.objects.values().map(AsRef::<Object>::as_ref);
+    let objects = snapshot.objects.values();
     store::save(None, &location, objects, &json!(null), meta, &Encryption::None)
         .await
         .unwrap();
@@ -409,7 +409,7 @@ async fn a_save_that_is_cut_off_is_no_backup() {
         .snapshot(&Scope::upgrade())
         .await
         .unwrap();
-    let objects: Vec<&Object> = snapshot.objects.values().map(AsRef::as_ref).collect();
+    let objects: Vec<&Object> = snapshot.objects.values().collect();
     let place: Location = "secret://kubesphere-system".parse().unwrap();
     let location: Location = "secret://kubesphere-system/b".parse().unwrap();
     let save = async |cluster: &Cluster| {

@@ -1,12 +1,12 @@
 //! The next revision of a release: what it holds, whether one is needed at all, and what becomes of those before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use object::merge::{DriftPolicy, three_way};
 use object::{Object, ObjectKey};
 use serde_json::{Map, Value, json};
 
-use super::{HelmError, RESOURCE_POLICY, Record};
+use super::{RESOURCE_POLICY, Record};
 use crate::{HelmRelease, secret};
 
 /// What Helm itself puts on every object of a release, whether or not the chart says so.
@@ -39,9 +39,10 @@ pub fn carried(
     rendered: &[Object],
     stays: impl Fn(&Object) -> bool,
 ) -> Vec<Object> {
+    let rendered: BTreeSet<ObjectKey> = rendered.iter().map(Object::key).collect();
     previous
         .iter()
-        .filter(|(key, object)| stays(object) && !rendered.iter().any(|new| new.key() == **key))
+        .filter(|(key, object)| !rendered.contains(key) && stays(object))
         .map(|(_, object)| keeping(object))
         .collect()
 }
@@ -94,35 +95,28 @@ fn bare(object: &Object) -> Object {
     object
 }
 
-/// Whether the record already describes these objects: the same ones, and each says the same. How a quantity or a
-/// document inside a text is written makes no difference, nor what Helm puts on every object, nor whether a default is
-/// said.
-///
-/// # Errors
-/// The record's manifest cannot be read.
-pub fn describes(record: &Record, objects: &[Object]) -> Result<bool, HelmError> {
-    let recorded: BTreeMap<ObjectKey, Object> = record
-        .manifest_objects(&super::is_namespaced)?
-        .into_iter()
-        .map(|object| (object.key(), bare(&object)))
+/// Whether a record whose manifest has the objects `recorded` already describes these objects: the same ones, and each says
+/// the same. How a quantity or a document inside a text is written makes no difference, nor what Helm puts on every object,
+/// nor whether a default is said.
+pub fn describes(recorded: &[Object], objects: &[Object]) -> bool {
+    let recorded: BTreeMap<ObjectKey, Object> = recorded
+        .iter()
+        .map(|object| (object.key(), bare(object)))
         .collect();
     let says_no_more = |a: &Object, b: &Object| three_way(None, a, b, DriftPolicy::Keep).changes.is_empty();
-    Ok(recorded.len() == objects.len()
+    recorded.len() == objects.len()
         && objects.iter().all(|object| {
             let object = bare(object);
             recorded
                 .get(&object.key())
                 .is_some_and(|there| says_no_more(there, &object) && says_no_more(&object, there))
-        }))
+        })
 }
 
-/// The objects with what the record has of secrets: a text that is nothing but a reference to a Secret is put in as it
-/// was recorded, where it was. What is generated belongs to the cluster, not to the release; that it was made anew since
-/// says nothing about the release.
-///
-/// # Errors
-/// The record's manifest cannot be read.
-pub fn with_recorded_secrets(record: &Record, objects: &[Object]) -> Result<Vec<Object>, HelmError> {
+/// The objects with what a record whose manifest has the objects `recorded` has of secrets: a text that is nothing but a
+/// reference to a Secret is put in as it was recorded, where it was. What is generated belongs to the cluster, not to the
+/// release; that it was made anew since says nothing about the release.
+pub fn with_recorded_secrets(recorded: &[Object], objects: &[Object]) -> Vec<Object> {
     fn fill(value: &mut Value, recorded: &Value) {
         match value {
             Value::String(text) if secret::is_secret(text) && recorded.is_string() => {
@@ -145,10 +139,11 @@ pub fn with_recorded_secrets(record: &Record, objects: &[Object]) -> Result<Vec<
             _ => {}
         }
     }
-    let recorded = record.manifest_objects(&super::is_namespaced)?;
+    let recorded: BTreeMap<ObjectKey, &Object> = recorded.iter().map(|there| (there.key(), there)).collect();
     let filled = objects.iter().map(|object| {
         let mut filled = object.clone();
-        if let Some(there) = recorded.iter().find(|there| there.key() == object.key()) {
+        let refers = !secret::references(object.as_value()).is_empty();
+        if let Some(there) = recorded.get(&object.key()).filter(|_| refers) {
             for (name, value) in filled.as_map_mut() {
                 if let Some(there) = there.as_value().get(name) {
                     fill(value, there);
@@ -157,7 +152,7 @@ pub fn with_recorded_secrets(record: &Record, objects: &[Object]) -> Result<Vec<
         }
         filled
     });
-    Ok(filled.collect())
+    filled.collect()
 }
 
 /// The revision after all of `records`, for a release of which `objects` are what it owns from now on. It lacks its
@@ -334,6 +329,10 @@ mod tests {
         .unwrap()
     }
 
+    fn recorded_in(record: &Record) -> Vec<Object> {
+        record.manifest_objects(&super::super::is_namespaced).unwrap()
+    }
+
     fn object(text: &str) -> Object {
         Object::try_from(object::parse_documents(text).unwrap().remove(0)).unwrap()
     }
@@ -408,7 +407,11 @@ mod tests {
         const MANIFEST: &str = "---\n# Source: a\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  x.yaml: |\n    a: 1\n    b: 2\n";
         let check = |text: &str, expect: bool| {
             let record = mk(1, "deployed", MANIFEST);
-            assert_eq!(describes(&record, &[object(text)]).unwrap(), expect, "{text}");
+            assert_eq!(
+                describes(&recorded_in(&record), &[object(text)]),
+                expect,
+                "{text}"
+            );
         };
         let map = |data: &str, metadata: &str| {
             format!(
@@ -426,7 +429,7 @@ mod tests {
         check(&map(r#"{x.yaml: "b: 2\na: 2\n"}"#, ""), false);
         check(&map(r#"{x.yaml: "b: 2\na: 1\n"}"#, ", labels: {a: b}"), false);
         check(&map("{}", ""), false);
-        assert!(!describes(&mk(1, "deployed", MANIFEST), &[]).unwrap());
+        assert!(!describes(&recorded_in(&mk(1, "deployed", MANIFEST)), &[]));
     }
 
     #[test]
@@ -437,7 +440,11 @@ mod tests {
                 "{{apiVersion: v1, kind: Service, metadata: {{name: s, namespace: kubesphere-system}}, spec: {spec}}}"
             );
             let record = mk(1, "deployed", MANIFEST);
-            assert_eq!(describes(&record, &[object(&text)]).unwrap(), expect, "{spec}");
+            assert_eq!(
+                describes(&recorded_in(&record), &[object(&text)]),
+                expect,
+                "{spec}"
+            );
         };
         check(
             "{type: ClusterIP, ports: [{port: 80, targetPort: 8080, protocol: TCP}]}",
@@ -456,9 +463,9 @@ mod tests {
                 )
             };
             let record = mk(1, "deployed", &text(recorded));
-            let filled = with_recorded_secrets(&record, &[object(&text(rendered))]).unwrap();
+            let filled = with_recorded_secrets(&recorded_in(&record), &[object(&text(rendered))]);
             assert_eq!(
-                describes(&record, &filled).unwrap(),
+                describes(&recorded_in(&record), &filled),
                 expect,
                 "{recorded} {rendered}"
             );

@@ -1,6 +1,6 @@
 //! Enabling and disabling.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use serde_json::json;
 
@@ -65,7 +65,7 @@ fn enabling_sets_its_switch_and_what_is_assigned() {
     let mut edited = snapshot.clone();
     edited
         .objects
-        .insert(cluster_configuration_key(), Arc::new(edit.configuration));
+        .insert(cluster_configuration_key(), edit.configuration);
     assert_eq!(
         choose_of(&edited, Choice::Enable, &["metrics-server"], &[])
             .unwrap()

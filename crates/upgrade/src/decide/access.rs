@@ -35,7 +35,7 @@ impl Decider<'_> {
         };
         let options = self.options.migration();
         let snapshot = self.snapshot;
-        let state = snapshot.objects.values().map(AsRef::as_ref);
+        let state = snapshot.objects.values();
         let migration = ::access::migrate(state, &from, &catalog, &policy, options);
 
         for change in &migration.binding_changes {

@@ -19,16 +19,11 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use object::{Object, ObjectKey, ownership};
-use release::{Component, GeneratedSecret, Gone, Inputs, Manifest, Phase, helm, secret::Reference};
+use object::{Object, ObjectKey};
+use release::{Component, GeneratedSecret, Gone, Inputs, Manifest, Phase, secret::Reference};
 use serde_json::{Map, Value, json};
 
-use super::{
-    Decider, definitions,
-    helm::History,
-    immutable, rollout,
-    step::{self, step},
-};
+use super::{Decider, helm::History, judge::Judged, step::step};
 use crate::{
     Action, Finding,
     health::{self, Health},
@@ -98,8 +93,13 @@ impl<'a> Decider<'a> {
                 self.generate(secret, settings.spec());
             }
         }
-        for (rendered, history) in enabled.iter().zip(&histories) {
-            self.component(rendered, history, settings.spec());
+        let this = &*self;
+        let looked_at: Vec<_> = enabled.iter().zip(&histories).collect();
+        let judged = side_by_side(&looked_at, |(rendered, history)| {
+            this.judge(rendered, history, settings.spec())
+        });
+        for ((rendered, history), judged) in looked_at.into_iter().zip(judged) {
+            self.component(rendered, history, judged, settings.spec());
             let targets = rendered.component.targets(&rendered.manifests);
             let name = &rendered.component.name;
             all.workloads.insert(name.clone(), targets.workloads.clone());
@@ -240,7 +240,7 @@ impl<'a> Decider<'a> {
     }
 
     /// The stage in which an object of a component is applied.
-    fn stage(&self, component: &Component, phase: Phase) -> String {
+    pub(super) fn stage(&self, component: &Component, phase: Phase) -> String {
         let stage = match phase {
             Phase::Namespaces => return "namespaces".into(),
             Phase::CustomResourceDefinitions => return "definitions".into(),
@@ -264,45 +264,19 @@ impl<'a> Decider<'a> {
         }
     }
 
-    fn component(&mut self, rendered: &Rendered<'_>, history: &History, spec: &Value) {
+    fn component(&mut self, rendered: &Rendered<'_>, history: &History, judged: Judged, spec: &Value) {
         let Rendered {
             component,
             manifests,
-            secrets,
             gone,
+            ..
         } = rendered;
-        let old = &history.objects;
         let mut workloads = false;
-        let mut recorded = manifests.clone();
-        for (manifest, recorded) in manifests.iter().zip(&mut recorded) {
-            let new = self.resolve(&manifest.object, spec);
-            let key = new.key();
-            let stage = self.stage(component, manifest.phase);
-            let live = self.snapshot.get(&key).filter(|_| !step::is_shared(&key));
-            // Whoever applied it last may have added labels and annotations of their own.
-            let last_applied = live.and_then(Object::last_applied).map(without_metadata);
-            let released = old.get(&key).map(Object::as_value);
-            let (new, shown) = self.fit(&new, &manifest.object);
-            // Neither Helm nor kubectl: what this installer itself applied before.
-            let before = last_applied.or_else(|| {
-                live.filter(|_| released.is_none())
-                    .and_then(|live| ownership::applied(live, new.as_value(), MANAGER))
-                    .map(without_metadata)
-            });
-            let rollout = self.rollout(released.or(before.as_ref()), &new);
-            if rollout.new.get(rollout::STRATEGY) != new.get(rollout::STRATEGY) {
-                // Helm takes back what its record has. What it has not would stay, and be no strategy with what it has.
-                recorded.object = rollout::with_ours(&recorded.object);
-            }
-            let stage = match manifest.phase {
-                // It judges what comes next already: with what its server answers with from now on.
-                Phase::Webhooks if live.is_some() => self.lane(component, "present-webhooks"),
-                _ => stage,
-            };
-            let planned = self.apply(&stage, rollout.old.as_ref(), &rollout.new, &shown);
+        for (manifest, (stage, compared)) in manifests.iter().zip(judged.objects) {
+            let planned = self.settle(&stage, compared);
             workloads |= planned && matches!(manifest.phase, Phase::Workloads | Phase::ConfigMaps);
             if planned && manifest.phase == Phase::CustomResourceDefinitions {
-                self.wait(&stage, key, Condition::Established);
+                self.wait(&stage, manifest.object.key(), Condition::Established);
             }
         }
         self.relabel(component, manifests);
@@ -330,26 +304,22 @@ impl<'a> Decider<'a> {
             }
         }
         let snapshot = self.snapshot;
-        let rendered: BTreeSet<ObjectKey> = manifests.iter().map(|m| m.object.key()).collect();
-        let is_rendered = |key: &ObjectKey| rendered.contains(key);
-        let stays = |released: &Object| {
-            let key = released.key();
-            snapshot.get(&key).is_some_and(|live| {
-                helm::is_kept(live)
-                    || helm::is_kept(released)
-                    || is_precious(&key)
-                    || secrets.iter().any(|secret| secret.key() == key)
-            })
-        };
-        let dropped = old
+        let keys: BTreeSet<ObjectKey> = manifests.iter().map(|m| m.object.key()).collect();
+        let dropped: Vec<&ObjectKey> = history
+            .objects
             .iter()
-            .filter(|(_, released)| !stays(released))
-            .map(|(key, _)| key);
+            .filter(|(_, released)| !self.stays(rendered, released))
+            .map(|(key, _)| key)
+            .collect();
         let listed = snapshot
             .objects
             .keys()
             .filter(|key| gone.iter().any(|gone| gone.is(key)));
-        let dropped: BTreeSet<&ObjectKey> = dropped.chain(listed).filter(|key| !is_rendered(key)).collect();
+        let dropped: BTreeSet<&ObjectKey> = dropped
+            .into_iter()
+            .chain(listed)
+            .filter(|key| !keys.contains(key))
+            .collect();
         for key in dropped {
             let Some(live) = snapshot.get(key) else { continue };
             let is_listed = gone.iter().find(|gone| gone.is(key));
@@ -363,9 +333,7 @@ impl<'a> Decider<'a> {
                 self.wait(&stage, key.clone(), Condition::Gone);
             }
         }
-        // What the release renders outside of Helm's release stays as well.
-        let remains = |released: &Object| stays(released) || is_rendered(&released.key());
-        self.record(component, history, &recorded, spec, remains);
+        self.record(component, history, &judged.owned, judged.is_recorded, spec);
         self.replace_records(component);
         self.note_status(component, true);
     }
@@ -395,31 +363,6 @@ impl<'a> Decider<'a> {
         );
         step.note = Some(format!("{} made and kept from then on", keys.join(", ")));
         self.push("secrets", step);
-    }
-
-    /// What is to be applied, as far as the API lets the object that is there become it; and the same as it is shown.
-    fn fit(&mut self, new: &Object, shown: &Object) -> (Object, Object) {
-        let Some(live) = self.snapshot.get(&new.key()) else {
-            return (new.clone(), shown.clone());
-        };
-        if new.kind() == "CustomResourceDefinition" {
-            let fitted = definitions::fit(live, new);
-            return (fitted.clone(), fitted);
-        }
-        let fitted = immutable::fit(live, new);
-        for path in &fitted.kept {
-            self.findings.push(
-                Finding::info(
-                    reasons::IMMUTABLE_KEPT,
-                    format!("{path} stays as it is: Kubernetes does not let it be changed"),
-                )
-                .on(new.key()),
-            );
-        }
-        if fitted.object == *new {
-            return (new.clone(), shown.clone());
-        }
-        (fitted.object, immutable::fit(live, shown).object)
     }
 
     /// Changes labels of what people made where the component looks for others.
@@ -524,6 +467,9 @@ impl<'a> Decider<'a> {
 
     /// The object with all references to secrets put in place that can be; others stay for who writes it.
     pub(super) fn resolve(&self, object: &Object, spec: &Value) -> Object {
+        if release::secret::references(object.as_value()).is_empty() {
+            return object.clone();
+        }
         let lookup = |reference: &Reference| match reference {
             Reference::Secret {
                 namespace, name, key, ..
@@ -584,14 +530,6 @@ enum Asked<'a> {
     No(Rendered<'a>),
     /// They do, but it cannot be installed.
     LeftOut,
-}
-
-/// What somebody applied, without labels and annotations.
-fn without_metadata(mut applied: Value) -> Value {
-    if let Some(map) = applied.as_object_mut() {
-        map.remove("metadata");
-    }
-    applied
 }
 
 /// The core labels every namespace; where a component has the whole of one, that says more.

@@ -28,8 +28,35 @@ use crate::{
 pub(super) struct History {
     /// Oldest first; `None` when they cannot be read, so that none must be written.
     records: Option<Vec<helm::Record>>,
+    /// The objects of the newest revision, where that is deployed.
+    newest: Option<Vec<Object>>,
     /// The objects of the current revision, as its manifest has them.
     pub objects: BTreeMap<ObjectKey, Object>,
+}
+
+impl History {
+    /// What the release is made of from now on, where `manifests` are the component's. `stays` says of an object of the old
+    /// release that it remains in the cluster, though the new one does not have it.
+    pub(super) fn owned(&self, manifests: &[Manifest], stays: impl Fn(&Object) -> bool) -> Vec<Object> {
+        if self.records.is_none() {
+            return Vec::new();
+        }
+        let manifests = manifests.iter().filter(|manifest| manifest.in_helm_release);
+        let mut owned: Vec<Object> = manifests
+            .map(|manifest| helm::unmarked(&manifest.object))
+            .collect();
+        owned.extend(helm::carried(&self.objects, &owned, stays));
+        owned
+    }
+
+    /// Whether the newest revision says just that, with references to secrets put in place by `resolve`.
+    pub(super) fn says(&self, owned: &[Object], resolve: impl Fn(&Object) -> Object) -> bool {
+        self.newest.as_ref().is_some_and(|newest| {
+            let objects = helm::with_recorded_secrets(newest, owned);
+            let objects: Vec<Object> = objects.iter().map(resolve).collect();
+            helm::describes(newest, &objects)
+        })
+    }
 }
 
 impl Decider<'_> {
@@ -42,23 +69,33 @@ impl Decider<'_> {
             return (History::default(), None);
         }
         let secrets = self.snapshot.of_kind("", "Secret");
+        let objects_of = |record: &helm::Record| record.manifest_objects(&helm::is_namespaced);
         let read = helm::history(secrets, &release.name, &release.namespace).and_then(|records| {
-            let objects = helm::current(&records)
-                .map(|record| record.manifest_objects(&helm::is_namespaced))
-                .transpose()?;
-            Ok((records, objects.unwrap_or_default()))
+            let current = helm::current(&records);
+            let objects = current.map(objects_of).transpose()?.unwrap_or_default();
+            let newest = records.last().filter(|newest| newest.status() == "deployed");
+            let newest = newest.and_then(|newest| {
+                let is_current = current.is_some_and(|current| current.revision() == newest.revision());
+                if is_current {
+                    Some(objects.clone())
+                } else {
+                    objects_of(newest).ok()
+                }
+            });
+            Ok((records, newest, objects))
         });
         match read {
-            Ok((records, objects)) => {
+            Ok((records, newest, objects)) => {
                 let replaced = release.replaces.iter().flat_map(|name| {
                     let records = self.records_of(name, &release.namespace);
                     let current = helm::current(&records);
                     current
-                        .and_then(|record| record.manifest_objects(&helm::is_namespaced).ok())
+                        .and_then(|record| objects_of(record).ok())
                         .unwrap_or_default()
                 });
                 let history = History {
                     records: Some(records),
+                    newest,
                     objects: replaced.chain(objects).map(|o| (o.key(), o)).collect(),
                 };
                 (history, None)
@@ -79,36 +116,22 @@ impl Decider<'_> {
         }
     }
 
-    /// Plans what Helm's records are to say of a component whose objects are `manifests` from now on. `stays` says of an
-    /// object of the old release that it remains in the cluster, though the new one does not have it.
+    /// Plans what Helm's records are to say of a component whose release is made of `owned` from now on.
     pub(super) fn record(
         &mut self,
         component: &Component,
         history: &History,
-        manifests: &[Manifest],
+        owned: &[Object],
+        is_recorded: bool,
         spec: &Value,
-        stays: impl Fn(&Object) -> bool,
     ) {
         let (Some(release), Some(records)) = (&component.helm, &history.records) else {
             return;
         };
-        let mut owned: Vec<Object> = manifests
-            .iter()
-            .filter(|manifest| manifest.in_helm_release)
-            .map(|manifest| helm::unmarked(&manifest.object))
-            .collect();
-        owned.extend(helm::carried(&history.objects, &owned, stays));
-        let resolved: Vec<Object> = owned.iter().map(|object| self.resolve(object, spec)).collect();
-        let describes = |newest: &helm::Record| {
-            let objects = helm::with_recorded_secrets(newest, &owned).unwrap_or_default();
-            let objects: Vec<Object> = objects.iter().map(|object| self.resolve(object, spec)).collect();
-            helm::describes(newest, &objects).unwrap_or_default()
-        };
-        let newest = records.last();
-        let described = newest.filter(|newest| newest.status() == "deployed" && describes(newest));
-        let deployed = described
+        let newest = records.last().filter(|_| is_recorded);
+        let deployed = newest
             .map(helm::Record::revision)
-            .or_else(|| self.further_revision(component, release, records, &owned, &resolved));
+            .or_else(|| self.further_revision(component, release, records, owned, spec));
         let Some(deployed) = deployed else { return };
         for record in records.iter().filter(|record| record.revision() < deployed) {
             self.overtake(component, record, deployed);
@@ -122,8 +145,9 @@ impl Decider<'_> {
         release: &HelmRelease,
         records: &[helm::Record],
         owned: &[Object],
-        resolved: &[Object],
+        spec: &Value,
     ) -> Option<u64> {
+        let resolved: Vec<Object> = owned.iter().map(|object| self.resolve(object, spec)).collect();
         let description = if records.is_empty() {
             "Install complete".to_owned()
         } else {
@@ -131,7 +155,7 @@ impl Decider<'_> {
         };
         let record = helm::successor(records, release, owned, &description);
         let key = ObjectKey::namespaced("", "Secret", record.namespace(), &record.secret_name());
-        let whole = record.completed(&helm::to_manifest(resolved), "2000-01-01T00:00:00.000000000Z");
+        let whole = record.completed(&helm::to_manifest(&resolved), "2000-01-01T00:00:00.000000000Z");
         if whole.size().is_ok_and(|size| size > helm::MAX_RECORD) {
             self.findings.push(
                 Finding::warning(

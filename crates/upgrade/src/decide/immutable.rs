@@ -24,13 +24,15 @@ pub(super) struct Fitted {
 
 /// `new`, as far as the API lets `live` become it.
 pub(super) fn fit(live: &Object, new: &Object) -> Fitted {
-    let mut value = new.as_value().clone();
+    let mut object = new.clone();
     let mut kept = Vec::new();
-    let mut keep = |value: &mut Value, pointer: &str, tell: bool| {
-        let (Some(had), Some(wants)) = (live.get(pointer), value.pointer_mut(pointer)) else {
+    let mut keep = |object: &mut Object, pointer: &str, tell: bool| {
+        let (Some(had), Some(wants)) = (live.get(pointer), object.get(pointer)) else {
             return;
         };
-        if had != wants {
+        if had != wants
+            && let Some(wants) = object.get_mut(pointer)
+        {
             *wants = had.clone();
             if tell {
                 kept.push(pointer.trim_start_matches('/').replace('/', "."));
@@ -38,57 +40,55 @@ pub(super) fn fit(live: &Object, new: &Object) -> Fitted {
         }
     };
     match (live.group(), live.kind()) {
-        ("apps", "Deployment" | "DaemonSet") => keep_selector(&mut value, live),
+        ("apps", "Deployment" | "DaemonSet") => keep_selector(&mut object, live),
         ("apps", "StatefulSet") => {
-            keep_selector(&mut value, live);
-            keep(&mut value, "/spec/serviceName", true);
-            keep(&mut value, "/spec/podManagementPolicy", true);
+            keep_selector(&mut object, live);
+            keep(&mut object, "/spec/serviceName", true);
+            keep(&mut object, "/spec/podManagementPolicy", true);
             let tell = !same_claims(live, new);
-            keep(&mut value, "/spec/volumeClaimTemplates", tell);
+            keep(&mut object, "/spec/volumeClaimTemplates", tell);
         }
         ("batch", "Job") => {
             for field in ["template", "selector", "completions", "completionMode"] {
-                keep(&mut value, &format!("/spec/{field}"), false);
+                keep(&mut object, &format!("/spec/{field}"), false);
             }
         }
         ("", "PersistentVolumeClaim") => {
             let pointer = "/spec/resources/requests/storage";
             let wanted = new.get(pointer).cloned();
-            keep(&mut value, "/spec", false);
+            keep(&mut object, "/spec", false);
             if let (Some(wanted), Some(has)) = (wanted, live.get(pointer))
                 && quantity::is_less(has, &wanted)
-                && let Some(request) = value.pointer_mut(pointer)
+                && let Some(request) = object.get_mut(pointer)
             {
                 *request = wanted;
             }
         }
         ("", "Service") => {
             // Only a headless Service says it; the addresses of others are the cluster's.
-            keep(&mut value, "/spec/clusterIP", false);
+            keep(&mut object, "/spec/clusterIP", false);
         }
         ("", "Secret") => {
             // Also where the release leaves it to the default.
-            if let Some(kind) = live.get("/type") {
-                value["type"] = kind.clone();
+            if let Some(kind) = live.get("/type").filter(|kind| object.get("/type") != Some(kind)) {
+                object.as_map_mut().insert("type".into(), kind.clone());
             }
         }
         _ => {}
     }
-    Fitted {
-        object: Object::try_from(value).unwrap_or_else(|_| new.clone()),
-        kept,
-    }
+    Fitted { object, kept }
 }
 
 /// Keeps the selector, and gives the pods the labels that it looks for. Where a pod would have to have two values of one
 /// label, the selector's counts: otherwise the workload could not find its pods.
-fn keep_selector(value: &mut Value, live: &Object) {
+fn keep_selector(object: &mut Object, live: &Object) {
     let Some(selector) = live.get("/spec/selector") else {
         return;
     };
-    if value.pointer("/spec/selector") == Some(selector) {
+    if object.get("/spec/selector") == Some(selector) {
         return;
     }
+    let Some(value) = object.get_mut("") else { return };
     value["spec"]["selector"] = selector.clone();
     let labels = selector.get("matchLabels").and_then(Value::as_object);
     for (name, wanted) in labels.into_iter().flatten() {

@@ -6,6 +6,7 @@ mod core;
 mod definitions;
 mod helm;
 mod immutable;
+mod judge;
 mod removal;
 mod rollout;
 mod step;

@@ -4,6 +4,8 @@
 //! one. With one replica nobody serves meanwhile, and an image that cannot be pulled takes the service down for good. Where a
 //! further node can take the pod, there is no need for that.
 
+use std::borrow::Cow;
+
 use object::{Object, ObjectKey, merge};
 use serde_json::{Value, json};
 
@@ -13,9 +15,11 @@ use crate::{Finding, health, preflight, reasons};
 pub(super) const STRATEGY: &str = "/spec/strategy/rollingUpdate";
 
 /// A Deployment to apply, and what counts as set by the old release.
-pub(super) struct Rollout {
+pub(super) struct Rollout<'a> {
     pub new: Object,
-    pub old: Option<Value>,
+    pub old: Option<Cow<'a, Value>>,
+    /// What people should know of it.
+    pub finding: Option<Finding>,
 }
 
 fn number(strategy: Option<&Value>, name: &str) -> Option<i64> {
@@ -51,47 +55,44 @@ pub(super) fn with_ours(object: &Object) -> Object {
 impl Decider<'_> {
     /// Decides how the pods of what is to be applied are replaced, where they are. A strategy that somebody chose stays what
     /// it is to the three-way merge; one of ours stays until a rollout has no room for it.
-    pub(super) fn rollout(&mut self, old: Option<&Value>, new: &Object) -> Rollout {
-        let as_it_is = |old: Option<&Value>| Rollout {
+    pub(super) fn rollout<'v>(&self, old: Option<&'v Value>, new: &Object) -> Rollout<'v> {
+        let decided = |new: &Object, old: Option<Cow<'v, Value>>| Rollout {
             new: new.clone(),
-            old: old.cloned(),
+            old,
+            finding: None,
         };
+        let mut old = old.map(Cow::Borrowed);
         let key = new.key();
         let template = new.get("/spec/template/spec").filter(|_| {
             key.is("apps", "Deployment") && is_the_releases(new.get(STRATEGY)) && new.get(STRATEGY).is_some()
         });
         let (Some(template), Some(live)) = (template, self.snapshot.get(&key)) else {
-            return as_it_is(old);
+            return decided(new, old);
         };
         let was_ours = is_ours(live.get(STRATEGY));
         if !preflight::keeps_apart(template) || !(was_ours || is_the_releases(live.get(STRATEGY))) {
-            return as_it_is(old);
+            return decided(new, old);
         }
         let surging = with_ours(new);
-        let mut old = old.cloned();
         if was_ours && let Some(old) = &mut old {
-            set_ours(old);
+            set_ours(old.to_mut());
         }
-        let merged = merge::three_way(old.as_ref(), live, &surging, self.drift_rule(&key));
+        let merged = merge::three_way(old.as_deref(), live, &surging, self.drift_rule(&key));
         let rolls_out = merged.changes.iter().any(|c| c.path.starts_with("spec.template"));
         if !rolls_out {
-            return if was_ours {
-                Rollout { new: surging, old }
-            } else {
-                as_it_is(old.as_ref())
-            };
+            return decided(if was_ours { &surging } else { new }, old);
         }
         let applied = Object::try_from(merged.applied).unwrap_or(surging.clone());
         let replicas = health::replicas(&applied);
         let template = applied.get("/spec/template/spec").unwrap_or(&Value::Null);
         let places = preflight::places(self.snapshot, template);
         if i64::try_from(places).unwrap_or(i64::MAX) > replicas {
-            return Rollout { new: surging, old };
+            return decided(&surging, old);
         }
-        if replicas == 1 {
-            self.findings.push(pause(key, places));
+        Rollout {
+            finding: (replicas == 1).then(|| pause(key, places)),
+            ..decided(new, old)
         }
-        as_it_is(old.as_ref())
     }
 }
 
@@ -154,8 +155,8 @@ mod tests {
         let new = mk_deployment(image, &released);
         let old = mk_deployment("web:1", &released);
         let rollout = decider.rollout(Some(old.as_value()), &new);
-        let writes = decider.apply("workloads", rollout.old.as_ref(), &rollout.new, &rollout.new);
-        let found = decider.findings.iter().map(|f| f.reason.clone()).collect();
+        let writes = decider.apply("workloads", rollout.old.as_deref(), &rollout.new, &rollout.new);
+        let found = rollout.finding.iter().map(|f| f.reason.clone()).collect();
         (rollout.new.get(STRATEGY).unwrap().clone(), writes, found)
     }
 

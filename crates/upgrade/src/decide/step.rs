@@ -10,14 +10,41 @@ use crate::{
     reasons, verify,
 };
 
+/// What came of comparing an object of the release with the one that is there.
+#[derive(Default)]
+pub(super) struct Compared {
+    pub step: Option<Step>,
+    pub findings: Vec<Finding>,
+    pub drift: Vec<DriftOf>,
+}
+
 impl Decider<'_> {
     pub(super) fn push(&mut self, stage: &str, step: Step) {
         plan::push(&mut self.stages, &ORDER, stage, step);
     }
 
-    /// Plans to apply `new`, unless the live object already equals the result. `old` is what the old release set.
-    /// `shown` is `new` with references in place of secrets, for what is shown. Returns whether there is a step.
+    /// Plans to apply `new`, see [`Self::compare`]. Returns whether there is a step.
     pub(super) fn apply(&mut self, stage: &str, old: Option<&Value>, new: &Object, shown: &Object) -> bool {
+        let compared = self.compare(old, new, shown);
+        self.settle(stage, compared)
+    }
+
+    /// Puts into the plan what came of a comparison. Returns whether there is a step.
+    pub(super) fn settle(&mut self, stage: &str, compared: Compared) -> bool {
+        self.findings.extend(compared.findings);
+        self.drift.extend(compared.drift);
+        let Some(step) = compared.step else {
+            self.unchanged += 1;
+            return false;
+        };
+        self.push(stage, step);
+        true
+    }
+
+    /// What it takes to apply `new`: nothing where the live object already equals the result. `old` is what the old release
+    /// set. `shown` is `new` with references in place of secrets, for what is shown.
+    pub(super) fn compare(&self, old: Option<&Value>, new: &Object, shown: &Object) -> Compared {
+        let mut compared = Compared::default();
         let key = new.key();
         let Some(live) = self.snapshot.get(&key) else {
             let action = Action::Apply {
@@ -25,14 +52,10 @@ impl Decider<'_> {
                 body: Body(new.as_value().clone()),
                 previous: Body::default(),
             };
-            self.push(stage, step(key, action, None));
-            return true;
+            compared.step = Some(step(key, action, None));
+            return compared;
         };
         let mut merged = merge::three_way(old, live, new, self.drift_rule(&key));
-        if merged.drift.is_empty() && merged.changes.is_empty() {
-            self.unchanged += 1;
-            return false;
-        }
         for drift in &mut merged.drift {
             let shown =
                 diff::Change::new(&drift.path, drift.released.as_ref(), drift.live.as_ref()).redacted(&key);
@@ -59,15 +82,14 @@ impl Decider<'_> {
                     format!("{changed}; the release sets it to {}", side(drift.new.as_ref())),
                 ),
             };
-            self.findings.push(finding.on(key.clone()));
-            self.drift.push(DriftOf {
+            compared.findings.push(finding.on(key.clone()));
+            compared.drift.push(DriftOf {
                 object: key.clone(),
                 drift: drift.clone(),
             });
         }
         if merged.changes.is_empty() {
-            self.unchanged += 1;
-            return false;
+            return compared;
         }
         // Of what holds secrets, what is known by the references to them: some are made while the plan is carried out.
         let digest = if new == shown {
@@ -90,7 +112,7 @@ impl Decider<'_> {
         };
         let is_of_pods = |change: &diff::Change| change.path.starts_with("spec.template");
         if health::updates_on_delete(live) && merged.changes.iter().any(is_of_pods) {
-            self.findings.push(verify::pods_keep_old_template(
+            compared.findings.push(verify::pods_keep_old_template(
                 live,
                 "its pods do not change with it",
             ));
@@ -102,8 +124,8 @@ impl Decider<'_> {
             .map(|change| change.redacted(&key))
             .collect();
         step.drift = merged.drift;
-        self.push(stage, step);
-        true
+        compared.step = Some(step);
+        compared
     }
 
     /// The policy for an object's drift, with what was answered about its fields.

@@ -1,7 +1,5 @@
 //! Builders for tests.
 
-use std::sync::Arc;
-
 use object::{Object, ObjectKey};
 use release::{KubernetesSupport, UpgradeFrom, Version};
 use serde_json::{Value, json};
@@ -25,12 +23,12 @@ pub(crate) fn mk(api_version: &str, kind: &str, name: &str, fields: Value) -> Ob
 }
 
 pub(crate) fn mk_add(snapshot: &mut Snapshot, object: Object) {
-    snapshot.objects.insert(object.key(), Arc::new(object));
+    snapshot.objects.insert(object.key(), object);
 }
 
 /// Sets the value at a JSON pointer of an object, the last part of which may be new.
 pub(crate) fn mk_edit(snapshot: &mut Snapshot, key: &ObjectKey, pointer: &str, value: Value) {
-    let object = Arc::make_mut(snapshot.objects.get_mut(key).unwrap());
+    let object = snapshot.objects.get_mut(key).unwrap();
     let mut whole: Value = object.clone().into();
     let (parent, name) = pointer.rsplit_once('/').unwrap();
     match whole.pointer_mut(parent).unwrap() {

@@ -65,7 +65,7 @@ pub fn backend(snapshot: &Snapshot, namespace: &str, name: &str, port: i64) -> B
         .filter(|(key, _)| {
             key.is("discovery.k8s.io", "EndpointSlice") && key.namespace.as_deref() == Some(namespace)
         })
-        .map(|(_, slice)| slice.as_ref())
+        .map(|(_, slice)| slice)
         .filter(|slice| slice.label("kubernetes.io/service-name") == Some(name))
         .peekable();
     if slices.peek().is_some() {

@@ -434,7 +434,7 @@ pub(super) fn check_access_as_announced(
     after: &Snapshot,
     context: &Context<'_>,
 ) -> Vec<Finding> {
-    let records = |snapshot: &Snapshot| snapshot.objects.values().map(AsRef::as_ref).collect();
+    let records = |snapshot: &Snapshot| snapshot.objects.values().collect();
     let (before, after): (access::Records, access::Records) = (records(before), records(after));
     let deviations = access::deviations(
         &before,

@@ -49,7 +49,7 @@ pub(super) async fn records(global: &Global, from: Option<&Path>) -> anyhow::Res
                 unreadable.resource, unreadable.message
             ));
         }
-        return Ok(snapshot.objects.values().map(AsRef::as_ref).collect());
+        return Ok(snapshot.objects.values().collect());
     };
     let name = path.display().to_string();
     let read = if path.to_str() == Some("-") {

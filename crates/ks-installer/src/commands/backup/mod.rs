@@ -156,7 +156,7 @@ pub(super) async fn write(
 ) -> anyhow::Result<Contents> {
     let meta = meta(snapshot, plan);
     let plan = serde_json::to_value(plan)?;
-    let objects = snapshot.objects.values().map(AsRef::<object::Object>::as_ref);
+    let objects = snapshot.objects.values();
     store::save(
         Some(cluster),
         &target.location,

@@ -5,7 +5,7 @@
 //!                                                   └─▶ where an operator leads: the edit, with its word for the plan
 //! ```
 
-use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Duration};
+use std::{io::IsTerminal as _, path::Path, time::Duration};
 
 use anyhow::{anyhow, bail};
 use cluster::Scope;
@@ -170,7 +170,7 @@ async fn change(global: &Global, wanted: Wanted) -> anyhow::Result<Verdict> {
     }
     snapshot
         .objects
-        .insert(cluster_configuration_key(), Arc::new(edit.configuration.clone()));
+        .insert(cluster_configuration_key(), edit.configuration.clone());
     let asks = args.drift == Some(DriftArg::Ask);
     let decide = async |session: &Session<'_>| engine::prepare_upon(session, snapshot.clone()).await;
     let prepared = drift::prepare_by(&mut session, asks, decide).await?;

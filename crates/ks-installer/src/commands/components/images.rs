@@ -1,7 +1,5 @@
 //! `images`: what has to be in a registry.
 
-use std::sync::Arc;
-
 use anyhow::anyhow;
 use cluster::Scope;
 use object::Object;
@@ -94,8 +92,6 @@ fn thought_of(release: &Release, args: &ImagesArgs, configuration: Object) -> an
     let kubernetes = kubernetes
         .ok_or_else(|| anyhow!("no Kubernetes version is known\nhint: give one with --kubernetes"))?;
     let mut snapshot = Snapshot::from_objects(&kubernetes, []);
-    snapshot
-        .objects
-        .insert(configuration.key(), Arc::new(configuration));
+    snapshot.objects.insert(configuration.key(), configuration);
     Ok(snapshot)
 }

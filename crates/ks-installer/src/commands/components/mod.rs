@@ -6,7 +6,7 @@ mod images;
 mod platforms;
 mod words;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use anyhow::anyhow;
 use cluster::Scope;
@@ -39,7 +39,7 @@ pub(super) async fn list(global: &Global, args: &ComponentsArgs) -> anyhow::Resu
     match cluster.list("", "Pod", None, None).await {
         Ok(pods) => snapshot
             .objects
-            .extend(pods.into_iter().map(|pod| (pod.key(), Arc::new(pod)))),
+            .extend(pods.into_iter().map(|pod| (pod.key(), pod))),
         Err(error) => output::note(&format!("what the nodes have left is not known exactly: {error}")),
     }
     let mut all = match components::components(&snapshot, &releases, &options) {

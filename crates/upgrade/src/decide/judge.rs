@@ -1,0 +1,121 @@
+//! What is to become of each object of a component. Nothing here changes the plan, so that components are looked at side by
+//! side.
+
+use std::collections::BTreeSet;
+
+use object::{Object, ObjectKey, ownership};
+use release::{Manifest, Phase, helm};
+use serde_json::Value;
+
+use super::{
+    Decider, MANAGER,
+    components::{Rendered, is_precious},
+    definitions,
+    helm::History,
+    immutable, rollout,
+    step::{self, Compared},
+};
+use crate::{Finding, reasons};
+
+/// What came of looking at a component.
+pub(super) struct Judged {
+    /// For each of its manifests, the stage in which it is applied, and what that takes.
+    pub objects: Vec<(String, Compared)>,
+    /// What its Helm release is made of from now on.
+    pub owned: Vec<Object>,
+    /// Whether the newest revision says just that.
+    pub is_recorded: bool,
+}
+
+impl Decider<'_> {
+    pub(super) fn judge(&self, rendered: &Rendered<'_>, history: &History, spec: &Value) -> Judged {
+        let mut recorded: Vec<Manifest> = Vec::new();
+        let mut objects = Vec::new();
+        for manifest in &rendered.manifests {
+            let new = self.resolve(&manifest.object, spec);
+            let key = new.key();
+            let live = self.snapshot.get(&key).filter(|_| !step::is_shared(&key));
+            let released = history.objects.get(&key).map(Object::as_value);
+            // Neither Helm nor kubectl: what this installer itself applied before. Whoever applied it last may have added labels
+            // and annotations of their own.
+            let before = live.filter(|_| released.is_none()).and_then(|live| {
+                let applied = live.last_applied();
+                applied
+                    .or_else(|| ownership::applied(live, new.as_value(), MANAGER))
+                    .map(without_metadata)
+            });
+            let mut findings = Vec::new();
+            let (new, shown) = self.fit(&new, &manifest.object, &mut findings);
+            let rollout = self.rollout(released.or(before.as_ref()), &new);
+            findings.extend(rollout.finding);
+            let mut records = manifest.clone();
+            if rollout.new.get(rollout::STRATEGY) != new.get(rollout::STRATEGY) {
+                // Helm takes back what its record has. What it has not would stay, and be no strategy with what it has.
+                records.object = rollout::with_ours(&records.object);
+            }
+            recorded.push(records);
+            let stage = match manifest.phase {
+                // It judges what comes next already: with what its server answers with from now on.
+                Phase::Webhooks if live.is_some() => self.lane(rendered.component, "present-webhooks"),
+                phase => self.stage(rendered.component, phase),
+            };
+            let mut compared = self.compare(rollout.old.as_deref(), &rollout.new, &shown);
+            findings.append(&mut compared.findings);
+            objects.push((stage, Compared { findings, ..compared }));
+        }
+        let keys: BTreeSet<ObjectKey> = rendered.manifests.iter().map(|m| m.object.key()).collect();
+        // What the release renders outside of Helm's release stays as well.
+        let remains = |released: &Object| keys.contains(&released.key()) || self.stays(rendered, released);
+        let owned = history.owned(&recorded, remains);
+        let is_recorded = history.says(&owned, |object| self.resolve(object, spec));
+        Judged {
+            objects,
+            owned,
+            is_recorded,
+        }
+    }
+
+    /// Whether an object of the old release remains in the cluster even where the new one has no such object.
+    pub(super) fn stays(&self, rendered: &Rendered<'_>, released: &Object) -> bool {
+        let key = released.key();
+        self.snapshot.get(&key).is_some_and(|live| {
+            helm::is_kept(live)
+                || helm::is_kept(released)
+                || is_precious(&key)
+                || rendered.secrets.iter().any(|secret| secret.key() == key)
+        })
+    }
+
+    /// What is to be applied, as far as the API lets the object that is there become it; and the same as it is shown.
+    fn fit(&self, new: &Object, shown: &Object, findings: &mut Vec<Finding>) -> (Object, Object) {
+        let Some(live) = self.snapshot.get(&new.key()) else {
+            return (new.clone(), shown.clone());
+        };
+        if new.kind() == "CustomResourceDefinition" {
+            let fitted = definitions::fit(live, new);
+            return (fitted.clone(), fitted);
+        }
+        let fitted = immutable::fit(live, new);
+        for path in &fitted.kept {
+            findings.push(
+                Finding::info(
+                    reasons::IMMUTABLE_KEPT,
+                    format!("{path} stays as it is: Kubernetes does not let it be changed"),
+                )
+                .on(new.key()),
+            );
+        }
+        if fitted.object == *new {
+            return (new.clone(), shown.clone());
+        }
+        (fitted.object, immutable::fit(live, shown).object)
+    }
+}
+
+/// What somebody applied, without labels and annotations.
+fn without_metadata(mut applied: Value) -> Value {
+    if let Some(map) = applied.as_object_mut() {
+        map.remove("metadata");
+    }
+    applied
+}
