@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use access::{Catalog, Level};
 use anyhow::{Context as _, bail};
 use futures::StreamExt as _;
-use kube::api::{Api, DynamicObject, PostParams};
+use kube::ResourceExt;
+use kube::api::{Api, DynamicObject, ListParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use release::Files;
 use serde_json::{Value, json};
@@ -149,7 +150,7 @@ fn role(number: usize, catalog: &Catalog) -> anyhow::Result<Value> {
     )
 }
 
-/// What two thousand custom roles add to the writing of an upgrade, and a plain loop of as many PUTs.
+/// What two thousand custom roles add to the writing of an upgrade, and a plain loop of PUTs that make of them the same.
 pub(super) fn measure_migration(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     let catalog = catalog()?;
@@ -159,10 +160,11 @@ pub(super) fn measure_migration(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     let (mut added, mut plain) = (Vec::new(), Vec::new());
     for number in 0..=bench.options.runs {
         (bench.report)(&format!("migration {} of {}", number + 1, bench.options.runs + 1));
-        let without = writing_seconds(bench, &runtime, &[])?;
-        let with = writing_seconds(bench, &runtime, &roles)?;
+        let (without, _) = upgraded(bench, &runtime, &[])?;
+        let (with, migrated) = upgraded(bench, &runtime, &roles)?;
         added.push((with - without).max(0.0) * 1000.0);
-        plain.push(runtime.block_on(plain_loop(bench, &roles))?.as_secs_f64() * 1000.0);
+        let looped = runtime.block_on(plain_loop(bench, &roles, &migrated))?;
+        plain.push(looped.as_secs_f64() * 1000.0);
     }
     added.remove(0);
     plain.remove(0);
@@ -176,7 +178,7 @@ pub(super) fn measure_migration(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
             wanted: "< 1.3 × the next",
         },
         Row {
-            what: format!("a plain loop of {ROLES} PUTs of them, {IN_FLIGHT} at once"),
+            what: format!("a plain loop of {ROLES} PUTs that make of them the same, {IN_FLIGHT} at once"),
             time: spread(plain)?,
             peak: None,
             wanted: "",
@@ -196,45 +198,60 @@ async fn restored(dump: &Path, roles: &[Value]) -> anyhow::Result<ControlPlane> 
     Ok(started)
 }
 
-fn writing_seconds(
+/// The seconds of writing in an upgrade, and what it made of the measured roles.
+fn upgraded(
     bench: &Bench<'_>,
     runtime: &tokio::runtime::Runtime,
     roles: &[Value],
-) -> anyhow::Result<f64> {
+) -> anyhow::Result<(f64, Vec<DynamicObject>)> {
     let control_plane = runtime.block_on(restored(&bench.options.dump, roles))?;
     let kubeconfig = control_plane.kubeconfig();
     let kubeconfig = kubeconfig.to_string_lossy();
     let arguments = writes("upgrade", &[], &kubeconfig);
     let sample = super::measure(bench.command(&arguments)).context("the upgrade with custom roles")?;
-    number_at(&sample, "writingSeconds")
+    let seconds = number_at(&sample, "writingSeconds")?;
+    let migrated = runtime.block_on(async { measured_roles(&role_api(&control_plane).await?).await })?;
+    Ok((seconds, migrated))
+}
+
+async fn role_api(control_plane: &ControlPlane) -> anyhow::Result<Api<DynamicObject>> {
+    let client = control_plane.client().await?;
+    let kind = GroupVersionKind::gvk("iam.kubesphere.io", "v1alpha2", "WorkspaceRole");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "workspaceroles");
+    Ok(Api::all_with(client, &resource))
+}
+
+/// In the order of their names.
+async fn measured_roles(api: &Api<DynamicObject>) -> anyhow::Result<Vec<DynamicObject>> {
+    let all = ListParams::default();
+    let mut roles = api.list(&all).await.context("listing the roles")?.items;
+    roles.retain(|role| role.name_any().starts_with("measured-"));
+    roles.sort_by_key(ResourceExt::name_any);
+    Ok(roles)
 }
 
 /// Reads all roles once, and then only writes.
-async fn plain_loop(bench: &Bench<'_>, roles: &[Value]) -> anyhow::Result<Duration> {
+async fn plain_loop(
+    bench: &Bench<'_>,
+    roles: &[Value],
+    migrated: &[DynamicObject],
+) -> anyhow::Result<Duration> {
     let control_plane = restored(&bench.options.dump, roles).await?;
-    let client = control_plane.client().await?;
-    let kind = GroupVersionKind::gvk("iam.kubesphere.io", "v1alpha2", "WorkspaceRole");
-    let api: Api<DynamicObject> = Api::all_with(
-        client,
-        &ApiResource::from_gvk_with_plural(&kind, "workspaceroles"),
-    );
-    let list = api
-        .list(&kube::api::ListParams::default())
-        .await
-        .context("listing the roles")?;
-    let mut measured: Vec<DynamicObject> = list.items;
-    measured.retain(|role| {
+    let api = &role_api(&control_plane).await?;
+    let mut measured = measured_roles(api).await?;
+    if measured.len() != migrated.len() || migrated.len() != ROLES {
+        bail!("{} roles of {ROLES}, {} migrated", measured.len(), migrated.len());
+    }
+    for (role, migrated) in measured.iter_mut().zip(migrated) {
+        if role.data == migrated.data {
+            bail!("the upgrade changed nothing in {}", role.name_any());
+        }
+        role.data.clone_from(&migrated.data);
         role.metadata
-            .name
-            .as_deref()
-            .is_some_and(|name| name.starts_with("measured-"))
-    });
-    for role in &mut measured {
-        // Another text, so that the API server has something to write.
-        role.data["rules"] = json!([{"apiGroups": ["*"], "resources": ["workspaces"], "verbs": ["get"]}]);
+            .annotations
+            .clone_from(&migrated.metadata.annotations);
     }
     let begin = Instant::now();
-    let api = &api;
     let mut writes = futures::stream::iter(measured)
         .map(|role| async move {
             let name = role.metadata.name.clone().unwrap_or_default();

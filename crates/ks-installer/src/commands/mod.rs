@@ -145,7 +145,7 @@ pub(crate) fn session<'a>(
         releases,
         options,
         run: RunOptions {
-            concurrency: 8,
+            concurrency: 16,
             wait: waits.rollout,
             controllers: waits.controllers,
             old_managers,
