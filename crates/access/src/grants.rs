@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A union of grants.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Grants(Vec<Grant>);
 
 impl Grants {

@@ -11,9 +11,9 @@ use crate::{
         check_name_taken, dangling, grants_revoked, on_member_clusters, still_referred_to, trimmed, twice,
         unknown_template, unreadable_aggregation, unreadable_rules,
     },
-    impact,
+    impact, parallel,
     records::FederatedRecord,
-    role::{Judgement, Outcome, Outcomes, Releases},
+    role::{Judgement, Outcome, Releases, judge_shapes},
     state::{Binding, Place, Role, RoleId, State, SubjectId},
 };
 
@@ -131,7 +131,8 @@ pub fn migrate_records(
 /// The outcome of [`judge_roles`].
 #[derive(Default)]
 pub(crate) struct Judged<'a> {
-    pub(crate) changes: BTreeMap<RoleId<'a>, RoleChange>,
+    /// By the places of the roles in [`State::roles`].
+    pub(crate) changes: BTreeMap<usize, RoleChange>,
     findings: Vec<AccessFinding>,
     references: References<'a>,
 }
@@ -146,68 +147,92 @@ struct References<'a> {
 }
 
 pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
-    let mut judged = Judged::default();
-    let mut outcomes = Outcomes::new(releases);
-    let bound_to_people: HashSet<RoleId<'_>> = state
+    let judgements = judge_shapes(state, releases);
+    let bound_to_people: HashSet<usize> = state
         .bindings
         .iter()
         .filter(|binding| binding.role.kind == "Role")
-        .filter(|binding| binding.subjects.iter().any(SubjectId::is_person))
-        .map(|binding| binding.role)
+        .filter(|binding| binding.subjects().any(|subject| subject.is_person()))
+        .filter_map(|binding| binding.found)
         .collect();
-    for role in state.roles.values() {
+    let shares = parallel::in_shares(&state.roles, 1024, |first, roles| {
+        let mut judged = Judged::default();
+        for (place, role) in (first..).zip(roles) {
+            let is_bound = || bound_to_people.contains(&place);
+            judged.take_up(place, role, &judgements[role.shape], state, releases, is_bound);
+        }
+        judged
+    });
+    let mut whole = Judged::default();
+    for mut share in shares {
+        whole.changes.append(&mut share.changes);
+        whole.findings.append(&mut share.findings);
+        whole.references.texts.append(&mut share.references.texts);
+        for (name, first) in share.references.names {
+            whole.references.names.entry(name).or_insert(first);
+        }
+    }
+    whole
+}
+
+impl<'a> Judged<'a> {
+    fn take_up(
+        &mut self,
+        place: usize,
+        role: &Role<'a>,
+        judgement: &Judgement<'a>,
+        state: &State<'a>,
+        releases: Releases<'_>,
+        is_bound_to_people: impl Fn() -> bool,
+    ) {
         if role.is_template() || releases.policy.removed_role(role.id.kind, role.id.name).is_some() {
-            continue;
+            return;
         }
         if releases
             .policy
             .is_built_in(role.level, role.id.name, role.workspace)
         {
-            judged.findings.extend(check_name_taken(role, releases));
-            continue;
+            self.findings.extend(check_name_taken(role, releases));
+            return;
         }
         if let Some(error) = &role.set.error {
-            judged.findings.push(unreadable_rules(role, error));
-            continue;
+            self.findings.push(unreadable_rules(role, error));
+            return;
         }
-        match &*outcomes.get(role) {
+        match judgement {
             Judgement::Unreadable(text) => {
-                judged.findings.push(unreadable_aggregation(role, text, releases));
-                judged.references.texts.push((role.id, *text));
+                self.findings.push(unreadable_aggregation(role, text, releases));
+                self.references.texts.push((role.id, *text));
             }
             Judgement::Bare(revoked) => {
                 // Kubernetes and its add-ons keep Roles of their own, which no person is bound to.
                 if let Some(what) = revoked
-                    && (role.id.kind != "Role" || bound_to_people.contains(&role.id))
+                    && (role.id.kind != "Role" || is_bound_to_people())
                 {
-                    judged.findings.push(grants_revoked(role, what));
+                    self.findings.push(grants_revoked(role, what));
                 }
             }
             Judgement::Custom(outcome) => {
-                let removed = releases.policy.removed_templates.get(&role.level);
-                for name in &outcome.templates {
-                    if removed.is_some_and(|removed| removed.contains(name)) {
-                        let key = (role.id.kind, role.id.namespace, name.clone());
-                        judged.references.names.entry(key).or_insert(role.id);
-                    }
+                for name in &outcome.leaving {
+                    let key = (role.id.kind, role.id.namespace, name.clone());
+                    self.references.names.entry(key).or_insert(role.id);
                 }
                 for name in &outcome.unknown {
                     let own = RoleId { name, ..role.id };
-                    if !state.roles.get(&own).is_some_and(Role::is_template) {
-                        judged.findings.push(unknown_template(role, name));
+                    if !state.role(own).is_some_and(Role::is_template) {
+                        self.findings.push(unknown_template(role, name));
                     }
                 }
-                judged.findings.extend(trimmed(role, outcome));
+                self.findings.extend(trimmed(role, outcome));
                 if let Some(what) = &outcome.own_revoked {
-                    judged.findings.push(grants_revoked(role, what));
+                    self.findings.push(grants_revoked(role, what));
                 }
                 if outcome.is_changed {
-                    judged.changes.insert(role.id, change(role, outcome));
+                    self.changes.insert(place, change(role, outcome));
                 }
             }
         }
     }
-    judged
 }
 
 fn change(role: &Role<'_>, outcome: &Outcome) -> RoleChange {
@@ -254,15 +279,15 @@ pub(crate) fn judge_bindings<'a>(
         let holders = holders
             .entry((binding.place, binding.role.kind, name))
             .or_default();
-        for subject in binding.subjects.iter().collect::<BTreeSet<_>>() {
-            *holders.entry(*subject).or_default() += 1;
+        for subject in binding.subjects().collect::<BTreeSet<_>>() {
+            *holders.entry(subject).or_default() += 1;
         }
         candidates.extend(role.map(|role| (index, binding, role)));
     }
     for (index, binding, role) in candidates.into_iter().rev() {
         let key = (binding.place, binding.role.kind, role.replacement.as_str());
         let holders = holders.entry(key).or_default();
-        let subjects: BTreeSet<_> = binding.subjects.iter().copied().collect();
+        let subjects: BTreeSet<_> = binding.subjects().collect();
         let is_redundant = !subjects.is_empty()
             && subjects
                 .iter()
@@ -294,7 +319,7 @@ pub(crate) fn judge_bindings<'a>(
 /// Removed roles, and templates that the new release no longer has and nothing refers to.
 fn remove(state: &State<'_>, policy: &Policy, references: &References<'_>, migration: &mut Migration) {
     let is_bound = |id: RoleId<'_>| state.bindings.iter().any(|binding| binding.role == id);
-    for role in state.roles.values().filter(|role| !role.record.is_being_deleted) {
+    for role in state.roles.iter().filter(|role| !role.record.is_being_deleted) {
         if policy.removed_role(role.id.kind, role.id.name).is_some() {
             migration.removed.push(role.record.key());
             continue;

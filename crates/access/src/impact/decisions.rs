@@ -38,7 +38,7 @@ pub(crate) fn find_left_without(
         match binding.place {
             Place::Platform => {
                 let is_there = binding.found.is_some();
-                for subject in &binding.subjects {
+                for subject in binding.subjects() {
                     let own = [subject.name].into_iter().filter(|_| subject.kind == "User");
                     let members = state.members.get(subject.name).into_iter().flatten().copied();
                     let members = members.filter(|_| subject.kind == "Group");
@@ -54,7 +54,7 @@ pub(crate) fn find_left_without(
                 }
             }
             Place::Workspace(workspace) => {
-                let is_held = binding.subjects.iter().any(|subject| match subject.kind {
+                let is_held = binding.subjects().any(|subject| match subject.kind {
                     "Group" => state
                         .members
                         .get(subject.name)
