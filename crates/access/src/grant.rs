@@ -155,19 +155,25 @@ impl ResourceGrant {
         let mut left = self.sets().map(Names::clone);
         let mut rest = Vec::new();
         for (i, theirs) in other.sets().into_iter().enumerate() {
-            let mut piece = left.clone();
-            piece[i] = left[i].difference(theirs);
-            rest.push(Self::from_sets(piece));
+            let outside = left[i].difference(theirs);
+            if outside.is_empty() {
+                continue;
+            }
             left[i] = left[i].intersection(theirs);
+            let mut piece = left.clone();
+            piece[i] = outside;
+            rest.push(Self::from_sets(piece));
         }
-        rest.retain(|grant| !grant.is_empty());
         rest
     }
 
     fn merged(&self, other: &Self) -> Option<Self> {
         let (a, b) = (self.sets(), other.sets());
-        let different = (0..a.len()).filter(|i| a[*i] != b[*i]).count();
-        (different <= 1).then(|| Self::from_sets(std::array::from_fn(|i| a[i].union(b[i]))))
+        let mut different = (0..a.len()).filter(|i| a[*i] != b[*i]);
+        different
+            .nth(1)
+            .is_none()
+            .then(|| Self::from_sets(std::array::from_fn(|i| a[i].union(b[i]))))
     }
 
     fn to_rule(&self) -> Option<Rule> {

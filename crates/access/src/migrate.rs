@@ -1,6 +1,9 @@
 //! The migration: what has to change so that a cluster's roles and bindings are those of the new release.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    panic, thread,
+};
 
 use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
@@ -11,7 +14,7 @@ use crate::{
         check_name_taken, dangling, grants_revoked, on_member_clusters, still_referred_to, trimmed, twice,
         unknown_template, unreadable_aggregation, unreadable_rules,
     },
-    impact, parallel,
+    impact,
     records::FederatedRecord,
     role::{Judgement, Outcome, Releases, judge_shapes},
     state::{Binding, Place, Role, RoleId, State, SubjectId},
@@ -110,18 +113,22 @@ pub fn migrate_records(
     let roles = judge_roles(&state, releases);
     let bindings = judge_bindings(&state, releases);
     let (assessed, assessment) = impact::assess(&state, releases, &roles.changes, &bindings);
-    let mut migration = Migration {
-        suggestions: impact::suggest(&state, releases, &assessed),
-        impact: assessed,
-        ..Migration::default()
-    };
-    migration
-        .findings
-        .extend(impact::find_left_without(&state, &assessment));
-    migration.findings.extend(roles.findings);
-    remove(&state, policy, &roles.references, &mut migration);
-    find_dangling(&state, releases, &bindings, &mut migration.findings);
-    find_oddities(&state, policy, &mut migration.findings);
+    let mut migration = Migration::default();
+    thread::scope(|scope| {
+        let suggestions = scope.spawn(|| impact::suggest(&state, releases, &assessed));
+        migration
+            .findings
+            .extend(impact::find_left_without(&state, &assessment));
+        migration.findings.extend(roles.findings);
+        remove(&state, policy, &roles.references, &mut migration);
+        find_dangling(&state, releases, &bindings, &mut migration.findings);
+        find_oddities(&state, policy, &mut migration.findings);
+        match suggestions.join() {
+            Ok(suggestions) => migration.suggestions = suggestions,
+            Err(panic) => panic::resume_unwind(panic),
+        }
+    });
+    migration.impact = assessed;
     migration.role_changes = roles.changes.into_values().collect();
     migration.binding_changes = bindings.into_values().collect();
     migration.findings.sort();
@@ -155,84 +162,57 @@ pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judg
         .filter(|binding| binding.subjects().any(|subject| subject.is_person()))
         .filter_map(|binding| binding.found)
         .collect();
-    let shares = parallel::in_shares(&state.roles, 1024, |first, roles| {
-        let mut judged = Judged::default();
-        for (place, role) in (first..).zip(roles) {
-            let is_bound = || bound_to_people.contains(&place);
-            judged.take_up(place, role, &judgements[role.shape], state, releases, is_bound);
-        }
-        judged
-    });
-    let mut whole = Judged::default();
-    for mut share in shares {
-        whole.changes.append(&mut share.changes);
-        whole.findings.append(&mut share.findings);
-        whole.references.texts.append(&mut share.references.texts);
-        for (name, first) in share.references.names {
-            whole.references.names.entry(name).or_insert(first);
-        }
-    }
-    whole
-}
-
-impl<'a> Judged<'a> {
-    fn take_up(
-        &mut self,
-        place: usize,
-        role: &Role<'a>,
-        judgement: &Judgement<'a>,
-        state: &State<'a>,
-        releases: Releases<'_>,
-        is_bound_to_people: impl Fn() -> bool,
-    ) {
+    let mut judged = Judged::default();
+    for (place, role) in state.roles.iter().enumerate() {
         if role.is_template() || releases.policy.removed_role(role.id.kind, role.id.name).is_some() {
-            return;
+            continue;
         }
         if releases
             .policy
             .is_built_in(role.level, role.id.name, role.workspace)
         {
-            self.findings.extend(check_name_taken(role, releases));
-            return;
+            judged.findings.extend(check_name_taken(role, releases));
+            continue;
         }
         if let Some(error) = &role.set.error {
-            self.findings.push(unreadable_rules(role, error));
-            return;
+            judged.findings.push(unreadable_rules(role, error));
+            continue;
         }
-        match judgement {
+        match &judgements[role.shape] {
             Judgement::Unreadable(text) => {
-                self.findings.push(unreadable_aggregation(role, text, releases));
-                self.references.texts.push((role.id, *text));
+                judged.findings.push(unreadable_aggregation(role, text, releases));
+                judged.references.texts.push((role.id, *text));
             }
             Judgement::Bare(revoked) => {
                 // Kubernetes and its add-ons keep Roles of their own, which no person is bound to.
                 if let Some(what) = revoked
-                    && (role.id.kind != "Role" || is_bound_to_people())
+                    && (role.id.kind != "Role" || bound_to_people.contains(&place))
                 {
-                    self.findings.push(grants_revoked(role, what));
+                    judged.findings.push(grants_revoked(role, what));
                 }
             }
             Judgement::Custom(outcome) => {
                 for name in &outcome.leaving {
                     let key = (role.id.kind, role.id.namespace, name.clone());
-                    self.references.names.entry(key).or_insert(role.id);
+                    judged.references.names.entry(key).or_insert(role.id);
                 }
                 for name in &outcome.unknown {
                     let own = RoleId { name, ..role.id };
                     if !state.role(own).is_some_and(Role::is_template) {
-                        self.findings.push(unknown_template(role, name));
+                        judged.findings.push(unknown_template(role, name));
                     }
                 }
-                self.findings.extend(trimmed(role, outcome));
+                judged.findings.extend(trimmed(role, outcome));
                 if let Some(what) = &outcome.own_revoked {
-                    self.findings.push(grants_revoked(role, what));
+                    judged.findings.push(grants_revoked(role, what));
                 }
                 if outcome.is_changed {
-                    self.changes.insert(place, change(role, outcome));
+                    judged.changes.insert(place, change(role, outcome));
                 }
             }
         }
     }
+    judged
 }
 
 fn change(role: &Role<'_>, outcome: &Outcome) -> RoleChange {

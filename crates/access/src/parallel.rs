@@ -2,63 +2,60 @@
 
 use std::{
     panic,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{Mutex, PoisonError},
     thread,
 };
 
-/// Does something with each share of a list, and gives what came out in the list's order. The work is told the place of
-/// the share's first item. Shares are small, so that no processor waits long for another; but not below `least` items.
-pub(crate) fn in_shares<T: Sync, R: Send>(
-    all: &[T],
-    least: usize,
-    work: impl Fn(usize, &[T]) -> R + Sync,
-) -> Vec<R> {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let size = all.len().div_ceil(processors * 8).max(least).max(1);
-    let shares: Vec<&[T]> = all.chunks(size).collect();
-    let next = AtomicUsize::new(0);
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Hands each item to whichever processor is free.
+fn hand_out<T: Send>(items: impl ExactSizeIterator<Item = T> + Send, work: impl Fn(T) + Sync) {
+    let others = processors().min(items.len()).saturating_sub(1);
+    let items = Mutex::new(items);
     let take = || {
-        let mut done = Vec::new();
         loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(share) = shares.get(number) else {
-                return done;
-            };
-            done.push((number, work(number * size, share)));
+            // Only taken for as long as it takes to get the next.
+            let item = items.lock().unwrap_or_else(PoisonError::into_inner).next();
+            match item {
+                Some(item) => work(item),
+                None => return,
+            }
         }
     };
     thread::scope(|scope| {
-        let others = processors.min(shares.len());
-        let others: Vec<_> = (1..others).map(|_| scope.spawn(take)).collect();
-        let mut done = take();
+        let others: Vec<_> = (0..others).map(|_| scope.spawn(take)).collect();
+        take();
         for other in others {
-            match other.join() {
-                Ok(others) => done.extend(others),
-                Err(panic) => panic::resume_unwind(panic),
+            if let Err(panic) = other.join() {
+                panic::resume_unwind(panic);
             }
         }
-        done.sort_unstable_by_key(|(number, _)| *number);
-        done.into_iter().map(|(_, outcome)| outcome).collect()
-    })
+    });
 }
 
-/// The same for each item.
+/// Does something with each item of a list, and gives what came out in the list's order.
 pub(crate) fn map<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let shares = in_shares(all, 16, |_, share| share.iter().map(&work).collect::<Vec<_>>());
-    shares.into_iter().flatten().collect()
+    let mut done: Vec<Option<R>> = all.iter().map(|_| None).collect();
+    // Small shares, so that no processor waits long for another.
+    let share = all.len().div_ceil(processors() * 8).max(16);
+    hand_out(
+        all.chunks(share).zip(done.chunks_mut(share)),
+        |(items, places)| {
+            for (item, place) in items.iter().zip(places) {
+                *place = Some(work(item));
+            }
+        },
+    );
+    // Stays where it is in memory.
+    done.into_iter().flatten().collect()
 }
 
 /// Sorts by a key; equal ones keep their order.
 pub(crate) fn sort_by_key<T: Send, K: Ord>(all: &mut [T], key: impl Fn(&T) -> K + Sync) {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let size = all.len().div_ceil(processors).max(4096);
-    if all.len() > size {
-        thread::scope(|scope| {
-            for share in all.chunks_mut(size) {
-                scope.spawn(|| share.sort_by_key(&key));
-            }
-        });
-    }
+    let share = all.len().div_ceil(processors()).max(4096);
+    hand_out(all.chunks_mut(share), |share| share.sort_by_key(&key));
     // Finds the sorted shares, and only merges them.
     all.sort_by_key(key);
 }
@@ -77,8 +74,6 @@ mod tests {
                 .enumerate()
                 .all(|(place, square)| *square == place * place)
         );
-        let firsts = in_shares(&numbers, 1, |first, share| (first, share[0]));
-        assert!(firsts.iter().all(|(first, number)| first == number));
         assert!(map(&numbers[..0], |number| *number).is_empty());
     }
 

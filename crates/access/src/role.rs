@@ -233,7 +233,7 @@ fn decide(releases: Releases<'_>, level: Level, templates: &[String], rules: &[R
         let explained = old_revoked.union(&old_kept).union(&new_kept);
         for rule in rules {
             for rule in without(rule, &leaves) {
-                if !explained.covers(&Grants::of([&rule])) && !after.contains(&rule) {
+                if !after.contains(&rule) && !explained.covers(&Grants::of([&rule])) {
                     after.push(rule);
                 }
             }

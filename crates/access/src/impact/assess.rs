@@ -17,12 +17,12 @@ use crate::{
     hash::FastMap,
     parallel,
     role::Releases,
-    state::{Aggregation, Binding, Place, Role, State, SubjectId},
+    state::{Aggregation, Binding, Place, Role, State},
 };
 
 /// Groups whose members Kubernetes decides: everyone who is logged in, everyone who is not.
-fn is_everyone(subject: &SubjectId<'_>) -> bool {
-    subject.kind == "Group" && subject.name.starts_with("system:")
+fn is_everyone(kind: &str, name: &str) -> bool {
+    kind == "Group" && name.starts_with("system:")
 }
 
 /// One side of the comparison: what a role allows, and the templates that it is made of.
@@ -169,16 +169,14 @@ pub(crate) fn assess<'s, 'a, 'r>(
             kept: comparison.kept(own),
             ..assessment.entry(*place, *subject)
         };
-        Some((is_everyone(&assessment.held.subjects[*subject]), entry))
+        Some(entry)
     });
-    let mut impact = Impact::default();
-    for (is_everyone, entry) in entries.into_iter().flatten() {
-        if is_everyone {
-            impact.everyone.push(entry);
-        } else {
-            impact.subjects.push(entry);
-        }
-    }
+    let mut impact = Impact {
+        subjects: entries.into_iter().flatten().collect(),
+        everyone: Vec::new(),
+    };
+    let everyones = |entry: &mut SubjectImpact| is_everyone(&entry.kind, &entry.name);
+    impact.everyone = impact.subjects.extract_if(.., everyones).collect();
     (impact, assessment)
 }
 
@@ -382,7 +380,7 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
         let is_direct =
             |place: PlaceNumber| matches!(held.places[place], Place::Cluster | Place::Namespace(_));
         if let Some(everyone) = held.everyone
-            && !is_everyone(&held.subjects[subject])
+            && !is_everyone(held.subjects[subject].kind, held.subjects[subject].name)
         {
             for place in wider.chain([place]) {
                 let through = held.through(everyone, place);
@@ -440,6 +438,8 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
         }
         reasons.sort();
         reasons.dedup();
+        // There are few of them, and many who have them.
+        reasons.shrink_to_fit();
         let subject = held.subjects[number];
         let members = held.members(number).iter();
         SubjectImpact {
