@@ -135,10 +135,9 @@ impl ResourceGrant {
     }
 
     fn is_disjoint(&self, other: &Self) -> bool {
-        self.sets()
-            .iter()
-            .zip(other.sets())
-            .any(|(a, b)| a.is_disjoint(b))
+        let (a, b) = (self.sets(), other.sets());
+        let any = |is_disjoint: fn(&Names, &Names) -> bool| (0..a.len()).any(|i| is_disjoint(a[i], b[i]));
+        any(Names::looks_disjoint) || any(Names::is_disjoint)
     }
 
     fn intersection(&self, other: &Self) -> Option<Self> {

@@ -14,6 +14,7 @@ use crate::{
         check_name_taken, dangling, grants_revoked, on_member_clusters, still_referred_to, trimmed, twice,
         unknown_template, unreadable_aggregation, unreadable_rules,
     },
+    hash::FastSet,
     impact,
     records::FederatedRecord,
     role::{Judgement, Outcome, Releases, judge_shapes},
@@ -155,7 +156,7 @@ struct References<'a> {
 
 pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
     let judgements = judge_shapes(state, releases);
-    let bound_to_people: HashSet<usize> = state
+    let bound_to_people: FastSet<usize> = state
         .bindings
         .iter()
         .filter(|binding| binding.role.kind == "Role")

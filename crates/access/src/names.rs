@@ -243,6 +243,11 @@ impl Names {
         self.complement().intersection(&other.complement()).complement()
     }
 
+    /// Whether a glance is enough to see that two sets have nothing in common.
+    pub(crate) fn looks_disjoint(&self, other: &Self) -> bool {
+        !self.is_all_but && !other.is_all_but && self.bits & other.bits == 0
+    }
+
     pub fn is_disjoint(&self, other: &Self) -> bool {
         match (self.is_all_but, other.is_all_but) {
             (true, true) => false,

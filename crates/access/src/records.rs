@@ -466,6 +466,11 @@ impl Loader {
 
     /// Takes over what another loader has read.
     pub fn absorb(&mut self, other: Self) {
+        if self.position == 0 {
+            // Nothing was read yet.
+            *self = other;
+            return;
+        }
         let Self {
             mut records,
             rule_texts,
