@@ -166,9 +166,10 @@ impl<'a> Authorizer<'a> {
         let mut held: FastMap<u64, Vec<u32>> = FastMap::default();
         let mut subjects = 0;
         for (index, binding) in state.bindings.iter().enumerate() {
-            granting.push(binding.found.map(|role| Granting {
-                rules: role.record.rules,
-                policy: role.record.rego.as_ref().map(|text| {
+            let role = binding.found.map(|place| state.roles[place].record);
+            granting.push(role.map(|role| Granting {
+                rules: role.rules,
+                policy: role.rego.as_ref().map(|text| {
                     *known_policies.entry(text).or_insert_with(|| {
                         policies.push(Policy::new(text));
                         policies.len() - 1
@@ -178,7 +179,7 @@ impl<'a> Authorizer<'a> {
             let next = u32::try_from(places.len()).unwrap_or(NOBODY);
             let place = *places.entry(binding.place).or_insert(next);
             let index = u32::try_from(index).unwrap_or(NOBODY);
-            for subject in &binding.subjects {
+            for subject in binding.subjects() {
                 let Some((name, names)) = (match subject.kind {
                     "User" => Some((subject.name.into(), &mut users)),
                     "Group" => Some((subject.name.into(), &mut groups)),

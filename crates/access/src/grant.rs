@@ -135,10 +135,9 @@ impl ResourceGrant {
     }
 
     fn is_disjoint(&self, other: &Self) -> bool {
-        self.sets()
-            .iter()
-            .zip(other.sets())
-            .any(|(a, b)| a.is_disjoint(b))
+        let (a, b) = (self.sets(), other.sets());
+        let any = |is_disjoint: fn(&Names, &Names) -> bool| (0..a.len()).any(|i| is_disjoint(a[i], b[i]));
+        any(Names::looks_disjoint) || any(Names::is_disjoint)
     }
 
     fn intersection(&self, other: &Self) -> Option<Self> {
@@ -155,19 +154,25 @@ impl ResourceGrant {
         let mut left = self.sets().map(Names::clone);
         let mut rest = Vec::new();
         for (i, theirs) in other.sets().into_iter().enumerate() {
-            let mut piece = left.clone();
-            piece[i] = left[i].difference(theirs);
-            rest.push(Self::from_sets(piece));
+            let outside = left[i].difference(theirs);
+            if outside.is_empty() {
+                continue;
+            }
             left[i] = left[i].intersection(theirs);
+            let mut piece = left.clone();
+            piece[i] = outside;
+            rest.push(Self::from_sets(piece));
         }
-        rest.retain(|grant| !grant.is_empty());
         rest
     }
 
     fn merged(&self, other: &Self) -> Option<Self> {
         let (a, b) = (self.sets(), other.sets());
-        let different = (0..a.len()).filter(|i| a[*i] != b[*i]).count();
-        (different <= 1).then(|| Self::from_sets(std::array::from_fn(|i| a[i].union(b[i]))))
+        let mut different = (0..a.len()).filter(|i| a[*i] != b[*i]);
+        different
+            .nth(1)
+            .is_none()
+            .then(|| Self::from_sets(std::array::from_fn(|i| a[i].union(b[i]))))
     }
 
     fn to_rule(&self) -> Option<Rule> {

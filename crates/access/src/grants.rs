@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A union of grants.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Grants(Vec<Grant>);
 
 impl Grants {
@@ -121,10 +121,16 @@ impl Grants {
             if rest.is_empty() {
                 break;
             }
-            if rest.iter().all(|a| a.is_disjoint(b)) {
+            let Some(first) = rest.iter().position(|a| !a.is_disjoint(b)) else {
                 continue;
+            };
+            for a in rest.split_off(first) {
+                if a.is_disjoint(b) {
+                    rest.push(a);
+                } else {
+                    rest.extend(a.difference(b));
+                }
             }
-            rest = rest.into_iter().flat_map(|a| a.difference(b)).collect();
         }
         Self(rest)
     }

@@ -1,12 +1,15 @@
 //! Look-ups by names that are many and short.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
 };
 
 /// A map for a cluster's names. Its hash is quick and not keyed: at worst odd names make it slow.
 pub(crate) type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
+
+/// The same, without values.
+pub(crate) type FastSet<K> = HashSet<K, BuildHasherDefault<FastHasher>>;
 
 /// Mixes eight bytes at a time.
 #[derive(Default)]

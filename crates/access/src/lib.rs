@@ -25,6 +25,7 @@ mod impact;
 mod line;
 mod migrate;
 mod names;
+mod parallel;
 mod policy;
 mod question;
 mod records;

@@ -1,6 +1,9 @@
 //! The migration: what has to change so that a cluster's roles and bindings are those of the new release.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    panic, thread,
+};
 
 use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
@@ -11,9 +14,10 @@ use crate::{
         check_name_taken, dangling, grants_revoked, on_member_clusters, still_referred_to, trimmed, twice,
         unknown_template, unreadable_aggregation, unreadable_rules,
     },
+    hash::FastSet,
     impact,
     records::FederatedRecord,
-    role::{Judgement, Outcome, Outcomes, Releases},
+    role::{Judgement, Outcome, Releases, judge_shapes},
     state::{Binding, Place, Role, RoleId, State, SubjectId},
 };
 
@@ -110,18 +114,22 @@ pub fn migrate_records(
     let roles = judge_roles(&state, releases);
     let bindings = judge_bindings(&state, releases);
     let (assessed, assessment) = impact::assess(&state, releases, &roles.changes, &bindings);
-    let mut migration = Migration {
-        suggestions: impact::suggest(&state, releases, &assessed),
-        impact: assessed,
-        ..Migration::default()
-    };
-    migration
-        .findings
-        .extend(impact::find_left_without(&state, &assessment));
-    migration.findings.extend(roles.findings);
-    remove(&state, policy, &roles.references, &mut migration);
-    find_dangling(&state, releases, &bindings, &mut migration.findings);
-    find_oddities(&state, policy, &mut migration.findings);
+    let mut migration = Migration::default();
+    thread::scope(|scope| {
+        let suggestions = scope.spawn(|| impact::suggest(&state, releases, &assessed));
+        migration
+            .findings
+            .extend(impact::find_left_without(&state, &assessment));
+        migration.findings.extend(roles.findings);
+        remove(&state, policy, &roles.references, &mut migration);
+        find_dangling(&state, releases, &bindings, &mut migration.findings);
+        find_oddities(&state, policy, &mut migration.findings);
+        match suggestions.join() {
+            Ok(suggestions) => migration.suggestions = suggestions,
+            Err(panic) => panic::resume_unwind(panic),
+        }
+    });
+    migration.impact = assessed;
     migration.role_changes = roles.changes.into_values().collect();
     migration.binding_changes = bindings.into_values().collect();
     migration.findings.sort();
@@ -131,7 +139,8 @@ pub fn migrate_records(
 /// The outcome of [`judge_roles`].
 #[derive(Default)]
 pub(crate) struct Judged<'a> {
-    pub(crate) changes: BTreeMap<RoleId<'a>, RoleChange>,
+    /// By the places of the roles in [`State::roles`].
+    pub(crate) changes: BTreeMap<usize, RoleChange>,
     findings: Vec<AccessFinding>,
     references: References<'a>,
 }
@@ -146,16 +155,16 @@ struct References<'a> {
 }
 
 pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
-    let mut judged = Judged::default();
-    let mut outcomes = Outcomes::new(releases);
-    let bound_to_people: HashSet<RoleId<'_>> = state
+    let judgements = judge_shapes(state, releases);
+    let bound_to_people: FastSet<usize> = state
         .bindings
         .iter()
         .filter(|binding| binding.role.kind == "Role")
-        .filter(|binding| binding.subjects.iter().any(SubjectId::is_person))
-        .map(|binding| binding.role)
+        .filter(|binding| binding.subjects().any(|subject| subject.is_person()))
+        .filter_map(|binding| binding.found)
         .collect();
-    for role in state.roles.values() {
+    let mut judged = Judged::default();
+    for (place, role) in state.roles.iter().enumerate() {
         if role.is_template() || releases.policy.removed_role(role.id.kind, role.id.name).is_some() {
             continue;
         }
@@ -170,7 +179,7 @@ pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judg
             judged.findings.push(unreadable_rules(role, error));
             continue;
         }
-        match &*outcomes.get(role) {
+        match &judgements[role.shape] {
             Judgement::Unreadable(text) => {
                 judged.findings.push(unreadable_aggregation(role, text, releases));
                 judged.references.texts.push((role.id, *text));
@@ -178,22 +187,19 @@ pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judg
             Judgement::Bare(revoked) => {
                 // Kubernetes and its add-ons keep Roles of their own, which no person is bound to.
                 if let Some(what) = revoked
-                    && (role.id.kind != "Role" || bound_to_people.contains(&role.id))
+                    && (role.id.kind != "Role" || bound_to_people.contains(&place))
                 {
                     judged.findings.push(grants_revoked(role, what));
                 }
             }
             Judgement::Custom(outcome) => {
-                let removed = releases.policy.removed_templates.get(&role.level);
-                for name in &outcome.templates {
-                    if removed.is_some_and(|removed| removed.contains(name)) {
-                        let key = (role.id.kind, role.id.namespace, name.clone());
-                        judged.references.names.entry(key).or_insert(role.id);
-                    }
+                for name in &outcome.leaving {
+                    let key = (role.id.kind, role.id.namespace, name.clone());
+                    judged.references.names.entry(key).or_insert(role.id);
                 }
                 for name in &outcome.unknown {
                     let own = RoleId { name, ..role.id };
-                    if !state.roles.get(&own).is_some_and(Role::is_template) {
+                    if !state.role(own).is_some_and(Role::is_template) {
                         judged.findings.push(unknown_template(role, name));
                     }
                 }
@@ -202,7 +208,7 @@ pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judg
                     judged.findings.push(grants_revoked(role, what));
                 }
                 if outcome.is_changed {
-                    judged.changes.insert(role.id, change(role, outcome));
+                    judged.changes.insert(place, change(role, outcome));
                 }
             }
         }
@@ -254,15 +260,15 @@ pub(crate) fn judge_bindings<'a>(
         let holders = holders
             .entry((binding.place, binding.role.kind, name))
             .or_default();
-        for subject in binding.subjects.iter().collect::<BTreeSet<_>>() {
-            *holders.entry(*subject).or_default() += 1;
+        for subject in binding.subjects().collect::<BTreeSet<_>>() {
+            *holders.entry(subject).or_default() += 1;
         }
         candidates.extend(role.map(|role| (index, binding, role)));
     }
     for (index, binding, role) in candidates.into_iter().rev() {
         let key = (binding.place, binding.role.kind, role.replacement.as_str());
         let holders = holders.entry(key).or_default();
-        let subjects: BTreeSet<_> = binding.subjects.iter().copied().collect();
+        let subjects: BTreeSet<_> = binding.subjects().collect();
         let is_redundant = !subjects.is_empty()
             && subjects
                 .iter()
@@ -294,7 +300,7 @@ pub(crate) fn judge_bindings<'a>(
 /// Removed roles, and templates that the new release no longer has and nothing refers to.
 fn remove(state: &State<'_>, policy: &Policy, references: &References<'_>, migration: &mut Migration) {
     let is_bound = |id: RoleId<'_>| state.bindings.iter().any(|binding| binding.role == id);
-    for role in state.roles.values().filter(|role| !role.record.is_being_deleted) {
+    for role in state.roles.iter().filter(|role| !role.record.is_being_deleted) {
         if policy.removed_role(role.id.kind, role.id.name).is_some() {
             migration.removed.push(role.record.key());
             continue;

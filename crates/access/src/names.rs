@@ -2,22 +2,58 @@
 
 use std::{
     cmp::Ordering,
+    hash::{Hash, Hasher},
     sync::{Arc, LazyLock},
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::hash::FastHasher;
 
 type List = Arc<[Arc<str>]>;
 
 static NOTHING: LazyLock<List> = LazyLock::new(|| Arc::from([]));
 
 /// A finite set of names, or everything but a finite set. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "NamesText", into = "NamesText")]
 pub struct Names {
     is_all_but: bool,
+    /// A bit for each name of the list, which others may have too. Most sets that differ differ here, and are told
+    /// apart without a look at the names.
+    bits: u64,
     /// Sorted, each once.
     list: List,
+}
+
+impl PartialOrd for Names {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Names {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.is_all_but, &self.list).cmp(&(other.is_all_but, &other.list))
+    }
+}
+
+impl Hash for Names {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // The names themselves would tell few more apart.
+        (self.is_all_but, self.bits, self.list.len()).hash(state);
+    }
+}
+
+/// One of 64 bits.
+fn bit(name: &str) -> u64 {
+    let mut hasher = FastHasher::default();
+    hasher.write(name.as_bytes());
+    1 << (hasher.finish() >> 58)
+}
+
+fn bits(list: &[Arc<str>]) -> u64 {
+    list.iter().fold(0, |bits, name| bits | bit(name))
 }
 
 /// `["get","list"]`, `["*"]`, `{"allBut":["get"]}`
@@ -60,6 +96,7 @@ fn merge(a: &List, b: &List, is_kept: impl Fn(bool, bool) -> bool) -> List {
         };
     }
     let mut kept: Vec<&Arc<str>> = Vec::new();
+    let (mut kept_of_a, mut kept_of_b) = (0, 0);
     let (mut left, mut right) = (a.iter().peekable(), b.iter().peekable());
     loop {
         let order = match (left.peek(), right.peek()) {
@@ -71,12 +108,14 @@ fn merge(a: &List, b: &List, is_kept: impl Fn(bool, bool) -> bool) -> List {
         let in_a = (order != Ordering::Greater).then(|| left.next()).flatten();
         let in_b = (order != Ordering::Less).then(|| right.next()).flatten();
         if is_kept(in_a.is_some(), in_b.is_some()) {
+            kept_of_a += usize::from(in_a.is_some());
+            kept_of_b += usize::from(in_b.is_some());
             kept.extend(in_a.or(in_b));
         }
     }
     // A result that equals one of the lists shares it.
-    for list in [a, b] {
-        if kept.len() == list.len() && kept.iter().zip(list.iter()).all(|(name, other)| *name == other) {
+    for (list, kept_of_it) in [(a, kept_of_a), (b, kept_of_b)] {
+        if kept.len() == list.len() && kept.len() == kept_of_it {
             return Arc::clone(list);
         }
     }
@@ -87,8 +126,13 @@ impl Names {
     pub fn all() -> Self {
         Self {
             is_all_but: true,
+            bits: 0,
             list: Arc::clone(&NOTHING),
         }
+    }
+
+    fn none() -> Self {
+        Self::all().complement()
     }
 
     pub fn of<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Self {
@@ -97,6 +141,7 @@ impl Names {
         list.dedup();
         Self {
             is_all_but: false,
+            bits: bits(&list),
             list: list.into(),
         }
     }
@@ -126,7 +171,7 @@ impl Names {
     }
 
     fn lists(&self, name: &str) -> bool {
-        self.list.binary_search_by(|item| (**item).cmp(name)).is_ok()
+        self.bits & bit(name) != 0 && self.list.binary_search_by(|item| (**item).cmp(name)).is_ok()
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -161,18 +206,32 @@ impl Names {
         Self {
             is_all_but: !self.is_all_but,
             list: Arc::clone(&self.list),
+            ..*self
         }
     }
 
     pub fn intersection(&self, other: &Self) -> Self {
         let (a, b) = (self.is_all_but, other.is_all_but);
+        if self.bits & other.bits == 0 && !(a && b) {
+            // The lists have nothing in common.
+            return match (a, b) {
+                (true, _) => other.clone(),
+                (_, true) => self.clone(),
+                (false, false) => Self::none(),
+            };
+        }
         let is_all_but = a && b;
+        // A name is in a set that lists it, or in one that leaves out others.
+        let list = merge(&self.list, &other.list, |in_a, in_b| {
+            ((in_a != a) && (in_b != b)) != is_all_but
+        });
+        let known = [self, other]
+            .into_iter()
+            .find(|set| Arc::ptr_eq(&set.list, &list));
         Self {
             is_all_but,
-            // A name is in a set that lists it, or in one that leaves out others.
-            list: merge(&self.list, &other.list, |in_a, in_b| {
-                ((in_a != a) && (in_b != b)) != is_all_but
-            }),
+            bits: known.map_or_else(|| bits(&list), |set| set.bits),
+            list,
         }
     }
 
@@ -184,13 +243,18 @@ impl Names {
         self.complement().intersection(&other.complement()).complement()
     }
 
+    /// Whether a glance is enough to see that two sets have nothing in common.
+    pub(crate) fn looks_disjoint(&self, other: &Self) -> bool {
+        !self.is_all_but && !other.is_all_but && self.bits & other.bits == 0
+    }
+
     pub fn is_disjoint(&self, other: &Self) -> bool {
         match (self.is_all_but, other.is_all_but) {
             (true, true) => false,
-            (false, true) => self.list.iter().all(|name| other.lists(name)),
-            (true, false) => other.list.iter().all(|name| self.lists(name)),
+            (false, true) => self.bits & !other.bits == 0 && self.list.iter().all(|name| other.lists(name)),
+            (true, false) => other.is_disjoint(self),
             (false, false) if self.list.len() > other.list.len() => other.is_disjoint(self),
-            (false, false) => !self.list.iter().any(|name| other.lists(name)),
+            (false, false) => self.bits & other.bits == 0 || !self.list.iter().any(|name| other.lists(name)),
         }
     }
 

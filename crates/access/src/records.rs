@@ -3,7 +3,7 @@
 //! Rule lists are kept once each, whoever has them: most custom roles of a cluster are alike.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{
     AGGREGATION, DEVOPS_PROJECT, IAM_GROUP, RBAC_GROUP, REGO, RuleList, TEMPLATE, USER_REF, WORKSPACE,
+    hash::{FastMap, FastSet},
     rule::parse_rules,
 };
 
@@ -178,9 +179,9 @@ impl Records {
 #[derive(Debug, Default)]
 pub struct Loader {
     records: Records,
-    texts: HashSet<Text>,
+    texts: FastSet<Text>,
     /// Rule lists by how they are written.
-    rule_texts: HashMap<Box<str>, usize>,
+    rule_texts: FastMap<Box<str>, usize>,
     /// Of the object that comes next.
     position: usize,
 }
@@ -465,6 +466,11 @@ impl Loader {
 
     /// Takes over what another loader has read.
     pub fn absorb(&mut self, other: Self) {
+        if self.position == 0 {
+            // Nothing was read yet.
+            *self = other;
+            return;
+        }
         let Self {
             mut records,
             rule_texts,

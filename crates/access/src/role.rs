@@ -1,16 +1,13 @@
 //! What becomes of one custom role.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    rc::Rc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use object::ObjectKey;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Catalog, Grants, Level, MigrateOptions, Policy, Rule, RuleList, Template,
-    state::{Aggregation, Role},
+    Catalog, Grants, Level, MigrateOptions, Policy, Rule, RuleList, Template, Text, parallel,
+    state::{Aggregation, Role, State},
 };
 
 /// A template that goes by a new name.
@@ -20,26 +17,27 @@ pub struct Renamed {
     pub to: String,
 }
 
-/// What changes in one custom role: its list of templates, its rules, or both. Everything else of it stays.
+/// What changes in one custom role: its list of templates, its rules, or both. Everything else of it stays. Texts and
+/// lists are shared by all roles that change alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RoleChange {
     pub key: ObjectKey,
     /// The new text of the annotation [`crate::AGGREGATION`], a compact JSON list. `None`: unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub annotation: Option<String>,
+    pub annotation: Option<Text>,
     /// All rules that the role has afterwards. `None`: unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<RuleList>,
     /// Revoked templates that leave the list.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub removed_templates: Vec<String>,
+    #[serde(default, skip_serializing_if = "<[String]>::is_empty")]
+    pub removed_templates: Arc<[String]>,
     /// Templates that stay in the list under a new name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub renamed_templates: Vec<Renamed>,
+    #[serde(default, skip_serializing_if = "<[Renamed]>::is_empty")]
+    pub renamed_templates: Arc<[Renamed]>,
     /// Templates that stay, and bring permissions that the role did not have.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub extended_templates: Vec<String>,
+    #[serde(default, skip_serializing_if = "<[String]>::is_empty")]
+    pub extended_templates: Arc<[String]>,
 }
 
 /// The releases and the policy that roles are judged by.
@@ -91,9 +89,9 @@ impl<'a> Releases<'a> {
 pub(crate) struct Outcome {
     /// The list afterwards.
     pub(crate) templates: Vec<String>,
-    pub(crate) removed: Vec<String>,
-    pub(crate) renamed: Vec<Renamed>,
-    pub(crate) extended: Vec<String>,
+    pub(crate) removed: Arc<[String]>,
+    pub(crate) renamed: Arc<[Renamed]>,
+    pub(crate) extended: Arc<[String]>,
     /// `None`: they stay.
     pub(crate) rules: Option<RuleList>,
     /// The role lacks some of what its kept templates gave in the old release, and would get in the new one.
@@ -103,23 +101,15 @@ pub(crate) struct Outcome {
     /// It has rules, and none of its templates has any.
     pub(crate) has_only_own_rules: bool,
     /// The text of the list afterwards, where it changes.
-    pub(crate) annotation: Option<String>,
+    pub(crate) annotation: Option<Text>,
     /// The list or the rules change.
     pub(crate) is_changed: bool,
     /// Templates of the list afterwards that no release has.
     pub(crate) unknown: Vec<String>,
+    /// Templates of the list afterwards that are deleted when nothing refers to them any more.
+    pub(crate) leaving: Vec<String>,
     /// What rules of its own grant afterwards, though the new release takes it out of custom roles.
     pub(crate) own_revoked: Option<String>,
-}
-
-/// What makes two roles alike: level, annotation, place of the rules.
-type Likeness<'a> = (Level, Option<&'a str>, usize);
-
-/// Outcomes by what they depend on: most custom roles of a cluster are alike.
-pub(crate) struct Outcomes<'a, 'r> {
-    releases: Releases<'r>,
-    blocked: BTreeMap<Level, Grants>,
-    known: HashMap<Likeness<'a>, Rc<Judgement<'a>>>,
 }
 
 /// What is to be said about a role by its annotation and rules.
@@ -131,68 +121,67 @@ pub(crate) enum Judgement<'a> {
     Custom(Outcome),
 }
 
-impl<'a, 'r> Outcomes<'a, 'r> {
-    pub(crate) fn new(releases: Releases<'r>) -> Self {
-        Self {
-            releases,
-            blocked: Level::ALL.map(|level| (level, releases.blocked(level))).into(),
-            known: HashMap::new(),
-        }
-    }
+/// The same of each of the [`State::shapes`]: most custom roles of a cluster are alike.
+pub(crate) fn judge_shapes<'a>(state: &State<'a>, releases: Releases<'_>) -> Vec<Judgement<'a>> {
+    let blocked: BTreeMap<Level, Grants> = Level::ALL.map(|level| (level, releases.blocked(level))).into();
+    parallel::map(&state.shapes, |place| {
+        let role = &state.roles[*place];
+        judge(releases, &blocked[&role.level], role)
+    })
+}
 
-    pub(crate) fn get(&mut self, role: &Role<'a>) -> Rc<Judgement<'a>> {
-        let likeness = (role.level, role.record.aggregation.as_deref(), role.record.rules);
-        if let Some(known) = self.known.get(&likeness) {
-            return Rc::clone(known);
-        }
-        let judgement = Rc::new(self.judge(role));
-        self.known.insert(likeness, Rc::clone(&judgement));
-        judgement
-    }
-
-    fn judge(&self, role: &Role<'a>) -> Judgement<'a> {
-        let (level, rules) = (role.level, role.rules());
-        match role.aggregation() {
-            Aggregation::Unreadable(text) => Judgement::Unreadable(text),
-            Aggregation::None => Judgement::Bare(self.own_revoked(level, rules, &Grants::default())),
-            Aggregation::Templates(templates) => {
-                let mut outcome = decide(self.releases, level, &templates, rules);
-                outcome.annotation = (outcome.templates != templates)
-                    .then(|| serde_json::Value::from(outcome.templates.clone()).to_string());
-                outcome.is_changed = outcome.annotation.is_some() || outcome.rules.is_some();
-                outcome.unknown = outcome.templates.clone();
-                outcome.unknown.retain(|name| !self.releases.knows(level, name));
-                let after = outcome.rules.as_deref().unwrap_or(rules);
-                outcome.own_revoked = self.own_revoked(level, after, &outcome.kept);
-                Judgement::Custom(outcome)
+fn judge<'a>(releases: Releases<'_>, blocked: &Grants, role: &Role<'a>) -> Judgement<'a> {
+    let (level, rules) = (role.level, role.rules());
+    match role.aggregation() {
+        Aggregation::Unreadable(text) => Judgement::Unreadable(text),
+        Aggregation::None => Judgement::Bare(own_revoked(blocked, rules, &Grants::default())),
+        Aggregation::Templates(templates) => {
+            let mut outcome = decide(releases, level, &templates, rules);
+            outcome.annotation = (outcome.templates != templates).then(|| {
+                serde_json::Value::from(outcome.templates.clone())
+                    .to_string()
+                    .into()
+            });
+            outcome.is_changed = outcome.annotation.is_some() || outcome.rules.is_some();
+            outcome.unknown = outcome.templates.clone();
+            outcome.unknown.retain(|name| !releases.knows(level, name));
+            if let Some(removed) = releases.policy.removed_templates.get(&level) {
+                outcome.leaving = outcome.templates.clone();
+                outcome.leaving.retain(|name| removed.contains(name));
             }
+            let after = outcome.rules.as_deref().unwrap_or(rules);
+            outcome.own_revoked = own_revoked(blocked, after, &outcome.kept);
+            Judgement::Custom(outcome)
         }
     }
+}
 
-    /// What rules that come from no template of the role grant, and is revoked from templates.
-    fn own_revoked(&self, level: Level, rules: &[Rule], from_templates: &Grants) -> Option<String> {
-        let blocked = self.blocked.get(&level).filter(|blocked| !blocked.is_empty())?;
-        let granted = Grants::of(rules).intersection(blocked).difference(from_templates);
-        Some(granted.iter().next()?.to_string())
+/// What rules that come from no template of the role grant, and is revoked from templates.
+fn own_revoked(blocked: &Grants, rules: &[Rule], from_templates: &Grants) -> Option<String> {
+    if blocked.is_empty() {
+        return None;
     }
+    let granted = Grants::of(rules).intersection(blocked).difference(from_templates);
+    Some(granted.iter().next()?.to_string())
 }
 
 /// Takes revoked templates out of a list and follows renames. Order is kept; a new name that is there already is
 /// not added again.
 fn kept_templates(policy: &Policy, level: Level, templates: &[String]) -> Outcome {
     let mut outcome = Outcome::default();
+    let (mut removed, mut renames) = (Vec::new(), Vec::new());
     for name in templates {
         if policy.is_revoked(level, name) {
-            if !outcome.removed.contains(name) {
-                outcome.removed.push(name.clone());
+            if !removed.contains(name) {
+                removed.push(name.clone());
             }
         } else if let Some(to) = policy.renamed(level, name) {
             let renamed = Renamed {
                 from: name.clone(),
                 to: to.to_owned(),
             };
-            if !outcome.renamed.contains(&renamed) {
-                outcome.renamed.push(renamed);
+            if !renames.contains(&renamed) {
+                renames.push(renamed);
             }
             if !templates.iter().chain(&outcome.templates).any(|name| name == to) {
                 outcome.templates.push(to.to_owned());
@@ -201,6 +190,8 @@ fn kept_templates(policy: &Policy, level: Level, templates: &[String]) -> Outcom
             outcome.templates.push(name.clone());
         }
     }
+    outcome.removed = removed.into();
+    outcome.renamed = renames.into();
     outcome
 }
 
@@ -242,7 +233,7 @@ fn decide(releases: Releases<'_>, level: Level, templates: &[String], rules: &[R
         let explained = old_revoked.union(&old_kept).union(&new_kept);
         for rule in rules {
             for rule in without(rule, &leaves) {
-                if !explained.covers(&Grants::of([&rule])) && !after.contains(&rule) {
+                if !after.contains(&rule) && !explained.covers(&Grants::of([&rule])) {
                     after.push(rule);
                 }
             }

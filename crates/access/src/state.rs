@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Level, Rule, Scope,
     hash::FastMap,
+    parallel,
     records::{BindingRecord, NamespaceRecord, Records, RoleRecord, RuleSet},
 };
 
@@ -71,6 +72,8 @@ pub(crate) struct Role<'a> {
     pub(crate) record: &'a RoleRecord,
     /// Equal ones are at the same place.
     pub(crate) set: &'a RuleSet,
+    /// Its place in [`State::shapes`].
+    pub(crate) shape: usize,
 }
 
 impl<'a> Role<'a> {
@@ -98,17 +101,31 @@ impl<'a> Role<'a> {
 pub(crate) struct Binding<'a> {
     pub(crate) place: Place<'a>,
     pub(crate) role: RoleId<'a>,
-    pub(crate) subjects: Vec<SubjectId<'a>>,
     pub(crate) record: &'a BindingRecord,
-    /// The role, where it exists.
-    pub(crate) found: Option<Role<'a>>,
+    /// The place of the role in [`State::roles`], where it exists.
+    pub(crate) found: Option<usize>,
+}
+
+impl<'a> Binding<'a> {
+    pub(crate) fn subjects(&self) -> impl Iterator<Item = SubjectId<'a>> {
+        self.record.subjects.iter().map(|subject| SubjectId {
+            kind: &subject.kind,
+            namespace: &subject.namespace,
+            name: &subject.name,
+        })
+    }
 }
 
 /// Indexed objects, in an order that does not depend on the one in which they came.
 #[derive(Debug)]
 pub(crate) struct State<'a> {
     pub(crate) records: &'a Records,
-    pub(crate) roles: BTreeMap<RoleId<'a>, Role<'a>>,
+    /// By their names.
+    pub(crate) roles: Vec<Role<'a>>,
+    /// Of the roles with the same level, annotation and rules, the place of the first: most roles of a cluster are
+    /// alike, and what follows from these is found once.
+    pub(crate) shapes: Vec<usize>,
+    /// By their names.
     pub(crate) bindings: Vec<Binding<'a>>,
     pub(crate) namespaces: FastMap<&'a str, &'a NamespaceRecord>,
     /// The users in each group.
@@ -121,7 +138,8 @@ impl<'a> State<'a> {
     pub(crate) fn new(records: &'a Records) -> Self {
         let mut state = Self {
             records,
-            roles: BTreeMap::new(),
+            roles: Vec::new(),
+            shapes: Vec::new(),
             bindings: Vec::new(),
             namespaces: records
                 .namespaces
@@ -135,48 +153,67 @@ impl<'a> State<'a> {
                 .collect(),
             twice: BTreeSet::new(),
         };
-        let roles = records.roles.iter().map(|record| {
-            let id = RoleId {
-                kind: record.kind,
-                namespace: &record.namespace,
-                name: &record.name,
-            };
-            let role = Role {
+        state.add_roles();
+        state.add_bindings();
+        state
+    }
+
+    fn add_roles(&mut self) {
+        let records = self.records;
+        let mut roles: Vec<_> = records
+            .roles
+            .iter()
+            .map(|record| (role_id(record), record))
+            .collect();
+        // Stable, so that of two with the same name the later is the last.
+        parallel::sort_by_key(&mut roles, |(id, _)| *id);
+        let mut shapes: FastMap<(Level, Option<usize>, usize), usize> = FastMap::default();
+        let mut texts = TextNumbers::default();
+        for (place, (id, record)) in roles.iter().copied().enumerate() {
+            if roles.get(place + 1).is_some_and(|(next, _)| *next == id) {
+                self.twice.insert((id.kind, id.namespace, id.name));
+                continue;
+            }
+            // Namespaces are known by now; they tell the level of a Role.
+            let level = self.level(id);
+            let annotation = record.aggregation.as_deref().map(|text| texts.number(text));
+            let likeness = (level, annotation, record.rules);
+            let shape = *shapes.entry(likeness).or_insert_with(|| {
+                self.shapes.push(self.roles.len());
+                self.shapes.len() - 1
+            });
+            self.roles.push(Role {
                 id,
-                // Namespaces are known by now; they tell the level of a Role.
-                level: state.level(id),
+                level,
                 workspace: record.workspace.as_deref(),
                 record,
                 set: &records.rule_sets[record.rules],
-            };
-            (id, role)
-        });
-        let mut roles: Vec<_> = roles.collect();
-        // Stable, so that of two with the same name the later is the last.
-        roles.sort_by_key(|(id, _)| *id);
-        for pair in roles.windows(2) {
-            if pair[0].0 == pair[1].0 {
-                let id = pair[0].0;
-                state.twice.insert((id.kind, id.namespace, id.name));
-            }
+                shape,
+            });
         }
-        let index: FastMap<RoleId<'_>, Role<'_>> = roles.iter().copied().collect();
-        state.roles = roles.into_iter().collect();
-        let mut bindings: Vec<_> = records.bindings.iter().collect();
+    }
+
+    fn add_bindings(&mut self) {
+        let places = self.roles.iter().enumerate();
+        let places: FastMap<RoleId<'_>, usize> = places.map(|(place, role)| (role.id, place)).collect();
+        let mut records: Vec<_> = self.records.bindings.iter().collect();
         let name = |record: &&'a BindingRecord| (record.kind, &*record.namespace, &*record.name);
-        bindings.sort_by_key(name);
-        for record in bindings {
-            if let Some(last) = state.bindings.last()
-                && name(&last.record) == name(&record)
-            {
-                state.twice.insert(name(&record));
-                state.bindings.pop();
+        parallel::sort_by_key(&mut records, name);
+        self.bindings.reserve(records.len());
+        for record in records {
+            let is_twice = |last: &mut Binding<'a>| name(&last.record) == name(&record);
+            if self.bindings.pop_if(is_twice).is_some() {
+                self.twice.insert(name(&record));
             }
             let mut binding = binding(record);
-            binding.found = index.get(&binding.role).copied();
-            state.bindings.push(binding);
+            binding.found = places.get(&binding.role).copied();
+            self.bindings.push(binding);
         }
-        state
+    }
+
+    pub(crate) fn role(&self, id: RoleId<'_>) -> Option<&Role<'a>> {
+        let place = self.roles.binary_search_by_key(&id, |role| role.id).ok()?;
+        Some(&self.roles[place])
     }
 
     /// The level that a role is of; for one in a namespace that is decided by the namespace.
@@ -244,16 +281,34 @@ fn binding(record: &BindingRecord) -> Binding<'_> {
         namespace: if kind == "Role" { namespace } else { "" },
         name: &record.role,
     };
-    let subjects = record.subjects.iter().map(|subject| SubjectId {
-        kind: &subject.kind,
-        namespace: &subject.namespace,
-        name: &subject.name,
-    });
     Binding {
         place,
         role,
-        subjects: subjects.collect(),
         record,
         found: None,
+    }
+}
+
+fn role_id(record: &RoleRecord) -> RoleId<'_> {
+    RoleId {
+        kind: record.kind,
+        namespace: &record.namespace,
+        name: &record.name,
+    }
+}
+
+/// Numbers texts. One that was seen at the same place in memory is not read again: annotations are long.
+#[derive(Default)]
+struct TextNumbers<'a> {
+    addresses: FastMap<usize, usize>,
+    texts: FastMap<&'a str, usize>,
+}
+
+impl<'a> TextNumbers<'a> {
+    fn number(&mut self, text: &'a str) -> usize {
+        *self.addresses.entry(text.as_ptr().addr()).or_insert_with(|| {
+            let next = self.texts.len();
+            *self.texts.entry(text).or_insert(next)
+        })
     }
 }

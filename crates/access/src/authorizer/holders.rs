@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use super::{AUTHENTICATED, Authorizer, Verdict};
-use crate::{Grants, Question, Scope, state::SubjectId};
+use crate::{
+    Grants, Question, Scope,
+    state::{Role, SubjectId},
+};
 
 /// Somebody who can do what was asked about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -60,7 +63,7 @@ impl Authorizer<'_> {
             let Some(granting) = &self.granting[index] else {
                 continue;
             };
-            for subject in &binding.subjects {
+            for subject in binding.subjects() {
                 // A policy may look at who asks.
                 let asked = Question {
                     user: subject.name.into(),
@@ -79,7 +82,7 @@ impl Authorizer<'_> {
                 let members = self.state.members.get(subject.name).into_iter().flatten();
                 holders.push(Holder {
                     kind: subject.kind.to_owned(),
-                    name: name_of(subject),
+                    name: name_of(&subject),
                     members: members
                         .filter(|_| subject.kind == "Group")
                         .map(|member| (*member).to_owned())
@@ -101,15 +104,15 @@ impl Authorizer<'_> {
         let groups: Vec<&str> = groups.chain([AUTHENTICATED]).collect();
         let mut held = Vec::new();
         for (index, binding) in self.state.bindings.iter().enumerate() {
-            let as_whom = binding.subjects.iter().find_map(|subject| match subject.kind {
+            let as_whom = binding.subjects().find_map(|subject| match subject.kind {
                 "User" if subject.name == user => Some(None),
                 "Group" => groups.contains(&subject.name).then_some(Some(subject.name)),
                 _ => None,
             });
             let Some(group) = as_whom else { continue };
-            let role = binding.found;
+            let role = binding.found.map(|place| &self.state.roles[place]);
             let is_unknown = role.is_none_or(|role| role.set.error.is_some());
-            let rules = role.map(|role| role.rules()).unwrap_or_default();
+            let rules = role.map(Role::rules).unwrap_or_default();
             held.push(Held {
                 scope: self.state.scope(binding.place),
                 role: self.role_name(index),

@@ -6,24 +6,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
-    thread,
 };
 
-use super::{Changes, DirectChange, Impact, Kept, PermissionChange, SubjectImpact, WhyChanged};
+use super::{
+    Changes, DirectChange, Impact, Kept, PermissionChange, SubjectImpact, WhyChanged,
+    held::{Held, PlaceNumber, SubjectNumber},
+};
 use crate::{
     BindingAction, BindingChange, Canonical, Grants, Level, RoleChange, Template,
     hash::FastMap,
+    parallel,
     role::Releases,
-    state::{Aggregation, Place, Role, RoleId, State, SubjectId},
+    state::{Aggregation, Binding, Place, Role, State},
 };
 
 /// Groups whose members Kubernetes decides: everyone who is logged in, everyone who is not.
-fn is_everyone(subject: &SubjectId<'_>) -> bool {
-    subject.kind == "Group" && subject.name.starts_with("system:")
+fn is_everyone(kind: &str, name: &str) -> bool {
+    kind == "Group" && name.starts_with("system:")
 }
-
-/// Everyone who is logged in.
-const AUTHENTICATED: &str = "system:authenticated";
 
 /// One side of the comparison: what a role allows, and the templates that it is made of.
 #[derive(Clone, Debug, Default)]
@@ -47,28 +47,31 @@ struct Delta {
     is_changed: bool,
 }
 
-/// What makes two roles change alike: level, annotation, rules, whether they change, and what the release makes of them.
-type Likeness<'a> = (Level, Option<&'a str>, Option<usize>, bool, Option<(bool, usize)>);
+/// What makes two roles change alike: their shape, where they exist, and what the release makes of them.
+type Likeness = (Level, Option<usize>, bool, Option<(bool, usize)>);
 
 /// A place in [`Assessment::forms`].
 type FormId = usize;
 
-/// What of that which is lost and gained here is given otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Otherwise {
-    lost: Vec<FormId>,
-    gained: Vec<FormId>,
+/// What is lost or gained by the bindings of a place, less what of it is given otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Part {
+    /// A place in [`Assessment::owned`].
+    own: usize,
+    is_gained: bool,
+    otherwise: Vec<FormId>,
 }
 
+/// A place in [`Assessment::parts`].
+type PartId = usize;
+
 /// What somebody holds, as far as it decides what changes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Holding {
-    /// By the bindings of this place; a place in [`Assessment::owned`].
-    own: usize,
-    /// By wider places, and by what everyone has.
-    other: Otherwise,
-    /// In the eyes of Kubernetes itself: whether this place counts there, and what of the other does.
-    direct: Option<Otherwise>,
+    lost: PartId,
+    gained: PartId,
+    /// The same in the eyes of Kubernetes itself, where this place counts there.
+    direct: Option<(PartId, PartId)>,
 }
 
 /// What the bindings of one place give somebody, and what of it is lost and gained as far as they go.
@@ -80,29 +83,16 @@ struct Owned {
     kept: OnceLock<Kept>,
 }
 
-/// What changes for whoever has a [`Holding`].
-#[derive(Clone, Debug, Default)]
-struct Difference {
-    lost: Changes,
-    gained: Changes,
-    kubectl: DirectChange,
-    kept: Kept,
-}
-
 pub(crate) struct Assessment<'s, 'a, 'r> {
     state: &'s State<'a>,
     releases: Releases<'r>,
-    changes: &'s BTreeMap<RoleId<'a>, RoleChange>,
+    changes: &'s BTreeMap<usize, RoleChange>,
     bindings: &'s BTreeMap<usize, BindingChange>,
-    /// Bindings by subject and place.
-    held: FastMap<(SubjectId<'a>, Place<'a>), Vec<usize>>,
-    /// Bindings of everyone who is logged in, by place.
-    everyones: BTreeMap<Place<'a>, Vec<usize>>,
-    /// The groups of each user.
-    groups: FastMap<&'a str, Vec<&'a str>>,
+    held: Held<'a>,
     sides: Vec<Side>,
-    alike: FastMap<Likeness<'a>, Delta>,
-    deltas: FastMap<RoleId<'a>, Delta>,
+    alike: FastMap<Likeness, Delta>,
+    /// By the place of the role, of those that are bound.
+    deltas: Vec<Option<Delta>>,
     replacements: FastMap<(Level, &'s str), SideId>,
     /// What each binding gives.
     given: Vec<Given>,
@@ -111,8 +101,12 @@ pub(crate) struct Assessment<'s, 'a, 'r> {
     /// Sets that are lost or gained, each once.
     forms: Vec<Grants>,
     form_places: FastMap<Canonical, FormId>,
+    /// The same by how they were come upon, which is quicker to see.
+    written_forms: FastMap<Grants, FormId>,
     /// What a side has in common with a form.
     common: FastMap<(FormId, SideId), Option<FormId>>,
+    parts: Vec<Part>,
+    part_places: FastMap<Part, PartId>,
 }
 
 /// What the changes mean to users and groups. A loss counts where nothing else gives the subject the same: another
@@ -120,101 +114,93 @@ pub(crate) struct Assessment<'s, 'a, 'r> {
 pub(crate) fn assess<'s, 'a, 'r>(
     state: &'s State<'a>,
     releases: Releases<'r>,
-    changes: &'s BTreeMap<RoleId<'a>, RoleChange>,
+    changes: &'s BTreeMap<usize, RoleChange>,
     bindings: &'s BTreeMap<usize, BindingChange>,
 ) -> (Impact, Assessment<'s, 'a, 'r>) {
-    let mut held: FastMap<(SubjectId<'a>, Place<'a>), Vec<usize>> = FastMap::default();
-    for (index, binding) in state.bindings.iter().enumerate() {
-        for subject in &binding.subjects {
-            held.entry((*subject, binding.place)).or_default().push(index);
-        }
-    }
-    let everyone = SubjectId::group(AUTHENTICATED);
-    let mut everyones: BTreeMap<Place<'a>, Vec<usize>> = BTreeMap::new();
-    for (index, binding) in state.bindings.iter().enumerate() {
-        if binding.subjects.contains(&everyone) {
-            everyones.entry(binding.place).or_default().push(index);
-        }
-    }
-    let mut groups: FastMap<&str, Vec<&str>> = FastMap::default();
-    for (group, users) in &state.members {
-        for user in users {
-            groups.entry(user).or_default().push(group);
-        }
-    }
     let mut assessment = Assessment {
         state,
         releases,
         changes,
         bindings,
-        held,
-        everyones,
-        groups,
+        held: Held::new(state),
         sides: Vec::new(),
         alike: FastMap::default(),
-        deltas: FastMap::default(),
+        deltas: vec![None; state.roles.len()],
         replacements: FastMap::default(),
-        given: Vec::new(),
+        given: Vec::with_capacity(state.bindings.len()),
         owned: Vec::new(),
         owned_places: FastMap::default(),
         forms: Vec::new(),
         form_places: FastMap::default(),
+        written_forms: FastMap::default(),
         common: FastMap::default(),
+        parts: Vec::new(),
+        part_places: FastMap::default(),
     };
     let affected = assessment.affected();
-    let mut places: FastMap<Holding, usize> = FastMap::default();
-    let mut holdings: Vec<Holding> = Vec::new();
-    let mut found = Vec::with_capacity(affected.len());
-    for (place, subject) in affected {
-        let Some(holding) = assessment.holding(place, subject) else {
-            continue;
-        };
-        let number = *places.entry(holding).or_insert_with_key(|holding| {
-            holdings.push(holding.clone());
-            holdings.len() - 1
+    let holdings = affected.into_iter().filter_map(|(place, subject)| {
+        let holding = assessment.holding(place, subject)?;
+        Some((place, subject, holding))
+    });
+    let holdings: Vec<_> = holdings.collect();
+    let comparison = Comparison {
+        sides: &assessment.sides,
+        owned: &assessment.owned,
+        forms: &assessment.forms,
+        releases,
+    };
+    let parts = parallel::map(&assessment.parts, |part| comparison.changes(part));
+    let entries = parallel::map(&holdings, |(place, subject, holding)| {
+        let lost = &parts[holding.lost];
+        let gained = &parts[holding.gained];
+        let kubectl = holding.direct.map(|(lost, gained)| DirectChange {
+            lost: parts[lost].clone(),
+            gained: parts[gained].clone(),
         });
-        found.push((place, subject, number));
-    }
-    let differences = assessment.compare_all(&holdings);
-    let mut impact = Impact::default();
-    for (place, subject, number) in found {
-        let Some(difference) = &differences[number] else {
-            continue;
-        };
-        let entry = assessment.entry(place, subject, difference);
-        if is_everyone(&subject) {
-            impact.everyone.push(entry);
-        } else {
-            impact.subjects.push(entry);
+        let kubectl = kubectl.unwrap_or_default();
+        if lost.is_empty() && gained.is_empty() && kubectl.is_none() {
+            return None;
         }
-    }
+        let own = assessment.parts[holding.lost].own;
+        let entry = SubjectImpact {
+            lost: lost.clone(),
+            gained: gained.clone(),
+            kubectl,
+            kept: comparison.kept(own),
+            ..assessment.entry(*place, *subject)
+        };
+        Some(entry)
+    });
+    let mut impact = Impact {
+        subjects: entries.into_iter().flatten().collect(),
+        everyone: Vec::new(),
+    };
+    let everyones = |entry: &mut SubjectImpact| is_everyone(&entry.kind, &entry.name);
+    impact.everyone = impact.subjects.extract_if(.., everyones).collect();
     (impact, assessment)
 }
 
 impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
     /// What every binding gives, and who is affected where.
-    fn affected(&mut self) -> Vec<(Place<'a>, SubjectId<'a>)> {
-        let mut affected = Vec::new();
+    fn affected(&mut self) -> Vec<(PlaceNumber, SubjectNumber)> {
         let state = self.state;
+        let mut is_affected = vec![false; state.bindings.len()];
         for (index, binding) in state.bindings.iter().enumerate() {
-            let delta = self.delta(binding.role, binding.found.as_ref());
+            let delta = self.delta(binding);
             let change = self.bindings.get(&index);
             let after = match change.map(|change| &change.action) {
                 None => Some(delta.after),
-                Some(BindingAction::Rebind { to }) => Some(self.replacement(binding.role, to)),
+                Some(BindingAction::Rebind { to }) => Some(self.replacement(binding, to)),
                 Some(BindingAction::DeleteRedundant { .. }) => None,
             };
             self.given.push((delta.before, after));
-            if change.is_none() && !delta.is_changed {
-                continue;
-            }
-            for subject in &binding.subjects {
-                affected.push((binding.place, *subject));
-                if subject.kind != "Group" {
-                    continue;
-                }
-                let members = state.members.get(subject.name).into_iter().flatten();
-                affected.extend(members.map(|name| (binding.place, SubjectId::user(name))));
+            is_affected[index] = change.is_some() || delta.is_changed;
+        }
+        let mut affected = Vec::new();
+        for (place, subject, index) in self.held.iter() {
+            if is_affected[index] {
+                affected.push((place, subject));
+                affected.extend(self.held.members(subject).iter().map(|user| (place, *user)));
             }
         }
         affected.sort_unstable();
@@ -222,28 +208,32 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
         affected
     }
 
-    fn delta(&mut self, id: RoleId<'a>, role: Option<&Role<'a>>) -> Delta {
-        if let Some(delta) = self.deltas.get(&id) {
-            return *delta;
+    fn delta(&mut self, binding: &Binding<'a>) -> Delta {
+        let Some(place) = binding.found else {
+            return self.delta_of(self.state.level(binding.role), None, None);
+        };
+        if let Some(delta) = self.deltas[place] {
+            return delta;
         }
-        let level = self.state.level(id);
-        let released = self.released(id, role);
-        let is_changed = self.changes.contains_key(&id);
+        let role = &self.state.roles[place];
+        let delta = self.delta_of(role.level, Some(role), self.changes.get(&place));
+        self.deltas[place] = Some(delta);
+        delta
+    }
+
+    fn delta_of(&mut self, level: Level, role: Option<&Role<'a>>, change: Option<&RoleChange>) -> Delta {
+        let released = role.and_then(|role| self.released(role));
         let likeness = (
             level,
-            role.and_then(|role| role.record.aggregation.as_deref()),
-            role.map(|role| role.record.rules),
-            is_changed,
+            role.map(|role| role.shape),
+            change.is_some(),
             released.map(|template| (template.is_template, std::ptr::from_ref(template).addr())),
         );
-        let delta = if let Some(delta) = self.alike.get(&likeness) {
-            *delta
-        } else {
-            let delta = self.compare(level, role, self.changes.get(&id), released);
-            self.alike.insert(likeness, delta);
-            delta
-        };
-        self.deltas.insert(id, delta);
+        if let Some(delta) = self.alike.get(&likeness) {
+            return *delta;
+        }
+        let delta = self.compare(level, role, change, released);
+        self.alike.insert(likeness, delta);
         delta
     }
 
@@ -297,21 +287,17 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
         }
     }
 
-    /// The new release's text of a role that is there and is the release's own: a template, or built in.
-    fn released(&self, id: RoleId<'a>, role: Option<&Role<'a>>) -> Option<&'r Template> {
-        let role = role?;
-        let releases = self.releases;
-        let is_built_in = releases.policy.is_built_in(role.level, id.name, role.workspace);
+    /// The new release's text of a role that is the release's own: a template, or built in.
+    fn released(&self, role: &Role<'a>) -> Option<&'r Template> {
+        let Releases { to, policy, .. } = self.releases;
+        let (level, name, workspace) = (role.level, role.id.name, role.workspace);
         // Kubernetes' own cluster-admin and the like keep their rules.
-        let is_ours = is_built_in || role.is_template();
-        releases
-            .to
-            .role(role.level, id.name, role.workspace)
-            .filter(|_| is_ours)
+        let is_ours = role.is_template() || policy.is_built_in(level, name, workspace);
+        is_ours.then(|| to.role(level, name, workspace))?
     }
 
-    fn replacement(&mut self, role: RoleId<'a>, name: &'s str) -> SideId {
-        let level = self.state.level(role);
+    fn replacement(&mut self, binding: &Binding<'a>, name: &'s str) -> SideId {
+        let level = self.state.level(binding.role);
         if let Some(side) = self.replacements.get(&(level, name)) {
             return *side;
         }
@@ -325,26 +311,16 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
         side
     }
 
-    fn through(&self, subject: SubjectId<'a>, place: Place<'a>) -> impl Iterator<Item = usize> {
-        self.held.get(&(subject, place)).into_iter().flatten().copied()
-    }
-
-    /// The subject, and the groups that it is in.
-    fn as_whom(&self, subject: SubjectId<'a>) -> Vec<SubjectId<'a>> {
-        let mut whom = vec![subject];
-        if subject.kind == "User" {
-            let groups = self.groups.get(subject.name).into_iter().flatten();
-            whom.extend(groups.map(|group| SubjectId::group(group)));
-        }
-        whom
-    }
-
     fn form(&mut self, grants: Grants) -> FormId {
+        if let Some(place) = self.written_forms.get(&grants) {
+            return *place;
+        }
         let next = self.forms.len();
         let place = *self.form_places.entry(grants.canonical()).or_insert(next);
         if place == next {
-            self.forms.push(grants);
+            self.forms.push(grants.clone());
         }
+        self.written_forms.insert(grants, place);
         place
     }
 
@@ -377,12 +353,13 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
     }
 
     /// `None`: nothing changes.
-    fn holding(&mut self, place: Place<'a>, subject: SubjectId<'a>) -> Option<Holding> {
-        let whom = self.as_whom(subject);
-        let mut own = Vec::new();
-        for subject in &whom {
-            own.extend(self.through(*subject, place).map(|index| self.given[index]));
-        }
+    fn holding(&mut self, place: PlaceNumber, subject: SubjectNumber) -> Option<Holding> {
+        let held = &self.held;
+        let mut own: Vec<Given> = held
+            .as_whom(subject)
+            .flat_map(|subject| held.through(subject, place))
+            .map(|index| self.given[index])
+            .collect();
         own.sort_unstable();
         own.dedup();
         let own = self.own(own);
@@ -390,114 +367,94 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
         if self.forms[lost].is_empty() && self.forms[gained].is_empty() {
             return None;
         }
-        let wider = self.state.wider(place);
+        let held = &self.held;
+        let wider = held.wider[place].into_iter().flatten();
         let mut other = Vec::new();
-        for subject in &whom {
-            for place in &wider {
-                let given = self.through(*subject, *place).map(|index| self.given[index]);
-                let is_direct = *place == Place::Cluster;
-                other.extend(given.map(|given| (given, is_direct)));
+        for subject in held.as_whom(subject) {
+            for place in wider.clone() {
+                let is_direct = held.places[place] == Place::Cluster;
+                let through = held.through(subject, place);
+                other.extend(through.map(|index| (self.given[index], is_direct)));
             }
         }
-        if !is_everyone(&subject) {
-            for place in wider.iter().chain([&place]) {
-                let given = self.everyones.get(place).into_iter().flatten();
-                let given = given.map(|index| self.given[*index]);
-                let is_direct = matches!(place, Place::Cluster | Place::Namespace(_));
-                other.extend(given.map(|given| (given, is_direct)));
+        let is_direct =
+            |place: PlaceNumber| matches!(held.places[place], Place::Cluster | Place::Namespace(_));
+        if let Some(everyone) = held.everyone
+            && !is_everyone(held.subjects[subject].kind, held.subjects[subject].name)
+        {
+            for place in wider.chain([place]) {
+                let through = held.through(everyone, place);
+                other.extend(through.map(|index| (self.given[index], is_direct(place))));
             }
         }
-        let is_direct = matches!(place, Place::Cluster | Place::Namespace(_));
-        let mut both = [Otherwise::default(), Otherwise::default()];
+        let is_direct = is_direct(place);
+        // What of it is given otherwise, and what Kubernetes itself sees of that.
+        let (mut losts, mut gaineds) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
         for ((before, after), is_direct) in other {
             let still = after.and_then(|after| self.common(lost, after));
             let already = self.common(gained, before);
-            for otherwise in both.iter_mut().take(1 + usize::from(is_direct)) {
-                otherwise.lost.extend(still);
-                otherwise.gained.extend(already);
+            for list in losts.iter_mut().take(1 + usize::from(is_direct)) {
+                list.extend(still);
+            }
+            for list in gaineds.iter_mut().take(1 + usize::from(is_direct)) {
+                list.extend(already);
             }
         }
-        for list in both.iter_mut().flat_map(|o| [&mut o.lost, &mut o.gained]) {
-            list.sort_unstable();
-            list.dedup();
-        }
-        let [other, direct] = both;
+        let [lost, direct_lost] = losts.map(|list| self.part(own, false, list));
+        let [gained, direct_gained] = gaineds.map(|list| self.part(own, true, list));
         Some(Holding {
-            own,
-            other,
-            direct: is_direct.then_some(direct),
+            lost,
+            gained,
+            direct: is_direct.then_some((direct_lost, direct_gained)),
         })
     }
 
-    /// The same for each, in parallel; `None` where nothing changes.
-    fn compare_all(&self, holdings: &[Holding]) -> Vec<Option<Difference>> {
-        let comparison = Comparison {
-            sides: &self.sides,
-            owned: &self.owned,
-            forms: &self.forms,
-            releases: self.releases,
+    fn part(&mut self, own: usize, is_gained: bool, mut otherwise: Vec<FormId>) -> PartId {
+        otherwise.sort_unstable();
+        otherwise.dedup();
+        let part = Part {
+            own,
+            is_gained,
+            otherwise,
         };
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let share = holdings.len().div_ceil(threads.max(1)).max(64);
-        let mut all = Vec::with_capacity(holdings.len());
-        thread::scope(|scope| {
-            let comparison = &comparison;
-            let shares: Vec<_> = holdings
-                .chunks(share)
-                .map(|share| {
-                    scope.spawn(move || {
-                        share
-                            .iter()
-                            .map(|holding| comparison.difference(holding))
-                            .collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            for share in shares {
-                match share.join() {
-                    Ok(differences) => all.extend(differences),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-        });
-        all
+        *self.part_places.entry(part).or_insert_with_key(|part| {
+            self.parts.push(part.clone());
+            self.parts.len() - 1
+        })
     }
 
-    fn entry(&self, place: Place<'a>, subject: SubjectId<'a>, difference: &Difference) -> SubjectImpact {
+    /// Whom it is about, where, and why. What changes is left open.
+    fn entry(&self, place: PlaceNumber, number: SubjectNumber) -> SubjectImpact {
+        let held = &self.held;
         let (mut reasons, mut through) = (Vec::new(), Vec::new());
-        for whom in self.as_whom(subject) {
+        for whom in held.as_whom(number) {
             let before = reasons.len();
-            for index in self.through(whom, place) {
+            for index in held.through(whom, place) {
                 self.add_reasons(index, &mut reasons);
             }
-            if whom != subject && reasons.len() > before {
-                through.push(whom.name.to_owned());
+            if whom != number && reasons.len() > before {
+                through.push(held.subjects[whom].name.to_owned());
             }
         }
         reasons.sort();
         reasons.dedup();
-        let members = self
-            .state
-            .members
-            .get(subject.name)
-            .filter(|_| subject.kind == "Group");
+        // There are few of them, and many who have them.
+        reasons.shrink_to_fit();
+        let subject = held.subjects[number];
+        let members = held.members(number).iter();
         SubjectImpact {
             kind: subject.kind.to_owned(),
             name: match subject.namespace {
                 "" => subject.name.to_owned(),
                 namespace => format!("{namespace}/{}", subject.name),
             },
-            members: members
-                .into_iter()
-                .flatten()
-                .map(|user| (*user).to_owned())
-                .collect(),
-            scope: self.state.scope(place),
+            members: members.map(|user| held.subjects[*user].name.to_owned()).collect(),
+            scope: self.state.scope(held.places[place]),
             through,
-            lost: difference.lost.clone(),
-            gained: difference.gained.clone(),
-            kubectl: difference.kubectl.clone(),
-            kept: difference.kept.clone(),
+            lost: Changes::default(),
+            gained: Changes::default(),
+            kubectl: DirectChange::default(),
+            kept: Kept::default(),
             reasons,
         }
     }
@@ -513,15 +470,12 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
             });
             return;
         }
-        if !self
-            .deltas
-            .get(&binding.role)
-            .is_some_and(|delta| delta.is_changed)
-        {
+        let Some(place) = binding.found else { return };
+        if !self.deltas[place].is_some_and(|delta| delta.is_changed) {
             return;
         }
         let role = binding.role.name.to_owned();
-        let Some(change) = self.changes.get(&binding.role) else {
+        let Some(change) = self.changes.get(&place) else {
             reasons.push(WhyChanged::ChangedBuiltInRole { role });
             return;
         };
@@ -552,9 +506,12 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
     /// Whether it is the release that changes the role of a binding, and KubeSphere's controllers that carry it to
     /// workspaces and projects.
     pub(super) fn is_built_in_change(&self, index: usize) -> bool {
-        let role = self.state.bindings[index].role;
-        let is_carried = matches!(role.kind, "WorkspaceRole" | "Role");
-        is_carried && !self.bindings.contains_key(&index) && !self.changes.contains_key(&role)
+        let binding = &self.state.bindings[index];
+        let is_carried = matches!(binding.role.kind, "WorkspaceRole" | "Role");
+        let is_changed = binding
+            .found
+            .is_some_and(|place| self.changes.contains_key(&place));
+        is_carried && !self.bindings.contains_key(&index) && !is_changed
     }
 
     pub(super) fn given(&self, index: usize) -> Given {
@@ -562,7 +519,7 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
     }
 }
 
-/// What is needed to compare holdings; shared between threads.
+/// What is needed to compare; shared between threads.
 struct Comparison<'c> {
     sides: &'c [Side],
     owned: &'c [Owned],
@@ -575,52 +532,28 @@ impl Comparison<'_> {
         chosen(self.sides, given, is_after)
     }
 
-    fn difference(&self, holding: &Holding) -> Option<Difference> {
-        let own = &self.owned[holding.own];
-        let (before, after) = (self.sides(&own.given, false), self.sides(&own.given, true));
-        let less = |form: FormId, given: &[FormId]| {
-            let mut rest = self.forms[form].clone();
-            for other in given {
-                rest = rest.difference(&self.forms[*other]);
-            }
-            rest
-        };
-        let compared = |other: &Otherwise| DirectChange {
-            lost: self
-                .in_words(&less(own.lost, &other.lost), &before, &after, false)
-                .into(),
-            gained: self
-                .in_words(&less(own.gained, &other.gained), &after, &before, true)
-                .into(),
-        };
-        let DirectChange { lost, gained } = compared(&holding.other);
-        let mut kubectl = DirectChange::default();
-        if let Some(direct) = &holding.direct {
-            kubectl = if *direct == holding.other {
-                DirectChange {
-                    lost: lost.clone(),
-                    gained: gained.clone(),
-                }
-            } else {
-                compared(direct)
-            };
+    fn changes(&self, part: &Part) -> Changes {
+        let own = &self.owned[part.own];
+        let mut rest = self.forms[if part.is_gained { own.gained } else { own.lost }].clone();
+        for other in &part.otherwise {
+            rest = rest.difference(&self.forms[*other]);
         }
-        if lost.is_empty() && gained.is_empty() && kubectl.is_none() {
-            return None;
-        }
-        let kept = own
-            .kept
-            .get_or_init(|| Kept(self.kept(&after, &all(&before)).into()));
-        Some(Difference {
-            lost,
-            gained,
-            kubectl,
-            kept: kept.clone(),
-        })
+        let side = self.sides(&own.given, part.is_gained);
+        let other = self.sides(&own.given, !part.is_gained);
+        self.in_words(&rest, &side, &other, part.is_gained).into()
+    }
+
+    fn kept(&self, own: usize) -> Kept {
+        let own = &self.owned[own];
+        let kept = own.kept.get_or_init(|| {
+            let (before, after) = (self.sides(&own.given, false), self.sides(&own.given, true));
+            Kept(self.words_for_kept(&after, &all(&before)).into())
+        });
+        kept.clone()
     }
 
     /// What is given before and after, in words.
-    fn kept(&self, after: &[&Side], has: &Grants) -> Vec<String> {
+    fn words_for_kept(&self, after: &[&Side], has: &Grants) -> Vec<String> {
         let mut words = Vec::new();
         let mut rest = all(after).intersection(has);
         for (level, name) in named(after) {

@@ -1,6 +1,6 @@
 //! Who is left without what somebody has to have.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use object::ObjectKey;
 
@@ -8,6 +8,7 @@ use super::assess::Assessment;
 use crate::{
     AccessFinding, IAM_GROUP, Request,
     finding::{no_member_manager, no_platform_role},
+    hash::FastSet,
     state::{Place, State},
 };
 
@@ -31,14 +32,14 @@ pub(crate) fn find_left_without(
         .map(|grants| grants.allows(&MANAGE_MEMBERS))
         .collect();
     // Who has a platform role before and after; whether a workspace has somebody.
-    let (mut had, mut have) = (HashSet::new(), HashSet::new());
+    let (mut had, mut have) = (FastSet::default(), FastSet::default());
     let mut managed: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
     for (index, binding) in state.bindings.iter().enumerate() {
         let (before, after) = assessment.given(index);
         match binding.place {
             Place::Platform => {
                 let is_there = binding.found.is_some();
-                for subject in &binding.subjects {
+                for subject in binding.subjects() {
                     let own = [subject.name].into_iter().filter(|_| subject.kind == "User");
                     let members = state.members.get(subject.name).into_iter().flatten().copied();
                     let members = members.filter(|_| subject.kind == "Group");
@@ -54,7 +55,7 @@ pub(crate) fn find_left_without(
                 }
             }
             Place::Workspace(workspace) => {
-                let is_held = binding.subjects.iter().any(|subject| match subject.kind {
+                let is_held = binding.subjects().any(|subject| match subject.kind {
                     "Group" => state
                         .members
                         .get(subject.name)

@@ -2,6 +2,7 @@
 
 mod assess;
 mod decisions;
+mod held;
 mod proof;
 mod suggest;
 
@@ -53,9 +54,9 @@ impl fmt::Display for Scope {
 #[serde(rename_all = "camelCase", tag = "why")]
 pub enum WhyChanged {
     RemovedRole { role: String, replacement: String },
-    RevokedTemplates { role: String, templates: Vec<String> },
-    RenamedTemplates { role: String, templates: Vec<Renamed> },
-    ExtendedTemplates { role: String, templates: Vec<String> },
+    RevokedTemplates { role: String, templates: Arc<[String]> },
+    RenamedTemplates { role: String, templates: Arc<[Renamed]> },
+    ExtendedTemplates { role: String, templates: Arc<[String]> },
     ChangedBuiltInRole { role: String },
 }
 

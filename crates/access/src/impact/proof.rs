@@ -79,7 +79,7 @@ pub fn deviations(
         .bindings
         .iter()
         .map(|binding| {
-            let number = match binding.found {
+            let number = match binding.found.map(|place| &after.roles[place]) {
                 None => forms.number(&Grants::default()),
                 Some(role) => *rules
                     .entry(role.record.rules)
@@ -105,9 +105,9 @@ pub fn deviations(
         } else {
             sides[announced]
         };
-        for subject in binding.subjects.iter().filter(|subject| subject.is_person()) {
-            if there.subjects.contains(subject) {
-                let sets = held.entry((binding.place, *subject)).or_default();
+        for subject in binding.subjects().filter(SubjectId::is_person) {
+            if there.subjects().any(|other| other == subject) {
+                let sets = held.entry((binding.place, subject)).or_default();
                 sets.0.insert(expect);
                 sets.1.insert(*number);
             }

@@ -97,7 +97,7 @@ pub(crate) fn carry_out(
             .find(|o| o.key() == change.key)
             .expect("a role to change");
         if let Some(text) = &change.annotation {
-            role.as_map_mut()["metadata"]["annotations"][AGGREGATION] = text.as_str().into();
+            role.as_map_mut()["metadata"]["annotations"][AGGREGATION] = (**text).into();
         }
         if let Some(rules) = &change.rules {
             role.as_map_mut()["rules"] = serde_json::to_value(rules).expect("rules are JSON");

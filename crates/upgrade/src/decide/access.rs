@@ -69,7 +69,7 @@ impl Decider<'_> {
             };
             let mut patch = json!({});
             if let Some(annotation) = &change.annotation {
-                patch["metadata"]["annotations"][::access::AGGREGATION] = annotation.as_str().into();
+                patch["metadata"]["annotations"][::access::AGGREGATION] = (**annotation).into();
             }
             if let Some(rules) = &change.rules {
                 patch["rules"] = json!(rules);
@@ -78,7 +78,7 @@ impl Decider<'_> {
             if !change.removed_templates.is_empty() {
                 notes.push(format!("revoked: {}", change.removed_templates.join(", ")));
             }
-            for renamed in &change.renamed_templates {
+            for renamed in change.renamed_templates.iter() {
                 notes.push(format!("{} is now {}", renamed.from, renamed.to));
             }
             if !change.extended_templates.is_empty() {

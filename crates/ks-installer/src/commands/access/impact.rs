@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use access::{
@@ -162,13 +164,12 @@ fn json(
         lost: &'a RawValue,
         gained: &'a RawValue,
     }
-    let raw = |changes: &Changes| to_raw_value(changes).unwrap_or_default();
-    let mut made: Made<Box<RawValue>> = Made::default();
-    let mut list = |out: &mut dyn Write, subjects: &[SubjectImpact]| -> io::Result<()> {
-        for (number, subject) in subjects.iter().enumerate() {
+    fn entries(subjects: &[SubjectImpact], made: &mut Made<Box<RawValue>>) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        for subject in subjects {
             let kubectl = &subject.kubectl;
             for changes in [&subject.lost, &subject.gained, &kubectl.lost, &kubectl.gained] {
-                made.of(changes, raw);
+                made.of(changes, |changes| to_raw_value(changes).unwrap_or_default());
             }
             let made = |changes: &Changes| &*made.0[&changes.address()];
             let entry = Entry {
@@ -186,11 +187,39 @@ fn json(
                 kept: &subject.kept,
                 reasons: &subject.reasons,
             };
-            out.write_all(if number == 0 { b"\n" } else { b",\n" })?;
-            serde_json::to_writer(&mut *out, &entry)?;
+            text.extend_from_slice(b",\n");
+            serde_json::to_writer(&mut text, &entry)?;
         }
-        Ok(())
-    };
+        Ok(text)
+    }
+    // Threads take shares in turn, and their texts are written in the same turn.
+    fn list(out: &mut dyn Write, subjects: &[SubjectImpact]) -> io::Result<()> {
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let shares: Vec<_> = subjects.chunks(64).collect();
+        thread::scope(|scope| {
+            let shares = &shares;
+            let texts: Vec<_> = (0..workers)
+                .map(|first| {
+                    let (send, receive) = mpsc::sync_channel(4);
+                    scope.spawn(move || {
+                        let mut made: Made<Box<RawValue>> = Made::default();
+                        for share in shares.iter().skip(first).step_by(workers) {
+                            if send.send(entries(share, &mut made)).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                    receive
+                })
+                .collect();
+            for turn in 0..shares.len() {
+                let text = texts[turn % workers].recv().map_err(io::Error::other)??;
+                // No comma before the first.
+                out.write_all(&text[usize::from(turn == 0)..])?;
+            }
+            Ok(())
+        })
+    }
     write!(
         out,
         "{{\"from\":\"{from}\",\"to\":\"{to}\",\"readSeconds\":{:.3},\"decideSeconds\":{:.3},\n\"summary\":",
