@@ -26,11 +26,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (index, file) in files.iter().enumerate() {
         let text = fs::read_to_string(file)?;
         let name = file.strip_prefix(&root)?.to_string_lossy().replace('\\', "/");
+        let is_yaml = file.extension().is_some_and(|extension| extension == "yaml");
         let embedded = out.join(format!("{index}"));
-        fs::write(
-            &embedded,
-            as_json(&text).filter(|_| name.ends_with(".yaml")).unwrap_or(text),
-        )?;
+        fs::write(&embedded, as_json(&text).filter(|_| is_yaml).unwrap_or(text))?;
+        let embedded = embedded.to_string_lossy();
         writeln!(list, "    ({name:?}, include_str!({embedded:?})),")?;
     }
     list.push(']');

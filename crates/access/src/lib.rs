@@ -25,7 +25,6 @@ mod impact;
 mod line;
 mod migrate;
 mod names;
-mod parallel;
 mod policy;
 mod question;
 mod records;

@@ -1,9 +1,6 @@
 //! The migration: what has to change so that a cluster's roles and bindings are those of the new release.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    panic, thread,
-};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
@@ -115,20 +112,20 @@ pub fn migrate_records(
     let bindings = judge_bindings(&state, releases);
     let (assessed, assessment) = impact::assess(&state, releases, &roles.changes, &bindings);
     let mut migration = Migration::default();
-    thread::scope(|scope| {
-        let suggestions = scope.spawn(|| impact::suggest(&state, releases, &assessed));
-        migration
-            .findings
-            .extend(impact::find_left_without(&state, &assessment));
-        migration.findings.extend(roles.findings);
-        remove(&state, policy, &roles.references, &mut migration);
-        find_dangling(&state, releases, &bindings, &mut migration.findings);
-        find_oddities(&state, policy, &mut migration.findings);
-        match suggestions.join() {
-            Ok(suggestions) => migration.suggestions = suggestions,
-            Err(panic) => panic::resume_unwind(panic),
-        }
-    });
+    let findings = roles.findings;
+    let (suggestions, ()) = rayon::join(
+        || impact::suggest(&state, releases, &assessed),
+        || {
+            migration
+                .findings
+                .extend(impact::find_left_without(&state, &assessment));
+            migration.findings.extend(findings);
+            remove(&state, policy, &roles.references, &mut migration);
+            find_dangling(&state, releases, &bindings, &mut migration.findings);
+            find_oddities(&state, policy, &mut migration.findings);
+        },
+    );
+    migration.suggestions = suggestions;
     migration.impact = assessed;
     migration.role_changes = roles.changes.into_values().collect();
     migration.binding_changes = bindings.into_values().collect();

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use object::ObjectKey;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Catalog, Grants, Level, MigrateOptions, Policy, Rule, RuleList, Template, Text, parallel,
+    Catalog, Grants, Level, MigrateOptions, Policy, Rule, RuleList, Template, Text,
     state::{Aggregation, Role, State},
 };
 
@@ -124,10 +125,11 @@ pub(crate) enum Judgement<'a> {
 /// The same of each of the [`State::shapes`]: most custom roles of a cluster are alike.
 pub(crate) fn judge_shapes<'a>(state: &State<'a>, releases: Releases<'_>) -> Vec<Judgement<'a>> {
     let blocked: BTreeMap<Level, Grants> = Level::ALL.map(|level| (level, releases.blocked(level))).into();
-    parallel::map(&state.shapes, |place| {
+    let shapes = state.shapes.par_iter().map(|place| {
         let role = &state.roles[*place];
         judge(releases, &blocked[&role.level], role)
-    })
+    });
+    shapes.collect()
 }
 
 fn judge<'a>(releases: Releases<'_>, blocked: &Grants, role: &Role<'a>) -> Judgement<'a> {

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
+
 use crate::{
     Level, Rule, Scope,
     hash::FastMap,
-    parallel,
     records::{BindingRecord, NamespaceRecord, Records, RoleRecord, RuleSet},
 };
 
@@ -166,7 +167,7 @@ impl<'a> State<'a> {
             .map(|record| (role_id(record), record))
             .collect();
         // Stable, so that of two with the same name the later is the last.
-        parallel::sort_by_key(&mut roles, |(id, _)| *id);
+        roles.par_sort_by_key(|(id, _)| *id);
         let mut shapes: FastMap<(Level, Option<usize>, usize), usize> = FastMap::default();
         let mut texts = TextNumbers::default();
         for (place, (id, record)) in roles.iter().copied().enumerate() {
@@ -198,7 +199,7 @@ impl<'a> State<'a> {
         let places: FastMap<RoleId<'_>, usize> = places.map(|(place, role)| (role.id, place)).collect();
         let mut records: Vec<_> = self.records.bindings.iter().collect();
         let name = |record: &&'a BindingRecord| (record.kind, &*record.namespace, &*record.name);
-        parallel::sort_by_key(&mut records, name);
+        records.par_sort_by_key(name);
         self.bindings.reserve(records.len());
         for record in records {
             let is_twice = |last: &mut Binding<'a>| name(&last.record) == name(&record);

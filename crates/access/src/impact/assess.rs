@@ -8,6 +8,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use rayon::prelude::*;
+
 use super::{
     Changes, DirectChange, Impact, Kept, PermissionChange, SubjectImpact, WhyChanged,
     held::{Held, PlaceNumber, SubjectNumber},
@@ -15,7 +17,6 @@ use super::{
 use crate::{
     BindingAction, BindingChange, Canonical, Grants, Level, RoleChange, Template,
     hash::FastMap,
-    parallel,
     role::Releases,
     state::{Aggregation, Binding, Place, Role, State},
 };
@@ -149,8 +150,12 @@ pub(crate) fn assess<'s, 'a, 'r>(
         forms: &assessment.forms,
         releases,
     };
-    let parts = parallel::map(&assessment.parts, |part| comparison.changes(part));
-    let entries = parallel::map(&holdings, |(place, subject, holding)| {
+    let parts = assessment
+        .parts
+        .par_iter()
+        .map(|part| comparison.changes(part))
+        .collect::<Vec<_>>();
+    let subjects = holdings.par_iter().filter_map(|(place, subject, holding)| {
         let lost = &parts[holding.lost];
         let gained = &parts[holding.gained];
         let kubectl = holding.direct.map(|(lost, gained)| DirectChange {
@@ -172,7 +177,7 @@ pub(crate) fn assess<'s, 'a, 'r>(
         Some(entry)
     });
     let mut impact = Impact {
-        subjects: entries.into_iter().flatten().collect(),
+        subjects: subjects.collect(),
         everyone: Vec::new(),
     };
     let everyones = |entry: &mut SubjectImpact| is_everyone(&entry.kind, &entry.name);

@@ -74,7 +74,7 @@ fn needed(backup: &Objects, live: &Objects, selection: &Selection) -> BTreeSet<O
             .namespace
             .as_deref()
             .map(|name| ObjectKey::cluster("", "Namespace", name));
-        let definition = definition_of(object, backup).map(|definition| definition.key());
+        let definition = definition_of(object, backup).map(Object::key);
         namespace.into_iter().chain(definition)
     });
     needs

@@ -61,7 +61,7 @@ async fn whatever_an_upgrade_touches_is_in_the_backup() {
     let sandbox = support::tenants();
     let saved = mk_backup(&sandbox).await.objects().unwrap();
     let state = State::of(&sandbox);
-    let same = |key: &ObjectKey| saved.get(key).map(|object| object.as_value()) == state.find(key);
+    let same = |key: &ObjectKey| saved.get(key).map(Object::as_value) == state.find(key);
 
     let prepared = support::prepare(&sandbox).await;
     let steps: Vec<_> = prepared.decision.plan.as_ref().unwrap().steps().collect();

@@ -10,16 +10,11 @@
 //! The core's stages are the plan's own. What the core needs (redis, openldap) has its lane before them, everything else after
 //! them: the platform is done before its components are begun, and none of these stops another.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use object::{Object, ObjectKey};
+use rayon::prelude::*;
 use release::{Component, GeneratedSecret, Gone, Inputs, Manifest, Phase, secret::Reference};
 use serde_json::{Map, Value, json};
 
@@ -71,7 +66,8 @@ impl<'a> Decider<'a> {
         let mut disabled = Vec::new();
         let mut histories = Vec::new();
         let this = &*self;
-        let read = side_by_side(&release.components, |component| this.read(component, settings));
+        let read = release.components.par_iter();
+        let read: Vec<_> = read.map(|component| this.read(component, settings)).collect();
         for (component, (asked, findings)) in release.components.iter().zip(read) {
             self.findings.extend(findings);
             match asked {
@@ -94,11 +90,12 @@ impl<'a> Decider<'a> {
             }
         }
         let this = &*self;
-        let looked_at: Vec<_> = enabled.iter().zip(&histories).collect();
-        let judged = side_by_side(&looked_at, |(rendered, history)| {
-            this.judge(rendered, history, settings.spec())
-        });
-        for ((rendered, history), judged) in looked_at.into_iter().zip(judged) {
+        let judged: Vec<_> = enabled
+            .par_iter()
+            .zip(&histories)
+            .map(|(rendered, history)| this.judge(rendered, history, settings.spec()))
+            .collect();
+        for ((rendered, history), judged) in enabled.iter().zip(&histories).zip(judged) {
             self.component(rendered, history, judged, settings.spec());
             let targets = rendered.component.targets(&rendered.manifests);
             let name = &rendered.component.name;
@@ -499,28 +496,6 @@ pub(super) struct Status {
     is_before_core: bool,
     patch: Value,
     note: String,
-}
-
-/// Does the same to each, on all cores, and gives what comes out in their order.
-fn side_by_side<'a, T: Sync, R: Send + Sync>(items: &'a [T], work: impl Fn(&'a T) -> R + Sync) -> Vec<R> {
-    let done: Vec<OnceLock<R>> = items.iter().map(|_| OnceLock::new()).collect();
-    let next = AtomicUsize::new(0);
-    let go_on = || {
-        while let Some((item, done)) = {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            items.get(index).zip(done.get(index))
-        } {
-            done.get_or_init(|| work(item));
-        }
-    };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 1..cores.min(items.len()) {
-            scope.spawn(go_on);
-        }
-        go_on();
-    });
-    done.into_iter().filter_map(OnceLock::into_inner).collect()
 }
 
 /// Whether the settings ask for a component.

@@ -67,7 +67,7 @@ impl Decider<'_> {
             self.snapshot
                 .objects
                 .values()
-                .map(|object| object.key())
+                .map(Object::key)
                 .filter(|key| component.data.iter().any(|data| data.is(key)))
                 .filter(|key| !going.contains(key) && !is_made_by_kubernetes(self.snapshot.get(key))),
         );

@@ -143,7 +143,7 @@ mod tests {
     fn decide(live: &Value, image: &str, nodes: usize) -> (Value, bool, Vec<String>) {
         let released = json!({"maxSurge": 0});
         let mut snapshot = Snapshot::default();
-        let mut add = |object: Object| drop(snapshot.objects.insert(object.key(), object.into()));
+        let mut add = |object: Object| drop(snapshot.objects.insert(object.key(), object));
         add(mk_deployment("web:1", live));
         for n in 0..nodes {
             let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});

@@ -257,7 +257,7 @@ impl Rollback<'_> {
             );
         }
         if let Ok(object) = Object::try_from(reverted.value.clone()) {
-            self.later.objects.insert(key.clone(), object.into());
+            self.later.objects.insert(key.clone(), object);
         }
         let Some(patch) = merge_patch_between(live.as_value(), &reverted.value) else {
             self.unchanged += 1;
