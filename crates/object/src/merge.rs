@@ -18,7 +18,7 @@ use diff::Change;
 /// The outcome of [`three_way`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Merged {
-    /// What to send in a server-side apply: the new release's fields, with drift that is kept put in.
+    /// What to send in a server-side apply: the new release's fields, with drift that is kept put in. Null where nothing changes.
     pub applied: Value,
     /// What the apply changes; empty when the object already equals the result.
     pub changes: Vec<Change>,
@@ -36,15 +36,22 @@ pub fn three_way(old: Option<&Value>, live: &Object, new: &Object, rule: impl In
     let mut context = Context {
         rule: rule.into(),
         builtin,
+        copies: false,
         changes: Vec::new(),
         drift: Vec::new(),
     };
-    let applied = context.map("", old, live.as_value(), &new);
-    Merged {
-        applied,
-        changes: context.changes,
-        drift: context.drift,
+    context.map("", old, live.as_value(), &new);
+    let mut merged = Merged {
+        applied: Value::Null,
+        changes: std::mem::take(&mut context.changes),
+        drift: std::mem::take(&mut context.drift),
+    };
+    // Mostly nothing changes, and then nobody needs the copy.
+    if !merged.changes.is_empty() {
+        context.copies = true;
+        merged.applied = context.map("", old, live.as_value(), &new);
     }
+    merged
 }
 
 /// Descriptions in a live CRD's schemas that the new one lacks are kept: they are what `kubectl explain` shows,
@@ -187,11 +194,24 @@ fn overlay(live: &Value, old: Option<&Value>, applied: &Value) -> Value {
 struct Context {
     rule: Rule,
     builtin: bool,
+    /// Whether what is to be applied is put together, or only told what changes.
+    copies: bool,
     changes: Vec<Change>,
     drift: Vec<Drift>,
 }
 
 impl Context {
+    /// A value that is to be applied.
+    fn copy(&self, value: &Value) -> Value {
+        if self.copies { value.clone() } else { Value::Null }
+    }
+
+    fn put(&self, applied: &mut Map<String, Value>, name: &str, value: Value) {
+        if self.copies {
+            applied.insert(name.to_owned(), value);
+        }
+    }
+
     fn map(&mut self, path: &str, old: Option<&Value>, live: &Value, new: &Value) -> Value {
         let (Some(live), Some(new)) = (live.as_object(), new.as_object()) else {
             return self.leaf(path, old, Some(live), new);
@@ -200,7 +220,7 @@ impl Context {
         let mut applied = Map::new();
         for (name, value) in new {
             if path.is_empty() && (name == "apiVersion" || name == "kind") {
-                applied.insert(name.clone(), value.clone());
+                self.put(&mut applied, name, self.copy(value));
                 continue;
             }
             if value.is_null() {
@@ -213,7 +233,7 @@ impl Context {
                 Some(live) if value.is_array() => self.list(&path, name, old, live, value),
                 live => self.leaf(&path, old, live, value),
             };
-            applied.insert(name.clone(), out);
+            self.put(&mut applied, name, out);
         }
         for (name, value) in old.into_iter().flatten() {
             let outside = path.is_empty() && (name == "apiVersion" || name == "kind" || name == "status");
@@ -223,7 +243,7 @@ impl Context {
             if let Some(live) = live.get(name).filter(|l| !l.is_null()) {
                 let path = diff::join(path, name);
                 if let Some(kept) = self.dropped(&path, name, value, live) {
-                    applied.insert(name.clone(), kept);
+                    self.put(&mut applied, name, kept);
                 }
             }
         }
@@ -266,7 +286,7 @@ impl Context {
             });
         }
         if kept {
-            return Some(live.clone());
+            return Some(self.copy(live));
         }
         self.changes.push(Change::new(path, Some(live), None));
         None
@@ -334,11 +354,12 @@ impl Context {
             return None;
         }
         let builtin = std::mem::replace(&mut self.builtin, false);
+        let copies = std::mem::replace(&mut self.copies, true);
         let before = self.changes.len();
         let applied = self.map(path, Some(&old), &live_document, &new);
-        self.builtin = builtin;
+        (self.builtin, self.copies) = (builtin, copies);
         if self.changes.len() == before {
-            return Some(live.clone());
+            return Some(self.copy(live));
         }
         let merged = overlay(&live_document, Some(&old), &applied);
         serde_saphyr::to_string(&merged).ok().map(Value::String)
@@ -347,13 +368,13 @@ impl Context {
     fn leaf(&mut self, path: &str, old: Option<&Value>, live: Option<&Value>, new: &Value) -> Value {
         let live = live.filter(|l| !l.is_null());
         match live {
-            None if is_absent(Some(new)) => return new.clone(),
-            Some(live) if same(path, live, new) => return live.clone(),
+            None if is_absent(Some(new)) => return self.copy(new),
+            Some(live) if same(path, live, new) => return self.copy(live),
             _ => {}
         }
         let Some(old) = old.filter(|o| !o.is_null()) else {
             self.changes.push(Change::new(path, live, Some(new)));
-            return new.clone();
+            return self.copy(new);
         };
         if let Some(merged) = live.and_then(|live| self.edited_document(path, old, live, new)) {
             return merged;
@@ -374,10 +395,10 @@ impl Context {
             });
         }
         match live {
-            Some(live) if kept => live.clone(),
+            Some(live) if kept => self.copy(live),
             _ => {
                 self.changes.push(Change::new(path, live, Some(new)));
-                new.clone()
+                self.copy(new)
             }
         }
     }
@@ -478,8 +499,13 @@ mod tests {
         let of = |replicas: u64, cpu: &str| json!({"replicas":replicas,"template":{"spec":{"containers":[{"name":"a","resources":{"limits":{"cpu":cpu}}}]}}});
         let cpu = "spec.template.spec.containers[name=a].resources.limits.cpu";
         let kept = [("spec.replicas", true), (cpu, true)];
-        let applied = check(Some(of(1, "1")), of(5, "4"), of(2, "2"), &[], &kept);
-        assert_eq!(applied, of(5, "4"));
+        check(Some(of(1, "1")), of(5, "4"), of(2, "2"), &[], &kept);
+        let mut new = of(2, "2");
+        new["paused"] = true.into();
+        let applied = check(Some(of(1, "1")), of(5, "4"), new, &["spec.paused"], &kept);
+        let mut expect = of(5, "4");
+        expect["paused"] = true.into();
+        assert_eq!(applied, expect);
         let applied = check(
             Some(of(1, "1")),
             of(1, "1"),

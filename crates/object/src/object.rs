@@ -112,10 +112,7 @@ impl From<Object> for Value {
 
 impl Object {
     fn text(&self, pointer: &str) -> &str {
-        self.0
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+        self.get_str(pointer).unwrap_or_default()
     }
 
     pub fn key(&self) -> ObjectKey {
@@ -165,22 +162,33 @@ impl Object {
     }
 
     pub fn label(&self, name: &str) -> Option<&str> {
-        self.0.pointer("/metadata/labels")?.get(name)?.as_str()
+        self.get("/metadata/labels")?.get(name)?.as_str()
     }
 
     pub fn annotation(&self, name: &str) -> Option<&str> {
-        self.0.pointer("/metadata/annotations")?.get(name)?.as_str()
+        self.get("/metadata/annotations")?.get(name)?.as_str()
     }
 
     pub fn is_being_deleted(&self) -> bool {
-        self.0
-            .pointer("/metadata/deletionTimestamp")
+        self.get("/metadata/deletionTimestamp")
             .is_some_and(|t| !t.is_null())
     }
 
     /// The value at a JSON pointer (RFC 6901), e.g. `/spec/replicas`.
     pub fn get(&self, pointer: &str) -> Option<&Value> {
-        self.0.pointer(pointer)
+        if pointer.contains('~') {
+            return self.0.pointer(pointer);
+        }
+        // Without what is escaped, nothing has to be copied to find it.
+        let mut names = pointer.split('/');
+        if names.next() != Some("") {
+            return None;
+        }
+        names.try_fold(self.as_value(), |value, name| match value {
+            Value::Object(map) => map.get(name),
+            Value::Array(_) => value.pointer(&format!("/{name}")),
+            _ => None,
+        })
     }
 
     /// The text at a JSON pointer.
@@ -244,6 +252,32 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_pointer_leads_where_serde_json_says() {
+        let value = json!({"apiVersion": "v1", "kind": "A", "metadata": {"name": "a", "labels": {"a/b": "c", "": "e"}},
+            "items": [{"x": 1}, [2, 3]], "00": {"01": 4}});
+        let object = Object::try_from(value.clone()).unwrap();
+        for pointer in [
+            "",
+            "/",
+            "kind",
+            "/kind",
+            "/kind/x",
+            "/metadata/labels/a~1b",
+            "/metadata/labels/",
+            "/items/0/x",
+            "/items/1/1",
+            "/items/01",
+            "/items/-",
+            "/items/2",
+            "/items/+1",
+            "/00/01",
+            "/nothing/at/all",
+        ] {
+            assert_eq!(object.get(pointer), value.pointer(pointer), "{pointer}");
+        }
+    }
 
     #[test]
     fn key_reads_group_and_scope() {

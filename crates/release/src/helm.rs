@@ -45,6 +45,13 @@ pub enum HelmError {
     Secret(#[source] ObjectError),
 }
 
+/// How many bytes a gzip file says that it holds, as far as that is believable (RFC 1952, ISIZE).
+fn unpacked_size(packed: &[u8]) -> usize {
+    const MOST: usize = 1 << 24;
+    let says = packed.last_chunk().map_or(0, |size| u32::from_le_bytes(*size));
+    usize::try_from(says).map_or(MOST, |size| size.min(MOST))
+}
+
 /// One revision of a release.
 ///
 /// Its `Debug` shows what it is, not what it holds: manifests and values carry secrets.
@@ -73,7 +80,7 @@ impl Record {
         let inner = STANDARD.decode(data).map_err(HelmError::Base64)?;
         let packed = STANDARD.decode(inner).map_err(HelmError::Base64)?;
         let raw: Value = if packed.starts_with(&[0x1f, 0x8b]) {
-            let mut json = Vec::new();
+            let mut json = Vec::with_capacity(unpacked_size(&packed));
             GzDecoder::new(packed.as_slice())
                 .read_to_end(&mut json)
                 .map_err(HelmError::Gzip)?;

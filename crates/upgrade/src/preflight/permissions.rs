@@ -17,6 +17,9 @@ const DECISIVE_GROUPS: [&str; 4] = [
 ];
 
 pub(super) fn check_unreadable(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
+    if snapshot.unreadable.is_empty() {
+        return Vec::new();
+    }
     let rendered: BTreeSet<String> = snapshot
         .served
         .iter()
