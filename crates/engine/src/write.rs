@@ -197,7 +197,16 @@ impl Writer<'_> {
             if let Some(version) = live.as_ref().and_then(Object::resource_version) {
                 guarded["metadata"]["resourceVersion"] = version.into();
             }
-            match self.retry(key, || self.cluster.merge_patch(key, &guarded)).await {
+            let whole = live.as_ref().filter(|_| plan::is_replaced(key)).map(|object| {
+                let mut whole = object.as_value().clone();
+                plan::merge_patch(&mut whole, &guarded);
+                whole
+            });
+            let written = match &whole {
+                Some(whole) => self.retry(key, || self.cluster.replace(whole)).await,
+                None => self.retry(key, || self.cluster.merge_patch(key, &guarded)).await,
+            };
+            match written {
                 Ok(object) => return Ok(self.note(object)),
                 Err(error) if is_conflict(&error) => {
                     let Some(now) = self.reread(step).await? else {

@@ -12,7 +12,8 @@ mod rollout;
 mod step;
 
 pub use components::MANAGER;
-pub(crate) use step::{merge_patch, patch_changes, step};
+pub use step::merge_patch;
+pub(crate) use step::{patch_changes, step};
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -212,7 +212,8 @@ pub(crate) fn patch_changes(live: &Value, patch: &Value) -> Vec<diff::Change> {
     diff::changes(live, &after)
 }
 
-pub(crate) fn merge_patch(value: &mut Value, patch: &Value) {
+/// Changes a value by a JSON merge patch (RFC 7386).
+pub fn merge_patch(value: &mut Value, patch: &Value) {
     let Some(patch) = patch.as_object() else {
         *value = patch.clone();
         return;

@@ -8,7 +8,7 @@ use release::{Component, Files, Manifest, Phase, Release, Releases, catalog_vers
 use serde_json::{Map, Value, json};
 
 use super::{Reads, Reason, Rights, RightsError, Subject, Why};
-use crate::{cluster_configuration_key, decide::installer_key, settings};
+use crate::{cluster_configuration_key, decide::installer_key, plan, settings};
 
 /// Read, then write. Server-side apply creates what is not there.
 const READ: [&str; 2] = ["get", "list"];
@@ -421,7 +421,12 @@ impl Collector {
         for level in Level::ALL {
             let (group, kind) = role(level);
             let resource = self.resource(group, kind);
-            self.add(None, group, &resource, &["get", "patch"], Reason::UserRoles, None);
+            let changes = if plan::is_replaced(&ObjectKey::cluster(group, kind, "")) {
+                "update"
+            } else {
+                "patch"
+            };
+            self.add(None, group, &resource, &["get", changes], Reason::UserRoles, None);
             if group == RBAC_GROUP {
                 self.add(None, group, &resource, &["escalate"], Reason::Escalate, None);
             }
