@@ -182,9 +182,13 @@ impl Reconciler {
                 &session.options,
                 &prepared.decision,
             );
-            return self
+            let ended = self
                 .in_place(&configuration, &spec, &plan, &prepared, findings)
                 .await;
+            drop(session);
+            // Tens of megabytes in small pieces: the next edit need not wait for that.
+            tokio::task::spawn_blocking(move || drop((prepared, releases)));
+            return ended;
         }
         if prepared.blockers().next().is_some() {
             return self.blocked(&configuration, &spec, &prepared).await;

@@ -19,7 +19,7 @@ use kube::{
     },
 };
 use object::ObjectKey;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use upgrade::{Outline, ServedResource, Snapshot, plan::digest_value};
 
 pub(crate) const NAMESPACE: &str = "kubesphere-system";
@@ -97,8 +97,13 @@ const ONE_BY_ONE: usize = 8;
 /// watch is a change, too.
 pub(super) fn versions(snapshot: &Snapshot, outline: &Outline) -> BTreeMap<ObjectKey, String> {
     let version = |key: &ObjectKey| {
-        let metadata = snapshot.get(key)?.get("/metadata")?;
-        let metadata = serde_json::from_value(metadata.clone()).ok()?;
+        let metadata = snapshot.get(key)?.get("/metadata")?.as_object()?.iter();
+        // Who set which field is most of it, and tells nothing here.
+        let metadata = metadata.filter(|(name, _)| *name != "managedFields");
+        let metadata: Map<String, Value> = metadata
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let metadata = serde_json::from_value(metadata.into()).ok()?;
         Some((key.clone(), version(&metadata)))
     };
     outline.managed.iter().filter_map(version).collect()
