@@ -140,6 +140,8 @@ mod tests {
             ("batch", "CronJob"),
             ("monitoring.coreos.com", "Prometheus"),
             ("core.kubefed.io", "FederatedTypeConfig"),
+            // What only a definition names.
+            ("types.kubefed.io", "FederatedNotificationReceiver"),
         ] {
             assert!(written.kinds.contains(&kind(group, name)), "{group} {name}");
         }
