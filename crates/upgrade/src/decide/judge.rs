@@ -36,6 +36,8 @@ impl Decider<'_> {
             let key = new.key();
             let live = self.snapshot.get(&key).filter(|_| !step::is_shared(&key));
             let released = history.objects.get(&key).map(Object::as_value);
+            let mut findings = Vec::new();
+            let (new, shown) = self.fit(&new, &manifest.object, &mut findings);
             // Neither Helm nor kubectl: what this installer itself applied before. Whoever applied it last may have added labels
             // and annotations of their own.
             let before = live.filter(|_| released.is_none()).and_then(|live| {
@@ -44,8 +46,6 @@ impl Decider<'_> {
                     .or_else(|| ownership::applied(live, new.as_value(), MANAGER))
                     .map(without_metadata)
             });
-            let mut findings = Vec::new();
-            let (new, shown) = self.fit(&new, &manifest.object, &mut findings);
             let rollout = self.rollout(released.or(before.as_ref()), &new);
             findings.extend(rollout.finding);
             let mut records = manifest.clone();
