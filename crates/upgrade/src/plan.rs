@@ -478,6 +478,19 @@ mod tests {
         mk_step(name, before, Action::Patch { digest, body })
     }
 
+    #[test]
+    fn custom_roles_are_updated_and_all_else_is_patched() {
+        let patch = mk_patch("a", "0", json!({})).action;
+        let check = |group: &str, kind: &str, expect: &str| {
+            let key = ObjectKey::cluster(group, kind, "a");
+            assert_eq!(patch.verbs(&key, true), ["get", expect], "{key}");
+        };
+        check(IAM_GROUP, "WorkspaceRole", "update");
+        check(IAM_GROUP, "GlobalRole", "update");
+        check(IAM_GROUP, "GlobalRoleBinding", "patch");
+        check(RBAC, "ClusterRole", "patch");
+    }
+
     fn mk_stage(name: &str, steps: Vec<Step>) -> Stage {
         Stage {
             name: name.into(),
