@@ -86,6 +86,9 @@ fn check_losses(impact: &Value) {
     );
 }
 
+/// A question that lacks who and where.
+const GET_PODS: &[&str] = &["access", "check", "--verb", "get", "--resource", "pods"];
+
 #[test]
 fn impact_names_exactly_who_loses_what() {
     let installer = Installer::new();
@@ -266,17 +269,7 @@ fn the_live_cluster_tells_the_same_as_its_dump() {
     let told = served.run(&["access", "impact", "-o", "json"]);
     assert_eq!(told.code, 0, "{told:?}");
     check_losses(&told.json());
-    let arguments = [
-        "access",
-        "check",
-        "--as",
-        "alice",
-        "--verb",
-        "get",
-        "--resource",
-        "pods",
-        "--cluster",
-    ];
+    let arguments = [GET_PODS, &["--as", "alice", "--cluster"]].concat();
     assert_eq!(served.run(&arguments).code, 1);
 }
 
@@ -306,39 +299,12 @@ fn what_is_wrong_with_the_input_is_said() {
     bad(&["impact", "--installed", "banana"], &["banana is not a version"]);
     bad(&["impact", "--suggest", "-o", "json"], &["YAML"]);
     let told = |arguments: &[&str], words: &str| {
-        let told = installer.run(
-            &[
-                &[
-                    "access",
-                    "check",
-                    "--verb",
-                    "get",
-                    "--resource",
-                    "pods",
-                    "--from",
-                    TENANTS,
-                ],
-                arguments,
-            ]
-            .concat(),
-        );
+        let told = installer.run(&[GET_PODS, &["--from", TENANTS], arguments].concat());
         assert!(told.err.contains(words), "{words}: {told:?}");
     };
     told(&["--as", "alice", "--workspace", "ws9"], "no workspace ws9");
     told(&["--as", "alic", "--workspace", "ws1"], "no user alic");
-    let known = installer.run(&[
-        "access",
-        "check",
-        "--as",
-        "alice",
-        "--verb",
-        "get",
-        "--resource",
-        "pods",
-        "--workspace",
-        "ws1",
-        "--from",
-        TENANTS,
-    ]);
+    let ws1: &[&str] = &["--as", "alice", "--workspace", "ws1", "--from", TENANTS];
+    let known = installer.run(&[GET_PODS, ws1].concat());
     assert_eq!(known.err, "", "{known:?}");
 }
