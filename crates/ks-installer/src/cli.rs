@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Access(AccessArgs),
     /// Carry the same upgrade out on a copy of the cluster in the sandbox; the cluster is only read
     Rehearse(RehearseArgs),
+    /// Serve a copy of a cluster, or an empty one, as a Kubernetes API on loopback until interrupted
+    Sandbox(SandboxArgs),
     /// Install KubeSphere on a cluster that has none, and verify
     Install(InstallArgs),
     /// Back up, upgrade and verify
@@ -254,6 +256,34 @@ pub(crate) struct RehearseArgs {
     /// Show every field that changes
     #[arg(long)]
     pub details: bool,
+}
+
+/// What the served sandbox holds, and where.
+#[derive(Debug, Args)]
+pub(crate) struct SandboxArgs {
+    /// Begin with the objects of a file (one JSON object a line, also compressed with zstd, or a List from `kubectl get -o
+    /// json`); `-` is standard input. Without this and --live the cluster is empty
+    #[arg(long, value_name = "FILE", conflicts_with = "live")]
+    pub from: Option<PathBuf>,
+    /// Begin with a copy of the cluster, which is only read
+    #[arg(long)]
+    pub live: bool,
+    /// Kubernetes version that is played; by default the nodes' highest kubelet version, v1.20.2 for an empty cluster
+    #[arg(long, value_name = "VERSION", value_parser = kubernetes_version)]
+    pub kubernetes_version: Option<String>,
+    /// Port on loopback; 0 for any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub port: u16,
+    /// Listen on this address instead of loopback: whoever gets the token may do everything in the sandbox
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub address: std::net::IpAddr,
+    /// What does not work in the cluster: a YAML file with lists `images`, `pods`, `claims` and `services` of patterns
+    #[arg(long, value_name = "FILE")]
+    pub troubles: Option<PathBuf>,
+    /// When interrupted, write the state to a file, one JSON object a line (compressed when it ends in .zst). It holds
+    /// the cluster's secrets
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
 }
 
 /// `v1.21.5`, `1.21`, `v1.21.5-eks-1`

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Operator(args) => Some(args.log_format),
         _ => None,
     };
+    let serves = matches!(cli.command, Command::Sandbox(_));
     log(cli.global.verbose, operator);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         }
     };
     let verdict = runtime.block_on(async {
-        if operator.is_some() {
+        if operator.is_some() || serves {
             // It ends by itself when it is asked to, after the step in hand.
             return commands::run(cli).await;
         }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
-use crate::json::{child, object, text, version_of};
+use crate::json::{child, number_at, object, text, version_of};
 use crate::kinds::Resource;
 
 /// Whether objects of a kind have to be converted between this version and the stored one.
@@ -17,9 +17,18 @@ pub(crate) fn differs(resource: &Resource, version: &str) -> bool {
         && matches!(resource.kind.as_str(), "Ingress" | "CustomResourceDefinition")
 }
 
+/// Whether custom resources may have been stored in another form than this version's schema has now: what it does not know
+/// is left out when they are read, and what it gives a value is filled in.
+fn may_be_out_of_form(resource: &Resource, version: &str) -> bool {
+    let Some(definition) = resource.definition.as_deref() else {
+        return false;
+    };
+    version != resource.storage_version || number_at(definition, "/metadata/generation").unwrap_or(1) > 1
+}
+
 /// The object as the version shows it; shared where nothing differs.
 pub(crate) fn shown<'a>(resource: &Resource, version: &str, object: &'a Value) -> Cow<'a, Value> {
-    if differs(resource, version) {
+    if differs(resource, version) || may_be_out_of_form(resource, version) {
         Cow::Owned(from_stored(resource, version, object))
     } else {
         Cow::Borrowed(object)
@@ -29,6 +38,10 @@ pub(crate) fn shown<'a>(resource: &Resource, version: &str, object: &'a Value) -
 /// The object as the version shows it.
 pub(crate) fn from_stored(resource: &Resource, version: &str, object: &Value) -> Value {
     let mut object = object.clone();
+    if may_be_out_of_form(resource, version) {
+        crate::write::normalise(resource, version, &mut object);
+        return object;
+    }
     if !differs(resource, version) || version_of(text(&object, "apiVersion")) != "v1" {
         return object;
     }

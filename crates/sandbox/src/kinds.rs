@@ -89,7 +89,7 @@ impl Resource {
     pub(crate) fn subresources(&self, version: &str) -> Vec<&str> {
         if self.is_custom() {
             let (scale, status) = (self.has_scale(version), self.has_status(version));
-            return [("scale", scale), ("status", status)]
+            return [("status", status), ("scale", scale)]
                 .iter()
                 .filter(|(_, has)| *has)
                 .map(|(name, _)| *name)

@@ -14,11 +14,15 @@
 //!
 //! What is to go wrong, on the way to the API or in the cluster, is told by [`faults`].
 //!
-//! What is absent: webhooks are never called (one that nobody answers for refuses the writes it matches), requests are not
-//! authorised by RBAC (a valid token may do everything), nothing runs in pods.
+//! Requests in process are the administrator's. Over HTTPS they are those of the token's owner, or of whom that one acts as, and
+//! are authorised by the stored roles.
+//!
+//! What is absent: webhooks are never called (one that nobody answers for refuses the writes it matches), nothing runs in pods.
 
+mod access;
 mod admission;
 mod api;
+pub mod conformance;
 mod controllers;
 mod convert;
 pub mod faults;
@@ -35,7 +39,7 @@ mod store;
 mod transaction;
 mod write;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -190,6 +194,8 @@ pub(crate) struct Shared {
     news: tokio::sync::watch::Sender<u64>,
     snapshots: Mutex<VecDeque<State>>,
     counters: Counters,
+    /// Tokens that accounts asked for, and whose they are. They end with the process.
+    tokens: Mutex<HashMap<String, access::User>>,
 }
 
 impl Shared {
@@ -202,7 +208,29 @@ impl Shared {
             news,
             snapshots: Mutex::default(),
             counters: Counters::default(),
+            tokens: Mutex::default(),
         }
+    }
+
+    /// A new token for an account.
+    pub(crate) fn issue_token(&self, account: access::User) -> String {
+        let token = format!("sandbox.{}", uuid::Uuid::new_v4().simple());
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.insert(token.clone(), account);
+        token
+    }
+
+    /// Whose token this is: one that was asked for, or one that a Secret of an account holds.
+    pub(crate) fn authenticate(&self, token: &str) -> Option<access::User> {
+        if token.is_empty() {
+            return None;
+        }
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = tokens.get(token) {
+            return Some(account.clone());
+        }
+        drop(tokens);
+        controllers::accounts::owner(&self.state(), token)
     }
 
     /// The state as it is now.

@@ -204,6 +204,12 @@ pub(crate) fn empty(config: &Config, builtins: &Builtins) -> State {
         "endpoints": [{ "addresses": ["192.0.2.1"], "conditions": { "ready": true } }],
         "ports": [{ "name": "https", "port": 6443, "protocol": "TCP" }],
     }));
+    // The roles that people bind; those of the control plane's own parts are left out.
+    first.extend(
+        include_str!("../data/roles-1.20.jsonl")
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok()),
+    );
     for (index, node) in config.nodes.iter().enumerate() {
         first.push(new_node(config, node, index));
     }

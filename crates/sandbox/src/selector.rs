@@ -194,7 +194,8 @@ impl Fields {
                 )));
             };
             if !is_selectable(resource, field) {
-                return Err(Status::bad_request(if resource.is_custom() {
+                let by_kind = resource.is_custom() || !own_fields(resource).is_empty();
+                return Err(Status::bad_request(if by_kind {
                     format!("field label not supported: {field}")
                 } else {
                     format!(
@@ -214,6 +215,15 @@ impl Fields {
                 Some(Value::String(value)) => value == wanted,
                 Some(Value::Bool(value)) => value.to_string() == *wanted,
                 Some(Value::Number(value)) => value.to_string() == *wanted,
+                _ if pointer == "/status/successful" => {
+                    // A number in the selector's name only.
+                    object
+                        .pointer("/status/succeeded")
+                        .and_then(Value::as_i64)
+                        .unwrap_or(0)
+                        .to_string()
+                        == *wanted
+                }
                 _ => wanted.is_empty() || (pointer.starts_with("/spec/unschedulable") && wanted == "false"),
             };
             is == *equal
@@ -227,7 +237,12 @@ fn is_selectable(resource: &Resource, field: &str) -> bool {
     {
         return true;
     }
-    let fields: &[&str] = match (resource.group.as_str(), resource.plural.as_str()) {
+    own_fields(resource).contains(&field)
+}
+
+/// The fields that a kind has selected by, besides name and namespace.
+fn own_fields(resource: &Resource) -> &'static [&'static str] {
+    match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "pods") => &[
             "spec.nodeName",
             "spec.restartPolicy",
@@ -257,8 +272,7 @@ fn is_selectable(resource: &Resource, field: &str) -> bool {
             "type",
         ],
         _ => &[],
-    };
-    fields.contains(&field)
+    }
 }
 
 #[cfg(test)]

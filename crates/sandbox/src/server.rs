@@ -196,7 +196,7 @@ async fn accept(
     }
 }
 
-/// Lets only those in who have the token.
+/// Lets only those in who have the administrator's token, or one of a ServiceAccount.
 #[derive(Clone)]
 struct Guarded {
     service: Service,
@@ -224,6 +224,9 @@ impl tower::Service<http::Request<hyper::body::Incoming>> for Guarded {
             .unwrap_or_default();
         if is_same(given.as_bytes(), self.token.as_bytes()) {
             return self.service.call(request);
+        }
+        if let Some(account) = self.service.authenticate(given) {
+            return self.service.for_user(account).call(request);
         }
         Box::pin(async { Ok(respond::status(&Status::unauthorized())) })
     }

@@ -11,7 +11,8 @@ use http::{Request, Response};
 use http_body_util::BodyExt as _;
 
 use crate::Shared;
-use crate::api::request::{Query, User};
+use crate::access::User;
+use crate::api::request::Query;
 use crate::api::respond::{self, Body};
 use crate::api::{self};
 use crate::status::Status;
@@ -41,6 +42,21 @@ impl Service {
     }
 }
 
+impl Service {
+    /// The same for another user.
+    pub(crate) fn for_user(&self, user: User) -> Service {
+        Service {
+            shared: Arc::clone(&self.shared),
+            user,
+        }
+    }
+
+    /// Whose token this is, if it is an account's.
+    pub(crate) fn authenticate(&self, token: &str) -> Option<User> {
+        self.shared.authenticate(token)
+    }
+}
+
 impl<B> tower::Service<Request<B>> for Service
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -66,7 +82,7 @@ where
                 }
             };
             shared.count_request();
-            let request = api::request::Request {
+            let mut request = api::request::Request {
                 method: parts.method,
                 path: parts.uri.path().to_owned(),
                 query: Query::parse(parts.uri.query().unwrap_or_default()),
@@ -74,7 +90,33 @@ where
                 body,
                 user,
             };
+            if let Some(user) = request.impersonated() {
+                if let Err(status) = api::check_impersonation(&shared, &request, &user) {
+                    return Ok(respond::status(&status));
+                }
+                request.user = user;
+            }
             Ok(api::handle(&shared, &request))
+        })
+    }
+}
+
+impl crate::conformance::Send for Service {
+    fn send(
+        &self,
+        request: Request<Bytes>,
+    ) -> futures::future::BoxFuture<'_, Result<crate::conformance::Raw, String>> {
+        let mut service = self.clone();
+        Box::pin(async move {
+            let request = request.map(http_body_util::Full::new);
+            let answered = tower::Service::call(&mut service, request).await;
+            let (parts, body) = answered.map_err(|never| never.to_string())?.into_parts();
+            let body = body.collect().await.map_err(|error| error.to_string())?;
+            Ok(crate::conformance::Raw {
+                code: parts.status.as_u16(),
+                headers: parts.headers,
+                body: body.to_bytes(),
+            })
         })
     }
 }

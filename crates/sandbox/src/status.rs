@@ -134,6 +134,15 @@ impl Status {
         Status::new(403, "Forbidden", message).with_details(details(name, &resource.group, &resource.plural))
     }
 
+    pub(crate) fn forbidden_as(plural: &str, group: &str, name: &str, why: &str) -> Status {
+        let mut what = qualified(plural, group);
+        if !name.is_empty() {
+            what.push_str(&format!(" {name:?}"));
+        }
+        Status::new(403, "Forbidden", format!("{what} is forbidden: {why}"))
+            .with_details(details(name, group, plural))
+    }
+
     pub(crate) fn terminating(resource: &Resource, name: &str, namespace: &str) -> Status {
         let why =
             format!("unable to create new content in namespace {namespace} because it is being terminated");

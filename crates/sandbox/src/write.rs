@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::access::{self, User};
 use crate::admission;
 use crate::fields::{defaults, managed, validate};
 use crate::json::{self as read, child, is_deleting, list_at, name, namespace, object, text, text_at};
@@ -20,20 +21,25 @@ pub(crate) struct Writer<'a> {
     pub manager: &'a str,
     /// Whether admission (webhooks, namespaces that go away) has a say: it has none over the controllers' clean-up.
     pub admission: bool,
+    /// Who asks for it, where that is a user: nobody may grant more than they have.
+    pub user: Option<&'a User>,
 }
 
 impl Writer<'static> {
     pub(crate) const CONTROLLER: Writer<'static> = Writer {
         manager: "kube-controller-manager",
         admission: false,
+        user: None,
     };
     pub(crate) const API_SERVER: Writer<'static> = Writer {
         manager: "kube-apiserver",
         admission: false,
+        user: None,
     };
     pub(crate) const KUBELET: Writer<'static> = Writer {
         manager: "kubelet",
         admission: false,
+        user: None,
     };
 }
 
@@ -77,6 +83,26 @@ pub(crate) fn normalise_applied(resource: &Resource, version: &str, body: &mut V
     bring_into_form(resource, version, body, validate::fill_defaults);
 }
 
+/// All that metadata has.
+const METADATA: &[&str] = &[
+    "annotations",
+    "clusterName",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
 fn bring_into_form(
     resource: &Resource,
     version: &str,
@@ -84,6 +110,9 @@ fn bring_into_form(
     fill_defaults: fn(&Value, &mut Value),
 ) {
     let metadata = child(body, "metadata");
+    if resource.is_custom() {
+        metadata.retain(|key, _| METADATA.contains(&key.as_str()));
+    }
     metadata.retain(|key, value| {
         // Empty managed fields are a request to forget them.
         if key == "managedFields" {
@@ -139,6 +168,9 @@ pub(crate) fn create(
     if resource.namespaced && writer.admission {
         admission::check_namespace(transaction, resource, &namespace, name(&new))?;
     }
+    if let Some(user) = writer.user {
+        access::check_escalation(&transaction.state, user, resource, &new, None)?;
+    }
     if ownership == Ownership::Update {
         managed::update(
             None,
@@ -157,12 +189,7 @@ pub(crate) fn create(
     }
     let uid = transaction.state.draw_uid();
     let metadata = child(&mut new, "metadata");
-    for gone in [
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "generation",
-    ] {
+    for gone in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         metadata.swap_remove(gone);
     }
     metadata.insert("creationTimestamp".into(), transaction.now.as_str().into());
@@ -246,6 +273,11 @@ pub(crate) fn update(
     if let Some(generation) = generation {
         child(&mut new, "metadata").insert("generation".into(), generation.into());
     }
+    if let Some(user) = writer.user
+        && !changes_only_links(old, &new)
+    {
+        access::check_escalation(&transaction.state, user, resource, &new, Some(old))?;
+    }
     let mut causes = check_metadata(resource, &new);
     if is_deleting(old) {
         let added: Vec<_> = list_at(&new, "/metadata/finalizers")
@@ -292,6 +324,18 @@ fn awaits_more(value: &Value) -> bool {
     text(value, "kind") == "Namespace"
         && text(value, "apiVersion") == "v1"
         && !list_at(value, "/spec/finalizers").is_empty()
+}
+
+/// Whether an update touches owners and finalizers alone, as the garbage collector's do.
+fn changes_only_links(old: &Value, new: &Value) -> bool {
+    let rest = |value: &Value| {
+        let mut value = value.clone();
+        for key in ["ownerReferences", "finalizers", "managedFields"] {
+            child(&mut value, "metadata").shift_remove(key);
+        }
+        value
+    };
+    rest(old) == rest(new)
 }
 
 fn keep_metadata(old: &Value, new: &mut Value) {
@@ -368,12 +412,13 @@ fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
     } else if let Some(why) = check_name(resource, name) {
         causes.push(invalid("metadata.name", &name.into(), &why));
     }
-    for (index, owner) in list_at(new, "/metadata/ownerReferences").iter().enumerate() {
+    causes.extend(prepare::names::check_metadata(new));
+    for owner in list_at(new, "/metadata/ownerReferences") {
         for key in ["apiVersion", "kind", "name", "uid"] {
             if text(owner, key).is_empty() {
                 let what = if key == "apiVersion" { "version" } else { key };
                 causes.push(invalid(
-                    &format!("metadata.ownerReferences[{index}].{key}"),
+                    &format!("metadata.ownerReferences.{key}"),
                     &"".into(),
                     &format!("{what} must not be empty"),
                 ));

@@ -12,6 +12,7 @@ mod plan;
 mod rehearse;
 mod rollback;
 pub(crate) mod run;
+mod sandbox;
 mod status;
 pub(crate) mod upgrade_command;
 
@@ -52,6 +53,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Preflight(args) => plan::preflight(&global, &args).await,
         Command::Plan(args) => plan::plan(&global, &args).await,
         Command::Rehearse(args) => rehearse::rehearse(&global, args).await,
+        Command::Sandbox(args) => sandbox::serve(&global, args).await,
         Command::Install(args) => install::install(&global, args).await,
         Command::Upgrade(args) => upgrade_command::upgrade(&global, args).await,
         Command::Rollback(args) => rollback::rollback(&global, args).await,

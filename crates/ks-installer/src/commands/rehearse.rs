@@ -30,8 +30,13 @@ pub(super) fn client(sandbox: &Sandbox) -> Cluster {
     Cluster::new(kube::Client::new(sandbox.service(), "default"))
 }
 
-async fn copy(global: &Global, args: &RehearseArgs) -> anyhow::Result<(String, Vec<Object>)> {
-    let Some(path) = &args.from else {
+/// Reads the cluster, or the file that holds a copy of it; also says which Kubernetes it is.
+pub(super) async fn copy(
+    global: &Global,
+    from: Option<&Path>,
+    kubernetes_version: Option<&String>,
+) -> anyhow::Result<(String, Vec<Object>)> {
+    let Some(path) = from else {
         let cluster = connect(global).await?;
         let snapshot = cluster.snapshot(&Scope::copy()).await.map_err(read_error)?;
         for unreadable in &snapshot.unreadable {
@@ -40,10 +45,7 @@ async fn copy(global: &Global, args: &RehearseArgs) -> anyhow::Result<(String, V
                 unreadable.resource, unreadable.message
             ));
         }
-        let version = args
-            .kubernetes_version
-            .clone()
-            .unwrap_or(snapshot.kubernetes.clone());
+        let version = kubernetes_version.cloned().unwrap_or(snapshot.kubernetes.clone());
         let objects = snapshot.objects.into_values().collect();
         return Ok((version, objects));
     };
@@ -55,9 +57,8 @@ async fn copy(global: &Global, args: &RehearseArgs) -> anyhow::Result<(String, V
         let hint = error.hint();
         with_hint(error.into(), hint)
     })?;
-    let version = args
-        .kubernetes_version
-        .clone()
+    let version = kubernetes_version
+        .cloned()
         .or_else(|| dump::kubernetes_version(&objects))
         .ok_or_else(|| {
             anyhow!(
@@ -73,7 +74,7 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
     let started = Instant::now();
     let progress = Progress::new(!json);
     progress.begin("Copy");
-    let (version, objects) = copy(global, &args).await?;
+    let (version, objects) = copy(global, args.from.as_deref(), args.kubernetes_version.as_ref()).await?;
     let count = objects.len();
     let source = args
         .from
@@ -156,7 +157,7 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
     Ok(verdict)
 }
 
-fn save(sandbox: &Sandbox, path: &Path) -> anyhow::Result<()> {
+pub(super) fn save(sandbox: &Sandbox, path: &Path) -> anyhow::Result<()> {
     let objects = sandbox
         .objects()
         .iter()

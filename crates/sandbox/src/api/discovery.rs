@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::Response;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::Shared;
 use crate::api::request::Request;
 use crate::api::respond::{self, Body};
-use crate::kinds::{Resource, compare_versions};
+use crate::kinds::{Minor, Resource, compare_versions};
+use crate::status::{Result, Status};
 
 const ALL_VERBS: &[&str] = &[
     "create",
@@ -141,7 +145,7 @@ pub(crate) fn group(shared: &Shared, name: &str) -> Response<Body> {
     }
 }
 
-pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Response<Body> {
+pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Result<Response<Body>> {
     let state = shared.state();
     let mut resources: Vec<_> = shared
         .builtins
@@ -156,7 +160,10 @@ pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Response
         .iter()
         .any(|known| known.name == group && known.versions.iter().any(|(name, _)| name == version));
     if resources.is_empty() && !known {
-        return respond::text(404, "404 page not found\n");
+        if shared.builtins.has_group(group) {
+            return Err(Status::no_such_resource());
+        }
+        return Ok(respond::text(404, "404 page not found\n"));
     }
     resources.sort_by(|a, b| a.plural.cmp(&b.plural));
     let mut listed: Vec<Value> = Vec::new();
@@ -172,7 +179,7 @@ pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Response
     listed.extend(
         resources
             .iter()
-            .flat_map(|resource| describe_resource(resource, version)),
+            .flat_map(|resource| describe_resource(resource, version, shared.builtins.minor)),
     );
     for (_, plural, kind, namespaced) in REVIEWS.iter().filter(|(known, ..)| *known == group) {
         listed.push(json!({
@@ -191,10 +198,10 @@ pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Response
     }
     list["groupVersion"] = group_version.into();
     list["resources"] = listed.into();
-    respond::json(200, &list)
+    Ok(respond::json(200, &list))
 }
 
-fn describe_resource(resource: &Resource, version: &str) -> Vec<Value> {
+fn describe_resource(resource: &Resource, version: &str, minor: Minor) -> Vec<Value> {
     let verbs: Vec<_> = if resource.is_custom() {
         CUSTOM_VERBS.to_vec()
     } else {
@@ -219,6 +226,7 @@ fn describe_resource(resource: &Resource, version: &str) -> Vec<Value> {
     if !resource.categories.is_empty() {
         main["categories"] = json!(resource.categories);
     }
+    main["storageVersionHash"] = storage_hash(resource, minor).into();
     let mut all = vec![main];
     for subresource in resource.subresources(version) {
         let mut entry = json!({
@@ -254,6 +262,33 @@ fn describe_resource(resource: &Resource, version: &str) -> Vec<Value> {
         all.push(entry);
     }
     all
+}
+
+/// Tells clients when a kind is stored in another version.
+fn storage_hash(resource: &Resource, minor: Minor) -> String {
+    // Kinds that servers up to 1.21 went on storing in their first version.
+    const BETA: &[&str] = &[
+        "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+        "validatingwebhookconfigurations.admissionregistration.k8s.io",
+        "customresourcedefinitions.apiextensions.k8s.io",
+        "apiservices.apiregistration.k8s.io",
+        "certificatesigningrequests.certificates.k8s.io",
+        "leases.coordination.k8s.io",
+        "ingressclasses.networking.k8s.io",
+        "ingresses.networking.k8s.io",
+        "runtimeclasses.node.k8s.io",
+        "csidrivers.storage.k8s.io",
+    ];
+    let (_, group) = resource.store.split_once('.').unwrap_or((&resource.store, ""));
+    let version = if minor < 22 && BETA.contains(&&*resource.store) {
+        "v1beta1"
+    } else if group == resource.group {
+        &resource.storage_version
+    } else {
+        "v1"
+    };
+    let digest = Sha256::digest(format!("{group}/{version}/{}", resource.kind));
+    STANDARD.encode(&digest[..8])
 }
 
 fn proxy_options(kind: &str) -> &'static str {

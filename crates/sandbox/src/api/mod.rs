@@ -11,6 +11,7 @@ pub(crate) mod respond;
 mod reviews;
 mod scale;
 mod table;
+mod warnings;
 mod watch;
 
 use std::sync::Arc;
@@ -19,8 +20,10 @@ use http::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::Shared;
+use crate::access::{self, Attributes, User};
 use crate::kinds::Resource;
 use crate::status::{Result, Status};
+use crate::store::State;
 use crate::write::Place;
 use request::{Request, Target, decode};
 use respond::Body;
@@ -75,6 +78,9 @@ fn route(shared: &Arc<Shared>, request: &Request) -> Result<Response<Body>> {
         .collect();
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
     let reading = matches!(request.method, Method::GET | Method::HEAD);
+    if !request.user.is_admin() {
+        access::check(&shared.state(), &request.user, &attributes(request, &parts))?;
+    }
     match words.as_slice() {
         [] if reading => Ok(respond::json(200, &discovery::paths(shared))),
         ["version"] if reading => Ok(respond::json(200, &shared.version())),
@@ -83,13 +89,105 @@ fn route(shared: &Arc<Shared>, request: &Request) -> Result<Response<Body>> {
         ["api"] if reading => Ok(discovery::legacy(shared, request)),
         ["apis"] if reading => Ok(discovery::groups(shared, request)),
         ["apis", group] if reading => Ok(discovery::group(shared, group)),
-        ["api", "v1"] if reading => Ok(discovery::resources(shared, "", "v1")),
-        ["apis", group, version] if reading => Ok(discovery::resources(shared, group, version)),
+        ["api", "v1"] if reading => discovery::resources(shared, "", "v1"),
+        // Below a group that is built in, an unknown version is an unknown resource.
+        ["api", _] if reading => Err(Status::no_such_resource()),
+        ["apis", group, version] if reading => discovery::resources(shared, group, version),
         ["api", "v1", ..] => resource(shared, request, "", "v1", &parts[2..]),
         ["apis", group, version, _, ..] => resource(shared, request, group, version, &parts[3..]),
         // The server's last word on an unknown path is the list of those it knows.
         _ => Ok(respond::json(404, &discovery::paths(shared))),
     }
+}
+
+/// What a request is about, to those who authorise it.
+fn attributes(request: &Request, parts: &[String]) -> Attributes {
+    let words: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let target = match words.as_slice() {
+        ["api", version, _, ..] => Target::parse("", version, &parts[2..]),
+        ["apis", group, version, _, ..] => Target::parse(group, version, &parts[3..]),
+        _ => None,
+    };
+    let Some(target) = target else {
+        return Attributes {
+            verb: request.method.as_str().to_lowercase(),
+            path: request.path.clone(),
+            ..Attributes::default()
+        };
+    };
+    let mut name = target.name;
+    if name.is_empty() {
+        // A list of one name is about that one.
+        let selector = request.query.get("fieldSelector").unwrap_or_default();
+        let chosen = selector
+            .split(',')
+            .find_map(|one| one.strip_prefix("metadata.name="));
+        chosen
+            .unwrap_or_default()
+            .trim_start_matches('=')
+            .clone_into(&mut name);
+    }
+    let named = !name.is_empty() && request.query.get("fieldSelector").is_none();
+    let verb = match &request.method {
+        &Method::GET | &Method::HEAD if target.watch || request.query.flag("watch") => "watch",
+        &Method::GET | &Method::HEAD if named => "get",
+        &Method::GET | &Method::HEAD => "list",
+        &Method::POST => "create",
+        &Method::PUT => "update",
+        &Method::PATCH => "patch",
+        &Method::DELETE if named => "delete",
+        &Method::DELETE => "deletecollection",
+        _ => "",
+    };
+    let namespace = if target.plural == "namespaces" && target.namespace.is_empty() {
+        name.clone()
+    } else {
+        target.namespace
+    };
+    Attributes {
+        verb: verb.to_owned(),
+        group: target.group,
+        subresource: target
+            .subresource
+            .split('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+        resource: target.plural,
+        namespace,
+        name,
+        path: String::new(),
+    }
+}
+
+/// Refuses to act as somebody whom the user may not act as.
+pub(crate) fn check_impersonation(shared: &Shared, request: &Request, wanted: &User) -> Result<()> {
+    if request.user.is_admin() {
+        return Ok(());
+    }
+    let state = shared.state();
+    let ask = |resource: &str, namespace: &str, name: &str| {
+        let attributes = Attributes {
+            verb: "impersonate".to_owned(),
+            resource: resource.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            ..Attributes::default()
+        };
+        access::check(&state, &request.user, &attributes)
+    };
+    match wanted
+        .name
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|rest| rest.split_once(':'))
+    {
+        Some((namespace, name)) => ask("serviceaccounts", namespace, name)?,
+        None => ask("users", "", &wanted.name)?,
+    }
+    for group in request.headers.get_all("impersonate-group") {
+        ask("groups", "", group.to_str().unwrap_or_default())?;
+    }
+    Ok(())
 }
 
 fn resource(
@@ -122,36 +220,55 @@ fn resource(
     let target = &endpoint.target;
     let subresource = target.subresource.split('/').next().unwrap_or_default();
     let served = subresource.is_empty() || endpoint.resource.subresources(version).contains(&subresource);
-    if !served && endpoint.resource.is_custom() && matches!(subresource, "status" | "scale") {
+    if !served && endpoint.resource.is_custom() {
         return Err(Status::not_found(&endpoint.resource, &target.name));
     }
     if !served {
         return not_served();
     }
+    let mut response = serve(shared, request, &endpoint, &state, not_served)?;
+    if let Some(warning) = warnings::of(&endpoint, shared.builtins.minor) {
+        response.headers_mut().insert("warning", warning);
+    }
+    Ok(response)
+}
+
+/// Answers a request about a resource that is served.
+fn serve(
+    shared: &Arc<Shared>,
+    request: &Request,
+    endpoint: &Endpoint,
+    state: &State,
+    not_served: impl Fn() -> Result<Response<Body>>,
+) -> Result<Response<Body>> {
+    let target = &endpoint.target;
     let named = !target.name.is_empty();
     let needs_namespace = endpoint.resource.namespaced && target.namespace.is_empty();
     match (&request.method, named) {
         (&Method::GET | &Method::HEAD, false) if target.watch || request.query.flag("watch") => {
-            watch::answer(shared, request, &endpoint)
+            watch::answer(shared, request, endpoint)
         }
         (&Method::GET | &Method::HEAD, true)
             if target.subresource.is_empty() && (target.watch || request.query.flag("watch")) =>
         {
-            watch::answer(shared, request, &endpoint)
+            watch::answer(shared, request, endpoint)
         }
-        (&Method::GET | &Method::HEAD, false) => query::list(shared, request, &endpoint, &state),
+        (&Method::GET | &Method::HEAD, false) => query::list(shared, request, endpoint, state),
         (&Method::GET | &Method::HEAD, true) if !needs_namespace => {
-            query::get(shared, request, &endpoint, &state)
+            query::get(shared, request, endpoint, state)
         }
         (&Method::POST, false) if needs_namespace && endpoint.resource.is_custom() => not_served(),
         (&Method::POST, false) if needs_namespace => Err(Status::method_not_allowed()),
-        (&Method::POST, _) => mutate::create(shared, request, &endpoint),
-        (&Method::PUT, true) if !needs_namespace => mutate::replace(shared, request, &endpoint),
-        (&Method::PATCH, true) if !needs_namespace => mutate::patch(shared, request, &endpoint),
+        (&Method::POST, _) => mutate::create(shared, request, endpoint),
+        (&Method::PUT, true) if !needs_namespace => mutate::replace(shared, request, endpoint),
+        (&Method::PATCH, true) if !needs_namespace => mutate::patch(shared, request, endpoint),
         (&Method::DELETE, true) if !needs_namespace && target.subresource.is_empty() => {
-            mutate::delete(shared, request, &endpoint)
+            mutate::delete(shared, request, endpoint)
         }
-        (&Method::DELETE, false) if !needs_namespace => mutate::delete_collection(shared, request, &endpoint),
+        (&Method::DELETE, false) if !needs_namespace => mutate::delete_collection(shared, request, endpoint),
+        (&Method::PUT | &Method::PATCH, false) if endpoint.resource.is_custom() => {
+            Err(Status::bad_request("name must be provided"))
+        }
         _ => Err(Status::method_not_allowed()),
     }
 }

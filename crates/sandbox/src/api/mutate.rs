@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::Response;
 use serde_json::{Value, json};
 
+use crate::access::{self, Attributes, User};
 use crate::api::Endpoint;
 use crate::api::body::{self, place};
 use crate::api::query::{Selection, find, one};
@@ -70,6 +71,7 @@ pub(crate) fn create(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
         let writer = Writer {
             manager: &manager,
             admission: true,
+            user: Some(&request.user),
         };
         write::create(transaction, endpoint.place(), body, Ownership::Update, writer)
     })?;
@@ -88,6 +90,7 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
                 let writer = Writer {
                     manager: "",
                     admission: true,
+                    user: Some(&request.user),
                 };
                 write::delete(
                     transaction,
@@ -108,14 +111,33 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
             let account = find(endpoint, &shared.state())?;
             let mut body = body::read(request)?;
             let seconds = number_at(&body, "/spec/expirationSeconds").unwrap_or(3600);
+            let token = shared.issue_token(User::account(namespace(&account), name(&account)));
             object(&mut body).insert(
                 "status".into(),
                 json!({
-                    "token": format!("sandbox.{}.{}.{}", namespace(&account), name(&account), uid(&account)),
+                    "token": token,
                     "expirationTimestamp": shared.config.later(seconds),
                 }),
             );
             Ok(respond::json(201, &body))
+        }
+        ("Pod", "binding") => {
+            let body = body::read(request)?;
+            commit(shared, request, Verb::Create, |transaction| {
+                let live = find(endpoint, &transaction.state)?;
+                crate::controllers::pods::bind(
+                    transaction,
+                    &endpoint.resource,
+                    &live,
+                    text_at(&body, "/target/name"),
+                )
+            })?;
+            Ok(respond::json(
+                201,
+                &json!({
+                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+                }),
+            ))
         }
         _ => Err(Status::method_not_allowed()),
     }
@@ -130,6 +152,7 @@ pub(crate) fn replace(
     let writer = Writer {
         manager: &manager,
         admission: true,
+        user: Some(&request.user),
     };
     if endpoint.target.subresource == "scale" {
         let scale = body::read(request)?;
@@ -145,6 +168,9 @@ pub(crate) fn replace(
         let live = match find(endpoint, &transaction.state) {
             Ok(live) => live,
             Err(_) if may_create_by_put(resource) && endpoint.target.subresource.is_empty() => {
+                check_creation(transaction, endpoint, request)?;
+                let mut body = body;
+                child(&mut body, "metadata").shift_remove("resourceVersion");
                 return Ok((
                     true,
                     write::create(transaction, endpoint.place(), body, Ownership::Update, writer)?,
@@ -170,6 +196,23 @@ pub(crate) fn replace(
         endpoint,
         &updated,
     )
+}
+
+/// Creating by a request that is none to create takes the right to create as well.
+fn check_creation(transaction: &Transaction, endpoint: &Endpoint, request: &Request) -> Result<()> {
+    let (resource, target) = (&endpoint.resource, &endpoint.target);
+    let wanted = Attributes {
+        verb: "create".to_owned(),
+        group: target.group.clone(),
+        resource: target.plural.clone(),
+        namespace: target.namespace.clone(),
+        name: target.name.clone(),
+        ..Attributes::default()
+    };
+    match access::decide(&transaction.state, &request.user, &wanted) {
+        Some(_) => Ok(()),
+        None => Err(Status::forbidden(resource, &target.name, "")),
+    }
 }
 
 /// Kinds that a PUT creates where there is none.
@@ -277,6 +320,7 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
     let writer = Writer {
         manager: &manager,
         admission: true,
+        user: Some(&request.user),
     };
     if applying {
         return apply(shared, request, endpoint, body, writer);
@@ -457,6 +501,14 @@ fn apply(
             }
             None if !target.subresource.is_empty() => Err(Status::not_found(resource, &target.name)),
             None => {
+                check_creation(transaction, endpoint, request)?;
+                let given = text_at(&body, "/metadata/uid");
+                if !given.is_empty() {
+                    let why = format!(
+                        "uid mismatch: the provided object specified uid {given}, and no existing object was found"
+                    );
+                    return Err(Status::conflict(resource, &target.name, &why));
+                }
                 child(&mut new, "metadata").shift_remove("resourceVersion");
                 Ok((
                     true,
@@ -503,6 +555,40 @@ fn deletion(request: &Request) -> Result<Deletion> {
     } else {
         body::read(request)?
     };
+    let given = text(&body, "kind");
+    if !given.is_empty() && given != "DeleteOptions" {
+        let why = format!(
+            "no kind {given:?} is registered for version {:?} in scheme \
+             \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\"",
+            text(&body, "apiVersion")
+        );
+        return Err(Status::new(500, "", why));
+    }
+    let dry_runs: Vec<String> = match body.get("dryRun").and_then(Value::as_array) {
+        Some(values) => values
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect(),
+        None => request
+            .query
+            .all("dryRun")
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+            .collect(),
+    };
+    if dry_runs.iter().any(|value| value != "All") {
+        let shown: Vec<_> = dry_runs.iter().map(|value| format!("{value:?}")).collect();
+        let causes = [cause(
+            "FieldValueNotSupported",
+            "dryRun",
+            format!(
+                "Unsupported value: []string{{{}}}: supported values: \"All\"",
+                shown.join(", ")
+            ),
+        )];
+        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &causes));
+    }
     let text = |key: &str| -> Option<String> {
         body.get(key)
             .and_then(Value::as_str)
@@ -565,6 +651,7 @@ pub(crate) fn delete(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
         let writer = Writer {
             manager: "",
             admission: true,
+            user: Some(&request.user),
         };
         write::delete(transaction, endpoint.main(), &live, &options, writer)
     })?;
@@ -646,6 +733,7 @@ pub(crate) fn delete_collection(
             let writer = Writer {
                 manager: "",
                 admission: true,
+                user: Some(&request.user),
             };
             write::delete(transaction, endpoint.main(), &live, &options, writer)?;
         }
@@ -657,9 +745,21 @@ pub(crate) fn delete_collection(
             "kind": resource.list_kind,
             "apiVersion": endpoint.api_version(),
             "metadata": list_metadata(resource, revision),
-            "items": deleted.iter().map(|object| Value::clone(object)).collect::<Vec<_>>(),
+            "items": deleted.iter().map(|object| item(resource, object)).collect::<Vec<_>>(),
         }),
     ))
+}
+
+/// An object in a list: those of built-in kinds do not say what they are.
+fn item(resource: &Resource, object: &Value) -> Value {
+    let mut object = object.clone();
+    if !resource.is_custom()
+        && let Some(map) = object.as_object_mut()
+    {
+        map.shift_remove("kind");
+        map.shift_remove("apiVersion");
+    }
+    object
 }
 
 fn list_metadata(resource: &Resource, revision: u64) -> Value {

@@ -12,7 +12,7 @@ use crate::api::respond::{self, Body};
 use crate::api::{Endpoint, table};
 use crate::json::{Sent, TypeMeta};
 use crate::selector::{Fields, Labels};
-use crate::status::{Result, Status};
+use crate::status::{Result, Status, forbidden, unsupported};
 use crate::store::{Key, State};
 use crate::{Shared, convert};
 
@@ -49,7 +49,8 @@ impl Form {
                 Some(_) => {}
             }
         }
-        if custom {
+        // The table of a kind is made where other media types are not known yet.
+        if custom || accept.contains("as=") {
             return Err(Status::new(
                 406,
                 "NotAcceptable",
@@ -69,16 +70,90 @@ pub(crate) fn find(endpoint: &Endpoint, state: &State) -> Result<Arc<Value>> {
         .ok_or_else(|| Status::not_found(&endpoint.resource, &target.name))
 }
 
+/// The resource version that a read asks for.
+fn revision(request: &Request) -> Result<Option<u64>> {
+    match request
+        .query
+        .get("resourceVersion")
+        .filter(|value| !value.is_empty())
+    {
+        None => Ok(None),
+        Some(value) => value.parse().map(Some).map_err(|_| {
+            let why = format!("strconv.ParseUint: parsing {value:?}: invalid syntax");
+            Status::new(
+                500,
+                "",
+                format!("resourceVersion: Invalid value: {value:?}: {why}"),
+            )
+        }),
+    }
+}
+
+/// How many objects a list is to have at most.
+fn limit(request: &Request) -> Result<Option<u64>> {
+    match request.query.get("limit").filter(|value| !value.is_empty()) {
+        None => Ok(None),
+        Some(value) => match value.parse::<i64>() {
+            Ok(limit) => Ok(u64::try_from(limit).ok().filter(|limit| *limit > 0)),
+            Err(_) => Err(Status::bad_request(format!(
+                "strconv.ParseInt: parsing {value:?}: invalid syntax"
+            ))),
+        },
+    }
+}
+
+/// Refuses combinations of the options of a list that say nothing.
+fn check_match(request: &Request) -> Result<()> {
+    let text = |key: &str| request.query.get(key).unwrap_or_default();
+    let (wanted, version) = (text("resourceVersionMatch"), text("resourceVersion"));
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let why = if !text("continue").is_empty() {
+        "resourceVersionMatch is forbidden when continue is provided"
+    } else if version.is_empty() {
+        "resourceVersionMatch is forbidden unless resourceVersion is provided"
+    } else if wanted == "Exact" && version == "0" {
+        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""
+    } else if matches!(wanted, "Exact" | "NotOlderThan") {
+        return Ok(());
+    } else {
+        let causes = [unsupported(
+            "resourceVersionMatch",
+            wanted,
+            &["Exact", "NotOlderThan", ""],
+        )];
+        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &causes));
+    };
+    let causes = [forbidden("resourceVersionMatch", why)];
+    Err(Status::invalid("meta.k8s.io", "ListOptions", "", &causes))
+}
+
 pub(crate) fn get(
     shared: &Shared,
     request: &Request,
     endpoint: &Endpoint,
     state: &State,
 ) -> Result<Response<Body>> {
-    let found = find(endpoint, state)?;
+    revision(request)?;
+    let found = match find(endpoint, state) {
+        // A scale that is not there is named in full.
+        Err(_) if endpoint.target.subresource == "scale" && !endpoint.resource.is_custom() => {
+            let plural = format!("{}/scale", endpoint.resource.plural);
+            return Err(Status::not_found_as(
+                &plural,
+                &endpoint.resource.group,
+                &endpoint.target.name,
+            ));
+        }
+        found => found?,
+    };
     match endpoint.target.subresource.as_str() {
         "" | "status" => one(shared, 200, request, endpoint, &found),
-        "scale" => Ok(respond::json(200, &super::scale::scale_of(endpoint, &found))),
+        "scale" => {
+            super::scale::check(endpoint, &found)?;
+            Ok(respond::json(200, &super::scale::scale_of(endpoint, &found)))
+        }
         "log" => Ok(respond::text(200, "")),
         _ => Err(Status::method_not_allowed()),
     }
@@ -176,25 +251,17 @@ pub(crate) fn list(
 ) -> Result<Response<Body>> {
     let form = Form::of(request, endpoint.resource.is_custom())?;
     let selection = Selection::of(request, endpoint)?;
-    let number = |key: &str| -> Result<Option<u64>> {
-        match request.query.get(key).filter(|value| !value.is_empty()) {
-            None => Ok(None),
-            Some(value) => value.parse().map(Some).map_err(|_| {
-                Status::new(
-                    500,
-                    "",
-                    format!(
-                        "{key}: Invalid value: {value:?}: strconv.ParseUint: parsing {value:?}: invalid syntax"
-                    ),
-                )
-            }),
-        }
-    };
-    let wanted = number("resourceVersion")?;
-    let limit = number("limit")?.filter(|limit| *limit > 0);
+    check_match(request)?;
+    let wanted = revision(request)?;
+    let limit = limit(request)?;
     let mut state = state.clone();
     let mut start = None;
     if let Some(token) = request.query.get("continue").filter(|token| !token.is_empty()) {
+        if wanted.is_some_and(|wanted| wanted != 0) {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
         let go_on = Continue::decode(token)
             .ok_or_else(|| Status::bad_request("invalid continue token: continue key is not valid"))?;
         if go_on.revision != state.revision {

@@ -3,26 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 
-/// Who makes a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct User {
-    pub name: String,
-    pub groups: Vec<String>,
-}
-
-impl User {
-    /// The administrator: in process, or by the server's token.
-    pub(crate) fn admin(name: &str) -> User {
-        User {
-            name: name.to_owned(),
-            groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
-        }
-    }
-
-    pub(crate) fn is_admin(&self) -> bool {
-        self.groups.iter().any(|group| group == "system:masters")
-    }
-}
+use crate::access::User;
 
 /// A request with its body read.
 #[derive(Debug)]
@@ -68,11 +49,11 @@ impl Request {
         }
     }
 
-    /// The user, or whom the user acts as.
-    pub(crate) fn acting(&self) -> User {
+    /// Whom the user wants to act as, if anybody.
+    pub(crate) fn impersonated(&self) -> Option<User> {
         let name = self.header("impersonate-user");
         if name.is_empty() {
-            return self.user.clone();
+            return None;
         }
         let mut groups: Vec<_> = self
             .headers
@@ -81,16 +62,23 @@ impl Request {
             .filter_map(|value| value.to_str().ok())
             .map(str::to_owned)
             .collect();
-        if let Some(account) = name.strip_prefix("system:serviceaccount:") {
-            let namespace = account.split(':').next().unwrap_or_default();
-            groups.push("system:serviceaccounts".to_owned());
-            groups.push(format!("system:serviceaccounts:{namespace}"));
+        if groups.is_empty()
+            && let Some(account) = name.strip_prefix("system:serviceaccount:")
+        {
+            groups = User::account_groups(account.split(':').next().unwrap_or_default());
         }
-        groups.push("system:authenticated".to_owned());
-        User {
+        let everybody = if name == "system:anonymous" {
+            "system:unauthenticated"
+        } else {
+            "system:authenticated"
+        };
+        if !groups.iter().any(|group| group == everybody) {
+            groups.push(everybody.to_owned());
+        }
+        Some(User {
             name: name.to_owned(),
             groups,
-        }
+        })
     }
 }
 

@@ -6,12 +6,15 @@ use http::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::Shared;
+use crate::access::{self, Attributes, User};
 use crate::api::discovery::REVIEWS;
-use crate::api::request::{Request, Target, User};
+use crate::api::request::{Request, Target};
 use crate::api::respond::{self, Body};
 use crate::fields::managed;
+use crate::fields::validate::Cause;
 use crate::json::{list_at, object, text_at};
-use crate::status::{Result, Status};
+use crate::status::{Result, Status, cause, invalid};
+use crate::store::State;
 
 /// Answers a review; `None` when the path names none.
 pub(crate) fn answer(
@@ -41,12 +44,26 @@ pub(crate) fn answer(
         return Err(Status::method_not_allowed());
     }
     let mut review = super::body::read(request)?;
-    let user = request.acting();
+    let state = shared.state();
+    let user = &request.user;
     let status = match *kind {
-        "SelfSubjectAccessReview" => decide(&user),
-        "SubjectAccessReview" | "LocalSubjectAccessReview" => decide(&subject(&review)),
-        "SelfSubjectRulesReview" => rules(&user),
-        _ => token(shared, text_at(&review, "/spec/token")),
+        "SelfSubjectRulesReview" => match text_at(&review, "/spec/namespace") {
+            "" => return Err(Status::bad_request("no namespace on request")),
+            namespace => access::rules(&state, user, namespace),
+        },
+        "TokenReview" => token(shared, text_at(&review, "/spec/token")),
+        own => {
+            let causes = check(&review, own, target);
+            if !causes.is_empty() {
+                return Err(Status::invalid(group, "", "", &causes));
+            }
+            let subject = if own == "SelfSubjectAccessReview" {
+                user.clone()
+            } else {
+                subject(&review)
+            };
+            decide(&state, &subject, &Attributes::of_review(&review))
+        }
     };
     let map = object(&mut review);
     map.insert("kind".into(), (*kind).into());
@@ -101,24 +118,52 @@ fn components(request: &Request, target: &Target) -> Result<Response<Body>> {
     Ok(respond::json(200, &found))
 }
 
-/// Administrators may do everything; of others nothing is known yet.
-fn decide(user: &User) -> Value {
-    if user.is_admin() {
-        json!({ "allowed": true })
-    } else {
-        json!({ "allowed": false })
+/// What is wrong with a review of access.
+fn check(review: &Value, kind: &str, target: &Target) -> Vec<Cause> {
+    let given = |key: &str| {
+        review
+            .pointer(&format!("/spec/{key}"))
+            .is_some_and(|value| !value.is_null())
+    };
+    let mut causes = Vec::new();
+    if given("resourceAttributes") && given("nonResourceAttributes") {
+        let other = |key: &str| text_at(review, &format!("/spec/nonResourceAttributes/{key}")).to_owned();
+        let why = format!(
+            "Invalid value: authorization.NonResourceAttributes{{Path:{:?}, Verb:{:?}}}: cannot be specified in combination \
+             with resourceAttributes",
+            other("path"),
+            other("verb")
+        );
+        causes.push(cause("FieldValueInvalid", "spec.nonResourceAttributes", why));
     }
+    if !given("resourceAttributes") && !given("nonResourceAttributes") {
+        let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        causes.push(invalid("spec.resourceAttributes", &"null".into(), why));
+    }
+    if kind != "SelfSubjectAccessReview"
+        && text_at(review, "/spec/user").is_empty()
+        && list_at(review, "/spec/groups").is_empty()
+    {
+        let why = "at least one of user or group must be specified";
+        causes.push(invalid("spec.user", &"".into(), why));
+    }
+    let namespace = text_at(review, "/spec/resourceAttributes/namespace");
+    if kind == "LocalSubjectAccessReview" && namespace != target.namespace {
+        let why = "must match metadata.namespace";
+        causes.push(invalid(
+            "spec.resourceAttributes.namespace",
+            &namespace.into(),
+            why,
+        ));
+    }
+    causes
 }
 
-fn rules(user: &User) -> Value {
-    if user.is_admin() {
-        json!({
-            "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }],
-            "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
-            "incomplete": false,
-        })
-    } else {
-        json!({ "resourceRules": [], "nonResourceRules": [], "incomplete": true })
+fn decide(state: &State, user: &User, wanted: &Attributes) -> Value {
+    match access::decide(state, user, wanted) {
+        Some(reason) if reason.is_empty() => json!({ "allowed": true }),
+        Some(reason) => json!({ "allowed": true, "reason": reason }),
+        None => json!({ "allowed": false }),
     }
 }
 
@@ -134,27 +179,15 @@ fn subject(review: &Value) -> User {
 }
 
 fn token(shared: &Shared, token: &str) -> Value {
-    // Tokens made here spell out whose they are: `sandbox.NAMESPACE.NAME.UID`.
-    let mut parts = token.split('.');
-    if let (Some("sandbox"), Some(namespace), Some(name), Some(uid)) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-        && shared
-            .state()
-            .find("serviceaccounts", namespace, name)
-            .is_some_and(|account| crate::json::uid(account) == uid)
+    let Some(user) = shared.authenticate(token) else {
+        return json!({ "user": {}, "error": "invalid bearer token" });
+    };
+    let mut shown = json!({ "username": user.name, "groups": user.groups });
+    let account = user.name.strip_prefix("system:serviceaccount:");
+    if let Some((namespace, name)) = account.and_then(|account| account.split_once(':'))
+        && let Some(found) = shared.state().find("serviceaccounts", namespace, name)
     {
-        return json!({
-            "authenticated": true,
-            "user": {
-                "username": format!("system:serviceaccount:{namespace}:{name}"),
-                "uid": uid,
-                "groups": [
-                    "system:serviceaccounts",
-                    format!("system:serviceaccounts:{namespace}"),
-                    "system:authenticated",
-                ],
-            },
-        });
+        object(&mut shown).insert("uid".into(), crate::json::uid(found).into());
     }
-    json!({ "user": {}, "error": "invalid bearer token" })
+    json!({ "authenticated": true, "user": shown })
 }

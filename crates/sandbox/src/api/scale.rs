@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api::Endpoint;
 use crate::api::mutate::{check_version, relabel};
-use crate::json::{name, namespace, number_at, object, text, text_at, uid};
+use crate::json::{child, list, name, namespace, number_at, object, text, text_at, uid};
 use crate::status::{Result, Status};
 use crate::transaction::Transaction;
 use crate::write::{self, Ownership, Writer, normalise};
@@ -28,6 +28,9 @@ pub(super) fn scale_of(endpoint: &Endpoint, object: &Value) -> Value {
         "spec": { "replicas": at(&paths.0) },
         "status": { "replicas": at(&paths.1) },
     });
+    if at(&paths.0) == 0 {
+        child(&mut scale, "spec").shift_remove("replicas");
+    }
     let selector = if endpoint.resource.is_custom() {
         paths
             .2
@@ -42,16 +45,37 @@ pub(super) fn scale_of(endpoint: &Endpoint, object: &Value) -> Value {
     scale
 }
 
+/// Refuses the scale of a custom resource that does not say how many it wants.
+pub(super) fn check(endpoint: &Endpoint, object: &Value) -> Result<()> {
+    let path = scale_paths(endpoint).0;
+    if !endpoint.resource.is_custom() || object.pointer(&pointer(&path)).is_some() {
+        return Ok(());
+    }
+    Err(Status::internal(format!(
+        "the spec replicas field {path:?} does not exist"
+    )))
+}
+
 fn selector_text(selector: Option<&Value>) -> String {
     let Some(selector) = selector else {
         return String::new();
     };
     let labels = selector.get("matchLabels").unwrap_or(selector);
     let sorted: std::collections::BTreeMap<_, _> = labels.as_object().into_iter().flatten().collect();
-    let all: Vec<_> = sorted
+    let mut all: Vec<_> = sorted
         .iter()
         .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
         .collect();
+    for one in list(selector, "matchExpressions") {
+        let key = text(one, "key");
+        let values: Vec<_> = list(one, "values").iter().filter_map(Value::as_str).collect();
+        all.push(match text(one, "operator") {
+            "In" => format!("{key} in ({})", values.join(",")),
+            "NotIn" => format!("{key} notin ({})", values.join(",")),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.to_owned(),
+        });
+    }
     all.join(",")
 }
 

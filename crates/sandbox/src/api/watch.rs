@@ -48,6 +48,10 @@ pub(crate) fn answer(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
         let selector = format!("metadata.name={}", endpoint.target.name);
         selection.fields = crate::selector::Fields::parse(&selector, &endpoint.resource, endpoint.version())?;
     }
+    if !endpoint.target.name.is_empty() && !endpoint.target.watch {
+        // One object is not watched this way: it is read.
+        super::query::find(endpoint, &shared.state())?;
+    }
     let lifetime = request
         .query
         .get("timeoutSeconds")
@@ -91,9 +95,12 @@ pub(crate) fn answer(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
         }
         version => {
             let from: u64 = version.parse().map_err(|_| {
-                Status::bad_request(format!(
-                    "invalid resource version {version:?}: strconv.ParseUint: invalid syntax"
-                ))
+                let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+                Status::new(
+                    500,
+                    "",
+                    format!("resourceVersion: Invalid value: {version:?}: {why}"),
+                )
             })?;
             watch.position = from;
             // Changes that are forgotten already: the client has to list again.

@@ -1,13 +1,15 @@
 //! ServiceAccounts and their tokens, which are Secrets up to Kubernetes 1.23.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
+use crate::access::User;
 use crate::controllers::{create, write_status};
-use crate::json::{child, is_deleting, list, name, namespace, object, text, uid};
+use crate::json::{child, is_deleting, list, name, namespace, object, text, text_at, uid};
 use crate::status::Result;
-use crate::store::Key;
+use crate::store::{Key, State};
 use crate::transaction::Transaction;
 use crate::write::Writer;
 
@@ -25,6 +27,7 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key, old: Option<&V
     }
     let secrets = transaction.builtin("", "secrets")?;
     let secret_name = format!("{}-token-{}", name(&account), transaction.state.draw_suffix());
+    let data = token(transaction, &account);
     let secret = json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -34,7 +37,7 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key, old: Option<&V
             "annotations": { NAME: name(&account), UID: uid(&account) },
         },
         "type": TYPE,
-        "data": token(&account),
+        "data": data,
     });
     create(transaction, &secrets, secret, Writer::CONTROLLER)?;
     let kind = transaction.builtin("", "serviceaccounts")?;
@@ -44,14 +47,27 @@ pub(crate) fn reconcile(transaction: &mut Transaction, key: &Key, old: Option<&V
     Ok(())
 }
 
-/// The data of a token Secret. The token says whose it is; it opens nothing.
-fn token(account: &Value) -> Value {
-    let token = format!(
-        "sandbox.{}.{}.{}",
-        namespace(account),
-        name(account),
-        uid(account)
-    );
+/// Whose token this is, if a Secret of an account that is there holds it.
+pub(crate) fn owner(state: &State, token: &str) -> Option<User> {
+    let token = STANDARD.encode(token);
+    let (_, secret) = state
+        .collection("secrets")?
+        .iter()
+        .find(|(_, secret)| text(secret, "type") == TYPE && text_at(secret, "/data/token") == token)?;
+    let annotations = secret.pointer("/metadata/annotations")?;
+    let (space, account) = (namespace(secret), text(annotations, NAME));
+    let found = state.find("serviceaccounts", space, account)?;
+    (uid(found) == text(annotations, UID)).then(|| User::account(space, account))
+}
+
+/// The data of a token Secret. The token says whose it is, and is as hard to guess as the seed of the cluster.
+fn token(transaction: &Transaction, account: &Value) -> Value {
+    // Drawn from a copy, so that the names and UIDs that come next do not depend on tokens; and hashed, so that they do not
+    // tell the token either.
+    let mut ahead = transaction.state.clone();
+    let drawn = Sha256::digest(format!("token {:x} {:x}", ahead.draw(), ahead.draw()));
+    let drawn = URL_SAFE_NO_PAD.encode(&drawn[..16]);
+    let token = format!("sandbox.{}.{}.{drawn}", namespace(account), name(account));
     json!({
         "ca.crt": STANDARD.encode(crate::Config::ca_certificate()),
         "namespace": STANDARD.encode(namespace(account)),
@@ -81,7 +97,7 @@ pub(crate) fn reconcile_secret(transaction: &mut Transaction, key: &Key) -> Resu
     };
     let kind = transaction.builtin("", "secrets")?;
     let mut next = Value::clone(&secret);
-    if let Value::Object(data) = token(&account) {
+    if let Value::Object(data) = token(transaction, &account) {
         child(&mut next, "data").extend(data);
     }
     let annotations = child(&mut next, "metadata")

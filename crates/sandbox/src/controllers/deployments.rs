@@ -342,6 +342,17 @@ fn report(transaction: &mut Transaction, key: &Key, current: Option<&str>) -> Re
         ],
     );
     let now = transaction.now.clone();
+    let paused = deployment.pointer("/spec/paused") == Some(&Value::Bool(true));
+    let was_paused = list_at(&deployment, "/status/conditions")
+        .iter()
+        .any(|condition| text(condition, "reason") == "DeploymentPaused");
+    if paused {
+        let (reason, message) = ("DeploymentPaused", "Deployment is paused");
+        set_condition(&mut next, "Progressing", "Unknown", reason, message, &now);
+    } else if was_paused {
+        let (reason, message) = ("DeploymentResumed", "Deployment is resumed");
+        set_condition(&mut next, "Progressing", "Unknown", reason, message, &now);
+    }
     if available >= wanted - max_unavailable(&deployment) {
         set_condition(
             &mut next,
@@ -361,7 +372,7 @@ fn report(transaction: &mut Transaction, key: &Key, current: Option<&str>) -> Re
             &now,
         );
     }
-    if let Some(current) = current {
+    if let Some(current) = current.filter(|_| !paused) {
         let complete = updated == wanted && total == wanted && available == wanted;
         let (reason, message) = if complete {
             (

@@ -81,6 +81,7 @@ pub(crate) fn tell(transaction: &mut Transaction, about: &Value, sort: &Sort, me
     let writer = Writer {
         manager: sort.component,
         admission: false,
+        user: None,
     };
     create(transaction, &kind, event, writer)?;
     Ok(())

@@ -1,6 +1,6 @@
 //! What the controllers of a cluster make of a write: run after it, in the same transaction, until nothing changes.
 
-mod accounts;
+pub(crate) mod accounts;
 pub(crate) mod definitions;
 mod deployments;
 mod endpoints;

@@ -187,6 +187,11 @@ pub(crate) fn run(transaction: &mut Transaction, key: &Key) -> Result<()> {
     if is_deleting(&pod) || is_finished(&pod) {
         return Ok(());
     }
+    let scheduler = text_at(&pod, "/spec/schedulerName");
+    if text_at(&pod, "/spec/nodeName").is_empty() && !matches!(scheduler, "" | "default-scheduler") {
+        // Somebody else's scheduler is to find a node, and there is none.
+        return Ok(());
+    }
     let affliction = transaction
         .state
         .troubles
@@ -228,6 +233,33 @@ pub(crate) fn run(transaction: &mut Transaction, key: &Key) -> Result<()> {
         &schema,
     );
     transaction.put(&kind, next);
+    Ok(())
+}
+
+/// Puts a pod on a node, as a scheduler asks for it.
+pub(crate) fn bind(
+    transaction: &mut Transaction,
+    kind: &Arc<Resource>,
+    pod: &Arc<Value>,
+    node: &str,
+) -> Result<()> {
+    let taken = text_at(pod, "/spec/nodeName");
+    if !taken.is_empty() {
+        let why = format!("pod {} is already assigned to node {taken:?}", name(pod));
+        let mut status = Status::conflict(kind, name(pod), &why);
+        status.message = status.message.replacen("pods ", "pods/binding ", 1);
+        if let Some(kind) = status.details.get_mut("kind") {
+            *kind = "pods/binding".into();
+        }
+        return Err(status);
+    }
+    let mut next = Value::clone(pod);
+    child(&mut next, "spec").insert("nodeName".into(), node.into());
+    let condition = json!({
+        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": transaction.now,
+    });
+    child(&mut next, "status").insert("conditions".into(), json!([condition]));
+    transaction.put(kind, next);
     Ok(())
 }
 
@@ -281,6 +313,7 @@ fn leave_pending(
     let scheduler = Writer {
         manager: "kube-scheduler",
         admission: false,
+        user: None,
     };
     write_status(transaction, kind, pod, next, scheduler);
     Ok(())

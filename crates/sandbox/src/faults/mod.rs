@@ -16,5 +16,5 @@ mod trouble;
 pub use call::{Call, Verb};
 pub use layer::{Faulty, Fired, Tally};
 pub use script::{Fault, Faults, Mix, Moment, Pick, Refusal, Rule};
-pub use trouble::Trouble;
 pub(crate) use trouble::{Affliction, Troubles};
+pub use trouble::{Trouble, TroubleError};

@@ -17,6 +17,50 @@ pub enum Trouble {
     DeadService { service: String },
 }
 
+/// Troubles as a file lists them.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Listed {
+    images: Vec<String>,
+    pods: Vec<String>,
+    claims: Vec<String>,
+    services: Vec<String>,
+}
+
+/// Why a text lists no troubles.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("not lists of images, pods, claims and services: {0}")]
+pub struct TroubleError(String);
+
+impl Trouble {
+    /// Reads troubles from YAML: lists `images` that are never pulled, `pods` that crash, `claims` that are never bound and
+    /// `services` that nobody answers behind. Webhooks behind such a service are down.
+    ///
+    /// # Errors
+    ///
+    /// When the text is something else.
+    pub fn read(text: &str) -> Result<Vec<Trouble>, TroubleError> {
+        let listed: Listed = serde_saphyr::from_str(text).map_err(|error| TroubleError(error.to_string()))?;
+        let images = listed
+            .images
+            .into_iter()
+            .map(|image| Trouble::UnpullableImage { image });
+        let pods = listed
+            .pods
+            .into_iter()
+            .map(|pod| Trouble::CrashingPod { pod, exit_code: 1 });
+        let claims = listed
+            .claims
+            .into_iter()
+            .map(|claim| Trouble::UnboundClaim { claim });
+        let services = listed
+            .services
+            .into_iter()
+            .map(|service| Trouble::DeadService { service });
+        Ok(images.chain(pods).chain(claims).chain(services).collect())
+    }
+}
+
 /// All troubles of a cluster.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Troubles(Vec<Trouble>);

@@ -7,7 +7,7 @@ use crate::fields::validate::Cause;
 use crate::json::{list, list_at, number_at, object, text, text_at};
 use crate::kinds::Resource;
 use crate::selector::Labels;
-use crate::status::{cause, forbidden, invalid, required};
+use crate::status::{cause, forbidden, invalid, required, unsupported};
 
 /// Checks an object of a built-in kind by itself.
 pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
@@ -28,10 +28,17 @@ pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
                 ));
             }
         }
+        ("", "ConfigMap" | "Secret") => causes.extend(super::names::check_data(resource, new)),
         ("", "Service") => services::check(new, &mut causes),
         ("", "PersistentVolumeClaim") => {
             if list_at(new, "/spec/accessModes").is_empty() {
                 causes.push(required("spec.accessModes", "at least 1 access mode is required"));
+            }
+            let modes = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce"];
+            for mode in list_at(new, "/spec/accessModes").iter().filter_map(Value::as_str) {
+                if !modes.contains(&mode) {
+                    causes.push(unsupported("spec.accessModes", mode, &modes));
+                }
             }
             if new.pointer("/spec/resources/requests/storage").is_none() {
                 causes.push(required("spec.resources[storage]", ""));
@@ -40,14 +47,18 @@ pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
         ("apiextensions.k8s.io", "CustomResourceDefinition") => check_definition(new, &mut causes),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => check_rules(resource, new, &mut causes),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
-            if text_at(new, "/roleRef/name").is_empty() {
-                causes.push(required("roleRef.name", ""));
-            }
+            check_reference(resource, new, &mut causes);
             for (index, subject) in list(new, "subjects").iter().enumerate() {
                 if text(subject, "name").is_empty() {
                     causes.push(required(&format!("subjects[{index}].name"), ""));
                 }
-                if text(subject, "kind") == "ServiceAccount" && text(subject, "namespace").is_empty() {
+                let kind = text(subject, "kind");
+                if !matches!(kind, "ServiceAccount" | "User" | "Group") {
+                    let supported = ["ServiceAccount", "User", "Group"];
+                    causes.push(unsupported(&format!("subjects[{index}].kind"), kind, &supported));
+                }
+                // In a RoleBinding it is the binding's own.
+                if kind == "ServiceAccount" && !resource.namespaced && text(subject, "namespace").is_empty() {
                     causes.push(required(&format!("subjects[{index}].namespace"), ""));
                 }
             }
@@ -133,6 +144,28 @@ fn check_workload(new: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
+fn check_reference(resource: &Resource, new: &Value, causes: &mut Vec<Cause>) {
+    let (group, kind) = (text_at(new, "/roleRef/apiGroup"), text_at(new, "/roleRef/kind"));
+    if !matches!(group, "" | "rbac.authorization.k8s.io") {
+        causes.push(unsupported(
+            "roleRef.apiGroup",
+            group,
+            &["rbac.authorization.k8s.io"],
+        ));
+    }
+    let supported: &[&str] = if resource.namespaced {
+        &["Role", "ClusterRole"]
+    } else {
+        &["ClusterRole"]
+    };
+    if !supported.contains(&kind) {
+        causes.push(unsupported("roleRef.kind", kind, supported));
+    }
+    if text_at(new, "/roleRef/name").is_empty() {
+        causes.push(required("roleRef.name", ""));
+    }
+}
+
 fn check_rules(resource: &Resource, new: &Value, causes: &mut Vec<Cause>) {
     for (index, rule) in list(new, "rules").iter().enumerate() {
         let field = |name: &str| format!("rules[{index}].{name}");
@@ -141,9 +174,15 @@ fn check_rules(resource: &Resource, new: &Value, causes: &mut Vec<Cause>) {
         }
         if !list(rule, "nonResourceURLs").is_empty() {
             if resource.namespaced {
-                let shown = rule.get("nonResourceURLs").cloned().unwrap_or_default();
-                let why = "namespaced rules cannot apply to non-resource URLs";
-                causes.push(invalid(&field("nonResourceURLs"), &shown, why));
+                let shown: Vec<_> = list(rule, "nonResourceURLs")
+                    .iter()
+                    .map(Value::to_string)
+                    .collect();
+                let why = format!(
+                    "Invalid value: []string{{{}}}: namespaced rules cannot apply to non-resource URLs",
+                    shown.join(", ")
+                );
+                causes.push(cause("FieldValueInvalid", &field("nonResourceURLs"), why));
             }
             continue;
         }

@@ -2,6 +2,7 @@
 //! validation of what clients may not change.
 
 mod check;
+pub(crate) mod names;
 pub(crate) mod services;
 
 pub(crate) use check::{check, check_update};

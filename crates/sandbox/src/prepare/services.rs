@@ -18,6 +18,8 @@ pub(super) fn create(transaction: &mut Transaction, new: &mut Value) -> Result<(
         return Ok(());
     }
     let address = match text_at(new, "/spec/clusterIP") {
+        // A dry run takes nothing out of the network, and shows nothing.
+        "" if transaction.dry_run => return assign_node_ports(transaction, new),
         "" => free_address(transaction)?,
         "None" => "None".to_owned(),
         given => take_address(transaction, new, given)?,
@@ -164,6 +166,15 @@ pub(super) fn check(new: &Value, causes: &mut Vec<Cause>) {
                 "FieldValueInvalid",
                 &format!("{path}.port"),
                 between(number),
+            ));
+        }
+        let protocol = text(port, "protocol");
+        if !matches!(protocol, "" | "SCTP" | "TCP" | "UDP") {
+            let supported = ["SCTP", "TCP", "UDP"];
+            causes.push(crate::status::unsupported(
+                &format!("{path}.protocol"),
+                protocol,
+                &supported,
             ));
         }
         if let Some(target) = number_at(port, "/targetPort")
