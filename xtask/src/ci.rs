@@ -160,6 +160,8 @@ fn carry_out(root: &Path, action: &Action, report: &dyn Fn(&str)) -> Result<(), 
             let mut command = Command::new(program);
             command
                 .args(arguments)
+                // Nothing is compiled a second time here, and what it keeps for that is half of the folder: a disk ran full.
+                .env("CARGO_INCREMENTAL", "0")
                 .envs(environment.iter().copied())
                 .current_dir(root);
             match command.status() {
