@@ -13,6 +13,7 @@
 //! f  fields in the order of the Go struct          mt atomic map or struct
 //! lt list type, lk its keys        ps patch strategy, pk patch merge key
 //! z  written even when empty (no omitempty)        v  a value, not a pointer        d  default
+//! rq fields that must be there
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -183,6 +184,9 @@ fn compact_definition(
     }
     let mut compact = Map::new();
     compact.insert("f".into(), fields.into());
+    if let Some(required) = definition.get("required") {
+        compact.insert("rq".into(), required.clone());
+    }
     if definition["x-kubernetes-map-type"] == "atomic" {
         compact.insert("mt".into(), "atomic".into());
     }

@@ -1,5 +1,6 @@
 //! The API as a tower service.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -89,6 +90,7 @@ where
                 headers: parts.headers,
                 body,
                 user,
+                warnings: RefCell::default(),
             };
             if let Some(user) = request.impersonated() {
                 if let Err(status) = api::check_impersonation(&shared, &request, &user) {

@@ -83,26 +83,6 @@ pub(crate) fn normalise_applied(resource: &Resource, version: &str, body: &mut V
     bring_into_form(resource, version, body, validate::fill_defaults);
 }
 
-/// All that metadata has.
-const METADATA: &[&str] = &[
-    "annotations",
-    "clusterName",
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "finalizers",
-    "generateName",
-    "generation",
-    "labels",
-    "managedFields",
-    "name",
-    "namespace",
-    "ownerReferences",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-];
-
 fn bring_into_form(
     resource: &Resource,
     version: &str,
@@ -111,7 +91,7 @@ fn bring_into_form(
 ) {
     let metadata = child(body, "metadata");
     if resource.is_custom() {
-        metadata.retain(|key, _| METADATA.contains(&key.as_str()));
+        metadata.retain(|key, _| crate::fields::unknown::METADATA.contains(&key.as_str()));
     }
     metadata.retain(|key, value| {
         // Empty managed fields are a request to forget them.

@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use crate::api::request::Request;
 use crate::api::{Endpoint, protobuf};
-use crate::fields::check_types;
+use crate::fields::{check_types, unknown};
 use crate::json::{child, group_of, name, namespace, object, text, version_of};
 use crate::kinds::Resource;
-use crate::status::{Result, Status};
+use crate::status::{Result, Status, cause};
 use crate::write::normalise;
 
 const JSON: &str = "application/json";
@@ -115,16 +115,69 @@ pub(super) fn read_object(request: &Request, endpoint: &Endpoint, replacing: boo
         }));
     }
     place(endpoint, &mut body);
-    check_built_in(resource, endpoint.version(), &body).map_err(|why| {
-        Status::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: {why}",
-            resource.kind,
-            endpoint.version(),
-            resource.kind
-        ))
-    })?;
+    check_built_in(resource, endpoint.version(), &body)
+        .and_then(|()| check_fields(request, endpoint, &body))
+        .map_err(|why| {
+            Status::bad_request(format!(
+                "{} in version {:?} cannot be handled as a {}: {why}",
+                resource.kind,
+                endpoint.version(),
+                resource.kind
+            ))
+        })?;
     normalise(resource, endpoint.version(), &mut body);
     Ok(body)
+}
+
+/// The check of fields that the client asked for, if it did: `Strict` refuses fields that the kind does not have or that are
+/// given twice, `Warn` answers with warnings of them. Kubernetes offers it from 1.25 on; servers before do not look at the query.
+pub(super) fn check_fields(
+    request: &Request,
+    endpoint: &Endpoint,
+    object: &Value,
+) -> std::result::Result<(), String> {
+    let asked = request.query.get("fieldValidation").unwrap_or_default();
+    if !matches!(asked, "Strict" | "Warn") {
+        return Ok(());
+    }
+    let (resource, version) = (&endpoint.resource, endpoint.version());
+    let unknown = if !resource.is_custom() {
+        unknown::of_builtin(object, &resource.schema(version))
+    } else if let Some(schema) = resource.open_api(version)
+        && !resource.preserves_unknown_fields()
+    {
+        unknown::of_custom(object, schema)
+    } else {
+        Vec::new()
+    };
+    let twice = unknown::twice(&request.body);
+    let complaints: Vec<_> = twice
+        .iter()
+        .map(|path| format!("duplicate field {path:?}"))
+        .chain(unknown.iter().map(|path| format!("unknown field {path:?}")))
+        .collect();
+    if asked == "Strict" && !complaints.is_empty() {
+        return Err(format!("strict decoding error: {}", complaints.join(", ")));
+    }
+    request.warnings.borrow_mut().extend(complaints);
+    Ok(())
+}
+
+/// Refuses a query for a check of fields that there is not.
+pub(super) fn check_validation_query(request: &Request, options: &str) -> Result<()> {
+    match request.query.get("fieldValidation") {
+        None | Some("" | "Ignore" | "Warn" | "Strict") => Ok(()),
+        Some(other) => {
+            let causes = [cause(
+                "FieldValueNotSupported",
+                "fieldValidation",
+                format!(
+                    "Unsupported value: {other:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
+                ),
+            )];
+            Err(Status::invalid("meta.k8s.io", options, "", &causes))
+        }
+    }
 }
 
 /// Whether the fields of a built-in object have their types; the error says which one has not.

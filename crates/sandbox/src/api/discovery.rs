@@ -1,9 +1,12 @@
 //! Discovery: which groups, versions and kinds are served.
+//!
+//! Kubernetes tells all of it in one answer from 1.26 on, to those who ask for that; here it does whatever version is played.
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -11,8 +14,10 @@ use sha2::{Digest as _, Sha256};
 use crate::Shared;
 use crate::api::request::Request;
 use crate::api::respond::{self, Body};
+use crate::json::{object, text};
 use crate::kinds::{Minor, Resource, compare_versions};
 use crate::status::{Result, Status};
+use crate::store::State;
 
 const ALL_VERBS: &[&str] = &[
     "create",
@@ -112,9 +117,11 @@ fn describe((name, versions): &(String, Vec<String>)) -> Value {
 }
 
 pub(crate) fn legacy(shared: &Shared, request: &Request) -> Response<Body> {
+    if let Some(version) = wanted_aggregate(request) {
+        return aggregate(shared, version, vec![(String::new(), vec!["v1".to_owned()])]);
+    }
     let host = request.header("host");
     let address = if host.is_empty() { "sandbox" } else { host };
-    let _ = shared;
     respond::json(
         200,
         &json!({
@@ -125,12 +132,122 @@ pub(crate) fn legacy(shared: &Shared, request: &Request) -> Response<Body> {
     )
 }
 
-pub(crate) fn groups(shared: &Shared, _request: &Request) -> Response<Body> {
+pub(crate) fn groups(shared: &Shared, request: &Request) -> Response<Body> {
+    if let Some(version) = wanted_aggregate(request) {
+        return aggregate(shared, version, all_groups(shared));
+    }
     let groups: Vec<_> = all_groups(shared).iter().map(describe).collect();
     respond::json(
         200,
         &json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups }),
     )
+}
+
+/// The versions of the aggregated form, and what each is called as a media type.
+const FORMS: &[(&str, &str)] = &[
+    (
+        "v2",
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+    ),
+    (
+        "v2beta1",
+        "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+    ),
+];
+
+/// The version of the aggregated form that a client asks for, if it does: the first in its list that there is.
+fn wanted_aggregate(request: &Request) -> Option<&'static (&'static str, &'static str)> {
+    request.header("accept").split(',').find_map(|wanted| {
+        let (media_type, parameters) = wanted.split_once(';')?;
+        let has = |wanted: &str| parameters.split(';').any(|parameter| parameter.trim() == wanted);
+        let asked = media_type.trim() == "application/json"
+            && has("g=apidiscovery.k8s.io")
+            && has("as=APIGroupDiscoveryList");
+        FORMS
+            .iter()
+            .find(|(version, _)| asked && has(&format!("v={version}")))
+    })
+}
+
+/// All kinds of all versions of groups in one answer.
+fn aggregate(
+    shared: &Shared,
+    (form, media_type): &'static (&'static str, &'static str),
+    groups: Vec<(String, Vec<String>)>,
+) -> Response<Body> {
+    let state = shared.state();
+    let items: Vec<_> = groups
+        .into_iter()
+        .map(|(group, versions)| {
+            let versions: Vec<_> = versions
+                .into_iter()
+                .map(|version| {
+                    let listed = listed(shared, &state, &group, &version);
+                    json!({
+                        "version": version,
+                        "resources": aggregated_resources(&listed, &group, &version),
+                        "freshness": "Current",
+                    })
+                })
+                .collect();
+            json!({ "metadata": { "name": group, "creationTimestamp": null }, "versions": versions })
+        })
+        .collect();
+    let list = json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": format!("apidiscovery.k8s.io/{form}"),
+        "metadata": {},
+        "items": items,
+    });
+    respond::respond(200, media_type, Bytes::from(list.to_string()))
+}
+
+/// Kinds as the aggregated form describes them: each with its subresources in it.
+fn aggregated_resources(listed: &[Value], group: &str, version: &str) -> Vec<Value> {
+    let mut resources: Vec<Value> = Vec::new();
+    for entry in listed {
+        let name = text(entry, "name");
+        let given = |key: &str, or: &str| match text(entry, key) {
+            "" => or.to_owned(),
+            given => given.to_owned(),
+        };
+        let mut described = json!({
+            "responseKind": {
+                "group": given("group", group),
+                "version": given("version", version),
+                "kind": entry["kind"],
+            },
+            "verbs": entry["verbs"],
+        });
+        if let Some((owner, subresource)) = name.split_once('/') {
+            described["subresource"] = subresource.into();
+            if let Some(owner) = resources
+                .iter_mut()
+                .find(|known| text(known, "resource") == owner)
+            {
+                let all = object(owner).entry("subresources").or_insert_with(|| json!([]));
+                all.as_array_mut()
+                    .into_iter()
+                    .for_each(|all| all.push(described.clone()));
+            }
+            continue;
+        }
+        described["resource"] = name.into();
+        described["scope"] = if entry["namespaced"] == true {
+            "Namespaced"
+        } else {
+            "Cluster"
+        }
+        .into();
+        described["singularResource"] = given("singularName", &text(entry, "kind").to_lowercase()).into();
+        for key in ["shortNames", "categories"] {
+            if let Some(names) = entry.get(key) {
+                described[key] = names.clone();
+            }
+        }
+        resources.push(described);
+    }
+    resources
 }
 
 pub(crate) fn group(shared: &Shared, name: &str) -> Response<Body> {
@@ -146,7 +263,35 @@ pub(crate) fn group(shared: &Shared, name: &str) -> Response<Body> {
 }
 
 pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Result<Response<Body>> {
-    let state = shared.state();
+    let listed = listed(shared, &shared.state(), group, version);
+    if listed.is_empty() && !is_builtin(shared, group, version) {
+        if shared.builtins.has_group(group) {
+            return Err(Status::no_such_resource());
+        }
+        return Ok(respond::text(404, "404 page not found\n"));
+    }
+    let group_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
+    let mut list = json!({ "kind": "APIResourceList" });
+    // The two oldest groups leave this out.
+    if !matches!(group, "" | "extensions") {
+        list["apiVersion"] = "v1".into();
+    }
+    list["groupVersion"] = group_version.into();
+    list["resources"] = listed.into();
+    Ok(respond::json(200, &list))
+}
+
+fn is_builtin(shared: &Shared, group: &str, version: &str) -> bool {
+    let mut groups = shared.builtins.groups.iter();
+    groups.any(|known| known.name == group && known.versions.iter().any(|(name, _)| name == version))
+}
+
+/// The kinds of a version of a group, and their subresources.
+fn listed(shared: &Shared, state: &State, group: &str, version: &str) -> Vec<Value> {
     let mut resources: Vec<_> = shared
         .builtins
         .resources
@@ -154,16 +299,8 @@ pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Result<R
         .chain(state.custom())
         .filter(|resource| resource.group == group && resource.version(version).is_some())
         .collect();
-    let known = shared
-        .builtins
-        .groups
-        .iter()
-        .any(|known| known.name == group && known.versions.iter().any(|(name, _)| name == version));
-    if resources.is_empty() && !known {
-        if shared.builtins.has_group(group) {
-            return Err(Status::no_such_resource());
-        }
-        return Ok(respond::text(404, "404 page not found\n"));
+    if resources.is_empty() && !is_builtin(shared, group, version) {
+        return Vec::new();
     }
     resources.sort_by(|a, b| a.plural.cmp(&b.plural));
     let mut listed: Vec<Value> = Vec::new();
@@ -186,19 +323,7 @@ pub(crate) fn resources(shared: &Shared, group: &str, version: &str) -> Result<R
             "name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["create"],
         }));
     }
-    let group_version = if group.is_empty() {
-        version.to_owned()
-    } else {
-        format!("{group}/{version}")
-    };
-    let mut list = json!({ "kind": "APIResourceList" });
-    // The two oldest groups leave this out.
-    if !matches!(group, "" | "extensions") {
-        list["apiVersion"] = "v1".into();
-    }
-    list["groupVersion"] = group_version.into();
-    list["resources"] = listed.into();
-    Ok(respond::json(200, &list))
+    listed
 }
 
 fn describe_resource(resource: &Resource, version: &str, minor: Minor) -> Vec<Value> {

@@ -230,6 +230,10 @@ fn resource(
     if let Some(warning) = warnings::of(&endpoint, shared.builtins.minor) {
         response.headers_mut().insert("warning", warning);
     }
+    let given = request.warnings.borrow();
+    for warning in given.iter().filter_map(|message| warnings::header(message)) {
+        response.headers_mut().append("warning", warning);
+    }
     Ok(response)
 }
 

@@ -65,6 +65,7 @@ pub(crate) fn create(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
     if !endpoint.target.name.is_empty() {
         return create_under(shared, request, endpoint);
     }
+    body::check_validation_query(request, "CreateOptions")?;
     let body = body::read_object(request, endpoint, false)?;
     let manager = request.manager();
     let created = commit(shared, request, Verb::Create, |transaction| {
@@ -162,6 +163,7 @@ pub(crate) fn replace(
         })?;
         return Ok(respond::json(200, &scale_of(endpoint, &scaled)));
     }
+    body::check_validation_query(request, "UpdateOptions")?;
     let body = body::read_object(request, endpoint, true)?;
     let (created, updated) = commit(shared, request, Verb::Update, |transaction| {
         let resource = &endpoint.resource;
@@ -315,6 +317,7 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
     }
     let applying = content_type == "application/apply-patch+yaml";
     check_patch_options(request, applying)?;
+    body::check_validation_query(request, "PatchOptions")?;
     let body = body::read(request)?;
     let manager = request.manager();
     let writer = Writer {
@@ -357,10 +360,12 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
             )));
         }
         place(endpoint, &mut new);
-        body::check_built_in(resource, endpoint.version(), &new).map_err(|why| {
-            let shown = format!("Invalid value: {:?}: {why}", new.to_string());
-            Status::invalid("", "", "", &[cause("FieldValueInvalid", "patch", shown)])
-        })?;
+        body::check_built_in(resource, endpoint.version(), &new)
+            .and_then(|()| body::check_fields(request, endpoint, &new))
+            .map_err(|why| {
+                let shown = format!("Invalid value: {:?}: {why}", new.to_string());
+                Status::invalid("", "", "", &[cause("FieldValueInvalid", "patch", shown)])
+            })?;
         check_version(resource, &live, &new, false)?;
         normalise(resource, endpoint.version(), &mut new);
         write::update(
@@ -469,6 +474,7 @@ fn apply(
     }
     child(&mut body, "metadata").insert("name".into(), target.name.as_str().into());
     place(endpoint, &mut body);
+    body::check_fields(request, endpoint, &body).map_err(Status::bad_request)?;
     let force = request.query.flag("force");
     let (created, applied) = commit(shared, request, Verb::Apply, |transaction| {
         let live = find(endpoint, &transaction.state).ok();

@@ -1,5 +1,7 @@
 //! Reading a request: path, query, headers.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 
@@ -14,6 +16,8 @@ pub(crate) struct Request {
     pub headers: HeaderMap,
     pub body: Bytes,
     pub user: User,
+    /// What the answer is to warn of.
+    pub warnings: RefCell<Vec<String>>,
 }
 
 impl Request {

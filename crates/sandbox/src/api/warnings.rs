@@ -20,6 +20,11 @@ const ENDING: &[&str] = &[
     "storage.k8s.io",
 ];
 
+/// A warning as a header; none where the text cannot stand in one.
+pub(crate) fn header(message: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(&format!("299 - {message:?}")).ok()
+}
+
 /// The warning that goes with every answer about a version of a kind, if it is one that ends.
 pub(crate) fn of(endpoint: &Endpoint, minor: Minor) -> Option<HeaderValue> {
     let resource = &endpoint.resource;
@@ -75,5 +80,5 @@ pub(crate) fn of(endpoint: &Endpoint, minor: Minor) -> Option<HeaderValue> {
             kind = resource.kind,
         )
     };
-    HeaderValue::from_str(&format!("299 - {message:?}")).ok()
+    header(&message)
 }

@@ -74,6 +74,7 @@ pub(crate) fn answer(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
             query: request.query.clone(),
             headers: http::HeaderMap::new(),
             body: Bytes::new(),
+            warnings: std::cell::RefCell::default(),
             user: request.user.clone(),
         },
         position: state.revision,

@@ -21,9 +21,11 @@ mod schema;
 mod set;
 mod shape;
 mod typed;
+pub(crate) mod unknown;
 pub mod validate;
 
 pub use schema::Schema;
+pub(crate) use schema::type_file;
 pub use set::{Element, Path, Set, SetError, display_path};
 pub use shape::{check_types, shape};
 

@@ -16,6 +16,13 @@ const TYPES: &str = include_str!("../../data/types-1.20.json");
 
 static BUILTIN: LazyLock<Builtin> = LazyLock::new(Builtin::parse);
 
+/// The type file as it is, for those who describe the types to others; `xtask/src/openapi.rs` says what it means.
+pub(crate) fn type_file() -> &'static Value {
+    static FILE: LazyLock<Value> =
+        LazyLock::new(|| serde_json::from_str(TYPES).expect("the embedded type file is JSON"));
+    &FILE
+}
+
 /// An index into a table of types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct TypeId(pub(super) u32);
