@@ -13,6 +13,7 @@ mod access;
 mod backup;
 mod components;
 mod operator;
+mod sandbox;
 mod world;
 
 use std::fmt::Write as _;
@@ -54,6 +55,8 @@ pub enum Only {
     Operator,
     /// Enabling components, and clusters with all of them.
     Components,
+    /// The sandbox beside a real API server.
+    Sandbox,
 }
 
 /// The dump that is measured with unless told otherwise, below the workspace's root.
@@ -143,10 +146,18 @@ pub fn run(root: &Path, options: &Options, report: &dyn Fn(&str)) -> anyhow::Res
     if is_measured(Only::Operator) {
         rows.extend(operator::measure(&bench, root)?);
     }
+    if is_measured(Only::Sandbox) {
+        rows.extend(sandbox::measure(&bench)?);
+    }
     let mut skipped = None;
-    let is_hermetic = matches!(options.only, Some(Only::Access | Only::Backup | Only::Operator));
+    let is_hermetic = matches!(
+        options.only,
+        Some(Only::Access | Only::Backup | Only::Operator | Only::Sandbox)
+    );
     if options.skip_control_plane || is_hermetic {
-        skipped = Some("left out on request".to_owned());
+        skipped = options
+            .skip_control_plane
+            .then(|| "left out on request".to_owned());
     } else {
         match control_plane::ensure(report) {
             Ok(_) => {

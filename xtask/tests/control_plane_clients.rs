@@ -140,6 +140,14 @@ async fn use_kubectl(program: PathBuf) {
 
     kubectl.check("version", "v1.20.2");
     kubectl.check("api-resources", "deployments");
+    kubectl.check("explain deployment.spec.strategy", "rollingUpdate");
+    kubectl.check("explain pods.spec.containers --recursive", "livenessProbe");
+    kubectl.file("typo.yaml", &MANIFEST.replace("replicas: 2", "replica: 2"));
+    kubectl.check_refused("create -f typo.yaml", "unknown field");
+    kubectl.check(
+        "create -n default -f typo.yaml --validate=false --dry-run=server",
+        "created (server dry run)",
+    );
     kubectl.check("create namespace team", "namespace/team created");
     // Applied by the client, changed, and applied by the server.
     kubectl.check("apply -n team -f web.yaml", "deployment.apps/web created");
@@ -195,8 +203,16 @@ async fn use_kubectl(program: PathBuf) {
         "wait crd/users.example.com --for=condition=Established --timeout=30s",
         "condition met",
     );
+    kubectl.check("explain users.spec", "mail");
+    kubectl.file(
+        "typo.yaml",
+        "apiVersion: example.com/v1\nkind: User\nmetadata: { name: cid }\nspec: { mail: a@b, male: c }\n",
+    );
+    kubectl.check_refused("apply -f typo.yaml", "unknown field");
     kubectl.check("apply -f ann.yaml", "user.example.com/ann created");
-    kubectl.check_refused("apply -f ben.yaml", "spec.mail: Required value");
+    // Whether the client finds it or the server.
+    kubectl.check_refused("apply -f ben.yaml", "mail");
+    kubectl.check_refused("apply -f ben.yaml --validate=false", "spec.mail: Required value");
     kubectl.check("get users", "a@b");
 
     kubectl.check("auth can-i create deployments", "yes");
