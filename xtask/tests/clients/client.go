@@ -356,9 +356,24 @@ func typed(s *section) {
 	s.equal(len(list.Items), 1, "the number of objects of a name")
 	_, err = s.configMaps().List(s.ctx, metav1.ListOptions{FieldSelector: "data.a=1"})
 	s.refused(err, apierrors.IsBadRequest, `"data.a" is not a known field selector`)
-	s.known("the error of a broken label selector", func() {
-		_, err := s.configMaps().List(s.ctx, metav1.ListOptions{LabelSelector: "a=b=c"})
-		s.refused(err, apierrors.IsBadRequest, "found '=', expected: ',' or 'end of string'")
+	s.known("the errors of broken label selectors", func() {
+		for selector, message := range map[string]string{
+			"a=b=c": "found '=', expected: ',' or 'end of string'",
+			"a=b,":  "found '', expected: identifier after ','",
+			",a":    "found ',', expected: !, identifier, or 'end of string'",
+			"/a=b":  `invalid label key "/a"`,
+			"a=-x":  `invalid label value: "-x"`,
+		} {
+			_, err := s.configMaps().List(s.ctx, metav1.ListOptions{LabelSelector: selector})
+			s.refused(err, apierrors.IsBadRequest, message)
+		}
+	})
+	s.known("an answer in YAML", func() {
+		answer, err := s.clients.CoreV1().RESTClient().Get().Namespace(s.namespace).Resource("configmaps").Name("a").SetHeader("Accept", runtime.ContentTypeYAML).DoRaw(s.ctx)
+		s.must(err, "get")
+		if !strings.HasPrefix(string(answer), "apiVersion: v1\n") {
+			s.fail("not YAML: %.40q", answer)
+		}
 	})
 	s.must(s.configMaps().DeleteCollection(s.ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "odd=true"}), "deleting a collection")
 	list, err = s.configMaps().List(s.ctx, metav1.ListOptions{LabelSelector: "many"})
@@ -1048,7 +1063,7 @@ func elected(s *section) {
 				ReleaseOnCancel: true,
 				LeaseDuration:   10 * time.Second,
 				RenewDeadline:   5 * time.Second,
-				RetryPeriod:     200 * time.Millisecond,
+				RetryPeriod:     2 * time.Second,
 				Callbacks: leaderelection.LeaderCallbacks{
 					OnStartedLeading: func(context.Context) { started <- identity },
 					OnStoppedLeading: func() {},
@@ -1071,6 +1086,8 @@ func elected(s *section) {
 	endFirst := run("first")
 	leads("first")
 	endSecond := run("second")
+	// A leader that ends while it renews cannot give up its Lease, for it does not know the version. It renews at once and
+	// then every two seconds: this is in between.
 	time.Sleep(time.Second)
 	endFirst()
 	leads("second")
@@ -1080,6 +1097,7 @@ func elected(s *section) {
 		s.fail("the Lease is not filled in: %v", lease.Spec)
 	}
 	s.step("the lead went from one to the other")
+	time.Sleep(time.Second)
 	endSecond()
 	group.Wait()
 	lease, err = s.clients.CoordinationV1().Leases(s.namespace).Get(s.ctx, "leader", metav1.GetOptions{})
