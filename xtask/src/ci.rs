@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::{control_plane, helm};
+use crate::{clients, control_plane, helm};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -170,7 +170,9 @@ fn carry_out(root: &Path, action: &Action, report: &dyn Fn(&str)) -> Result<(), 
                 Err(error) => Err(format!("{program} cannot be run: {error}")),
             }
         }
-        Action::BuildControlPlane => match control_plane::ensure(report) {
+        Action::BuildControlPlane => match control_plane::ensure(report)
+            .and_then(|_| control_plane::client_go(report))
+        {
             Ok(_) => Ok(()),
             // The tests then skip, each with this reason: a machine without packages is no defect of ours.
             Err(control_plane::Error::Unavailable(reason)) => {
@@ -182,13 +184,16 @@ fn carry_out(root: &Path, action: &Action, report: &dyn Fn(&str)) -> Result<(), 
         Action::FetchHelm => {
             // Without a control plane there is nothing that helm could be asked about.
             if control_plane::cached().is_err() {
-                report("no control plane on this machine, so neither helm nor kubectl is needed");
+                report("no control plane on this machine, so no clients are needed");
                 return Ok(());
             }
-            match helm::ensure().and_then(|_| helm::ensure_kubectl()) {
+            match helm::ensure()
+                .and_then(|_| helm::ensure_kubectl())
+                .and_then(|_| clients::ensure_python())
+            {
                 Ok(_) => Ok(()),
                 Err(error) => Err(format!(
-                    "no helm or kubectl to be had: {error}{}",
+                    "no helm, kubectl or Kubernetes package of Python to be had: {error}{}",
                     control_plane::sources(&error)
                 )),
             }

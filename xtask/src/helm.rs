@@ -121,14 +121,20 @@ fn or_skip(test: &str, program: Wanted) -> Option<PathBuf> {
     match fetched(program) {
         Ok(path) => Some(path),
         Err(error) => {
-            let line = format!("skipping {test}: no {} here: {error}\n", program.0);
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+            skip(test, program.0, &error);
             None
         }
     }
 }
 
-fn run(folder: &Path, program: &str, arguments: &[&str]) -> Result<(), Error> {
+/// Says why a test is skipped, past libtest's capture.
+pub(crate) fn skip(test: &str, what: &str, error: &Error) {
+    let line = format!("skipping {test}: no {what} here: {error}\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+}
+
+/// Runs a program that must succeed, and returns what it prints.
+pub(crate) fn run(folder: &Path, program: &str, arguments: &[&str]) -> Result<String, Error> {
     let output = Command::new(program)
         .args(arguments)
         .current_dir(folder)
@@ -136,7 +142,7 @@ fn run(folder: &Path, program: &str, arguments: &[&str]) -> Result<(), Error> {
         .output()
         .map_err(|error| Error::Unavailable(format!("{program} cannot be run: {error}")))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let last = said.lines().last().unwrap_or_default();

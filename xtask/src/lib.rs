@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod ci;
+pub mod clients;
 pub mod conformance;
 pub mod control_plane;
 pub mod generate;

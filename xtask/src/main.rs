@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use xtask::control_plane::{self, ControlPlane};
-use xtask::{bench, ci, conformance, generate, helm, image, release};
+use xtask::{bench, ci, clients, conformance, generate, helm, image, release};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer chores of this workspace")]
@@ -33,7 +33,7 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
-    /// Fetch a real helm and a real kubectl for tests into the cache, and say where they are
+    /// Fetch a real helm, a real kubectl and Kubernetes' Python package for tests into the cache, and say where they are
     Helm,
     /// Compare the end state of everything with that of upstream's upgrade, and write the numbers in docs/parity.md
     Parity,
@@ -197,6 +197,7 @@ fn run_generate(check: bool) -> anyhow::Result<ExitCode> {
 fn run_helm() -> anyhow::Result<ExitCode> {
     println!("{}", helm::ensure()?.display());
     println!("{}", helm::ensure_kubectl()?.display());
+    println!("{}", clients::ensure_python()?.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -286,6 +287,7 @@ fn run_control_plane(chore: ControlPlaneChore) -> anyhow::Result<()> {
     match chore {
         ControlPlaneChore::Build => {
             let programs = control_plane::ensure(&report)?;
+            control_plane::client_go(&report)?;
             println!(
                 "{}",
                 programs

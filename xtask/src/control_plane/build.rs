@@ -8,6 +8,9 @@
 //!   crashes on the first custom resource. Debian's own package of 1.0.2 takes its place.
 //! - `typeValidator` of kube-openapi and go-openapi compares two `reflect.Value`s. Since Go 1.18 those are equal for
 //!   an empty string, which is then refused as null. The replacement asks only whether a nilable value is nil.
+//!
+//! The same tree has client-go, with which the program of `tests/clients/client.go` is compiled: a client as controllers
+//! have it. It has a place of its own in the cache, so that a change to it does not cost another build of Kubernetes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -16,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Error;
+use crate::image::archive::sha256;
 
 /// The Kubernetes version that the control plane runs and reports.
 pub const KUBERNETES_VERSION: &str = "1.20.2";
@@ -39,6 +43,9 @@ const TYPE_VALIDATORS: [&str; 2] = [
     "github.com/go-openapi/validate/type.go",
 ];
 const COMMANDS: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+/// The program with client-go, as it is named in the tree and in the cache.
+const CLIENT_GO: &str = "client-go-check";
+const CLIENT_GO_TEXT: &str = include_str!("../../tests/clients/client.go");
 
 /// Where the four programs of a control plane are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,20 +103,67 @@ pub fn cached() -> Result<Programs, Error> {
     })
 }
 
+/// Where this version of the program with client-go is kept.
+fn client_go_path() -> Result<PathBuf, Error> {
+    let digest = sha256(format!("{RECIPE}\n{CLIENT_GO_TEXT}").as_bytes());
+    Ok(cache()?.join(format!("{CLIENT_GO}-{}", &digest[..16])))
+}
+
+/// The program with client-go, if an earlier build left it. Never builds.
+pub fn cached_client_go() -> Result<PathBuf, Error> {
+    Some(client_go_path()?)
+        .filter(|path| path.is_file())
+        .ok_or_else(|| {
+            Error::Unavailable(
+                "the program with client-go is not built on this machine (run: cargo xtask control-plane build)"
+                    .into(),
+            )
+        })
+}
+
 /// The programs, built if they are not there yet: about six minutes and 4 GB of disk on two cores, once.
 ///
 /// `report` gets a line per step. What the machine lacks is installed with apt-get when running as root.
 pub fn ensure(report: &dyn Fn(&str)) -> Result<Programs, Error> {
-    if let Ok(programs) = cached() {
-        return Ok(programs);
+    build_once(report, cached, |recipe, source| {
+        copy(&source.join("api/openapi-spec/swagger.json"), &swagger_path()?)?;
+        let tree = recipe.prepare(source)?;
+        let result = recipe.compile(&tree)?;
+
+        // Only a complete build gets the name that `cached` looks for.
+        let finished = cache()?.join(RECIPE);
+        let _ = fs::remove_dir_all(&finished);
+        fs::rename(&result, &finished).map_err(|source| Error::file(&finished, source))?;
+        // Here it takes seconds, for all that it needs is compiled. It comes last: a mistake in it must not cost the rest.
+        recipe.compile_client_go(&tree)
+    })
+}
+
+/// The program with client-go, built if it is not there yet. [`ensure`] does so as it builds Kubernetes; this is for a
+/// program that has changed since, and takes about a minute and a half on two cores.
+pub fn client_go(report: &dyn Fn(&str)) -> Result<PathBuf, Error> {
+    build_once(report, cached_client_go, |recipe, source| {
+        let tree = recipe.prepare(source)?;
+        recipe.compile_client_go(&tree)
+    })
+}
+
+/// What `find` finds; where it finds nothing, `make` is given the unpacked source once to make it.
+fn build_once<T>(
+    report: &dyn Fn(&str),
+    find: impl Fn() -> Result<T, Error>,
+    make: impl FnOnce(&Recipe<'_>, &Path) -> Result<(), Error>,
+) -> Result<T, Error> {
+    if let Ok(found) = find() {
+        return Ok(found);
     }
     let cache = cache()?;
     fs::create_dir_all(&cache).map_err(|source| Error::file(&cache, source))?;
     let lock_path = cache.join("lock");
     let lock = File::create(&lock_path).map_err(|source| Error::file(&lock_path, source))?;
     lock.lock().map_err(|source| Error::file(&lock_path, source))?;
-    if let Ok(programs) = cached() {
-        return Ok(programs);
+    if let Ok(found) = find() {
+        return Ok(found);
     }
     remove_leftovers(&cache);
 
@@ -125,14 +179,8 @@ pub fn ensure(report: &dyn Fn(&str)) -> Result<Programs, Error> {
     File::create(&recipe.log).map_err(|source| Error::file(&recipe.log, source))?;
     recipe.install_packages()?;
     let source = recipe.fetch_source()?;
-    copy(&source.join("api/openapi-spec/swagger.json"), &swagger_path()?)?;
-    let result = recipe.compile(&source)?;
-
-    // Only a complete build gets the name that `cached` looks for.
-    let finished = cache.join(RECIPE);
-    let _ = fs::remove_dir_all(&finished);
-    fs::rename(&result, &finished).map_err(|source| Error::file(&finished, source))?;
-    cached()
+    make(&recipe, &source)?;
+    find()
 }
 
 /// Scratch folders of builds that were cut; safe to remove because the lock is held.
@@ -148,6 +196,13 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     fs::copy(from, to)
         .map(drop)
         .map_err(|source| Error::file(from, source))
+}
+
+/// The source where it can be compiled, and the list of what is replaced in it.
+struct Tree {
+    gopath: PathBuf,
+    folder: PathBuf,
+    overlay: PathBuf,
 }
 
 struct Recipe<'a> {
@@ -243,41 +298,61 @@ impl Recipe<'_> {
         }
     }
 
-    /// Returns a folder with `bin/`, ready to be moved into the cache.
-    fn compile(&self, source: &Path) -> Result<PathBuf, Error> {
+    fn prepare(&self, source: &Path) -> Result<Tree, Error> {
         // The tree only compiles in GOPATH mode, where a package's place is its import path.
         let gopath = self.scratch.join("gopath");
         let parent = gopath.join("src/k8s.io");
-        let tree = parent.join("kubernetes");
+        let folder = parent.join("kubernetes");
         fs::create_dir_all(&parent).map_err(|error| Error::file(&parent, error))?;
-        fs::rename(source, &tree).map_err(|error| Error::file(source, error))?;
-        let overlay = self.write_overlay(&tree)?;
+        fs::rename(source, &folder).map_err(|error| Error::file(source, error))?;
+        let overlay = self.write_overlay(&folder)?;
+        Ok(Tree {
+            gopath,
+            folder,
+            overlay,
+        })
+    }
+
+    /// Returns a folder with `bin/`, ready to be moved into the cache.
+    fn compile(&self, tree: &Tree) -> Result<PathBuf, Error> {
         let finished = self.scratch.join("finished");
         let bin = finished.join("bin");
         fs::create_dir_all(&bin).map_err(|error| Error::file(&bin, error))?;
 
         (self.report)("generating the OpenAPI definitions");
-        let mut generate = self.niced("make", &gopath, &tree);
+        let mut generate = self.niced("make", tree);
         generate.arg("gen_openapi");
         self.run("make gen_openapi", generate)?;
         for name in COMMANDS {
-            (self.report)(&format!("compiling {name}"));
-            let mut build = self.niced("go", &gopath, &tree);
-            build
-                .arg("build")
-                .arg("-overlay")
-                .arg(&overlay)
-                .arg("-ldflags")
-                .arg(linker_flags());
-            build
-                .arg("-o")
-                .arg(bin.join(name))
-                .arg(format!("k8s.io/kubernetes/cmd/{name}"));
-            self.run(&format!("go build {name}"), build)?;
+            self.build(tree, name, &bin.join(name))?;
         }
         let etcd = find_program("etcd").ok_or_else(|| Error::Unavailable("there is no etcd".into()))?;
         copy(&etcd, &bin.join("etcd"))?;
         Ok(finished)
+    }
+
+    /// Compiles the program with client-go, and puts it into the cache.
+    fn compile_client_go(&self, tree: &Tree) -> Result<(), Error> {
+        let built = self.scratch.join(CLIENT_GO);
+        self.build(tree, CLIENT_GO, &built)?;
+        let path = client_go_path()?;
+        fs::rename(&built, &path).map_err(|source| Error::file(&path, source))
+    }
+
+    fn build(&self, tree: &Tree, name: &str, output: &Path) -> Result<(), Error> {
+        (self.report)(&format!("compiling {name}"));
+        let mut build = self.niced("go", tree);
+        build
+            .arg("build")
+            .arg("-overlay")
+            .arg(&tree.overlay)
+            .arg("-ldflags")
+            .arg(linker_flags());
+        build
+            .arg("-o")
+            .arg(output)
+            .arg(format!("k8s.io/kubernetes/cmd/{name}"));
+        self.run(&format!("go build {name}"), build)
     }
 
     /// Writes the replacement files and the list that `go build -overlay` reads.
@@ -296,6 +371,10 @@ impl Recipe<'_> {
             fs::write(&replacement, text).map_err(|source| Error::file(&replacement, source))?;
             replace.insert(path.display().to_string(), replacement.display().to_string());
         }
+        let client = self.scratch.join("client.go");
+        fs::write(&client, CLIENT_GO_TEXT).map_err(|source| Error::file(&client, source))?;
+        let path = tree.join("cmd").join(CLIENT_GO).join("client.go");
+        replace.insert(path.display().to_string(), client.display().to_string());
         let list = self.scratch.join("overlay.json");
         let text = serde_json::json!({ "Replace": replace }).to_string();
         fs::write(&list, text).map_err(|source| Error::file(&list, source))?;
@@ -303,12 +382,12 @@ impl Recipe<'_> {
     }
 
     /// A build command that yields to whatever else the machine is doing.
-    fn niced(&self, program: &str, gopath: &Path, tree: &Path) -> Command {
+    fn niced(&self, program: &str, tree: &Tree) -> Command {
         let mut command = Command::new("nice");
-        command.args(["-n", "10", program]).current_dir(tree);
+        command.args(["-n", "10", program]).current_dir(&tree.folder);
         command
             .env("GO111MODULE", "off")
-            .env("GOPATH", gopath)
+            .env("GOPATH", &tree.gopath)
             .env("CGO_ENABLED", "0");
         command
             .env("GOCACHE", self.scratch.join("gocache"))

@@ -33,7 +33,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
-pub use build::{KUBERNETES_VERSION, Programs, cache_folder, cached, ensure, swagger_path};
+pub use build::{
+    KUBERNETES_VERSION, Programs, cache_folder, cached, cached_client_go, client_go, ensure, swagger_path,
+};
 pub use process::{Instance, instances, sweep};
 
 use arguments::Files;
@@ -166,7 +168,9 @@ impl ControlPlane {
         };
         let [etcd_port, peer_port, secure_port] = process::free_ports()?;
         let server = format!("https://127.0.0.1:{secure_port}");
-        let authority = Arc::new(Authority::generate("kubernetes")?);
+        // Not the name that is in the server's certificate: OpenSSL takes a certificate for signed by itself when its issuer
+        // has its own name, and then a client in Python refuses it.
+        let authority = Arc::new(Authority::generate("kubernetes-authority")?);
         if options.answer_webhooks {
             egress::trust(&mut entries, &authority.pem());
         }
