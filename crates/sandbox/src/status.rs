@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::fields::validate::Cause;
+use crate::golang::quote;
 use crate::kinds::{Resource, qualified};
 
 /// A `Status` of kind Failure.
@@ -60,7 +61,7 @@ pub(crate) fn unsupported(field: &str, value: &str, supported: &[&str]) -> Cause
 
 fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) => format!("{text:?}"),
+        Value::String(text) => quote(text),
         other => other.to_string(),
     }
 }

@@ -413,18 +413,6 @@ fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
         causes.push(invalid("metadata.name", &name.into(), &why));
     }
     causes.extend(prepare::names::check_metadata(new));
-    for owner in list_at(new, "/metadata/ownerReferences") {
-        for key in ["apiVersion", "kind", "name", "uid"] {
-            if text(owner, key).is_empty() {
-                let what = if key == "apiVersion" { "version" } else { key };
-                causes.push(invalid(
-                    &format!("metadata.ownerReferences.{key}"),
-                    &"".into(),
-                    &format!("{what} must not be empty"),
-                ));
-            }
-        }
-    }
     // Only the built-in kinds are strict about unqualified names; custom resources carry many.
     let is_builtin = !resource.group.contains('.') || resource.group.ends_with(".k8s.io");
     for (index, finalizer) in list_at(new, "/metadata/finalizers").iter().enumerate() {

@@ -2,32 +2,32 @@
 
 use serde_json::Value;
 
-use super::services;
+use super::{definitions, network, services, webhooks, workloads};
 use crate::fields::validate::Cause;
-use crate::json::{list, list_at, number_at, object, text, text_at};
+use crate::golang;
+use crate::json::{list, list_at, namespace, number_at, object, text, text_at};
 use crate::kinds::Resource;
-use crate::selector::Labels;
 use crate::status::{cause, forbidden, invalid, required, unsupported};
 
 /// Checks an object of a built-in kind by itself.
 pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let template = "spec.template.spec";
     match (resource.group.as_str(), resource.kind.as_str()) {
-        ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet") => {
-            check_workload(new, &mut causes);
-            check_pod(new.pointer("/spec/template/spec"), template, &mut causes);
+        ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet") | ("batch", "Job") => {
+            workloads::check(resource, new, &mut causes);
         }
-        ("", "Pod") => check_pod(new.get("spec"), "spec", &mut causes),
-        ("batch", "Job") => {
-            check_pod(new.pointer("/spec/template/spec"), template, &mut causes);
-            if text_at(new, "/spec/template/spec/restartPolicy") == "Always" {
-                causes.push(required(
-                    "spec.template.spec.restartPolicy",
-                    "valid values: \"OnFailure\", \"Never\"",
-                ));
-            }
-        }
+        ("", "Pod") => workloads::check_pod(new, &mut causes),
+        ("batch", "CronJob") => workloads::check_cron_job(new, &mut causes),
+        ("autoscaling", _) => workloads::check_autoscaler(new, &mut causes),
+        ("policy", "PodDisruptionBudget") => workloads::check_budget(new, &mut causes),
+        ("networking.k8s.io" | "extensions", "Ingress") => network::check_ingress(new, &mut causes),
+        ("networking.k8s.io", "NetworkPolicy") => network::check_policy(new, &mut causes),
+        ("", "Endpoints") => network::check_endpoints(new, &mut causes),
+        ("admissionregistration.k8s.io", _) => webhooks::check(resource, new, &mut causes),
+        ("", "Event") => check_event(new, &mut causes),
+        ("scheduling.k8s.io", "PriorityClass") => check_priority(new, &mut causes),
+        ("storage.k8s.io", "StorageClass") => check_storage_class(new, &mut causes),
+        ("apiregistration.k8s.io", "APIService") => check_api_service(new, &mut causes),
         ("", "ConfigMap" | "Secret") => causes.extend(super::names::check_data(resource, new)),
         ("", "Service") => services::check(new, &mut causes),
         ("", "PersistentVolumeClaim") => {
@@ -44,7 +44,7 @@ pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
                 causes.push(required("spec.resources[storage]", ""));
             }
         }
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => check_definition(new, &mut causes),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => definitions::check(new, &mut causes),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => check_rules(resource, new, &mut causes),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             check_reference(resource, new, &mut causes);
@@ -68,79 +68,103 @@ pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
     causes
 }
 
-fn check_definition(new: &Value, causes: &mut Vec<Cause>) {
-    let (plural, group) = (text_at(new, "/spec/names/plural"), text_at(new, "/spec/group"));
-    let name = crate::json::name(new);
-    // Once it exists, only its group being fixed is checked.
-    let is_new = new.pointer("/metadata/resourceVersion").is_none();
-    if is_new && name != format!("{plural}.{group}") {
-        let why = "must be spec.names.plural+\".\"+spec.group";
-        causes.push(invalid("metadata.name", &name.into(), why));
-    }
-    for (field, value) in [
-        ("spec.group", group),
-        ("spec.scope", text_at(new, "/spec/scope")),
-        ("spec.names.plural", plural),
-        ("spec.names.kind", text_at(new, "/spec/names/kind")),
-    ] {
-        if value.is_empty() {
-            causes.push(required(field, ""));
-        }
-    }
-    let versions = list_at(new, "/spec/versions");
-    let stored = versions
-        .iter()
-        .filter(|one| one.get("storage") == Some(&Value::Bool(true)))
-        .count();
-    if stored != 1 {
-        let shown = new.pointer("/spec/versions").cloned().unwrap_or_default();
+/// An event stands in the namespace of what it is about; what has none has its events in `default`.
+fn check_event(new: &Value, causes: &mut Vec<Cause>) {
+    let (own, about) = (namespace(new), text_at(new, "/involvedObject/namespace"));
+    let agrees = own == about || (about.is_empty() && own == "default");
+    // The newer form has other fields, and rules of its own.
+    if !agrees && text(new, "apiVersion") == "v1" {
         causes.push(invalid(
-            "spec.versions",
-            &shown,
-            "must have exactly one version marked as storage version",
-        ));
-    }
-    let keeps_all = new.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true));
-    for (index, version) in versions.iter().enumerate() {
-        if version.pointer("/schema/openAPIV3Schema").is_none() && !keeps_all {
-            let field = format!("spec.versions[{index}].schema.openAPIV3Schema");
-            causes.push(required(&field, "schemas are required"));
-        }
-    }
-    if list_at(new, "/status/storedVersions").is_empty() {
-        causes.push(cause(
-            "FieldValueInvalid",
-            "status.storedVersions",
-            "Invalid value: []string(nil): must have at least one stored version",
+            "involvedObject.namespace",
+            &about.into(),
+            "does not match event.namespace",
         ));
     }
 }
 
-fn check_workload(new: &Value, causes: &mut Vec<Cause>) {
-    let replicas = number_at(new, "/spec/replicas").unwrap_or(0);
-    if replicas < 0 {
-        causes.push(invalid(
-            "spec.replicas",
-            &replicas.into(),
-            "must be greater than or equal to 0",
+fn check_priority(new: &Value, causes: &mut Vec<Cause>) {
+    const SYSTEM: [(&str, i64); 2] = [
+        ("system-node-critical", 2_000_001_000),
+        ("system-cluster-critical", 2_000_000_000),
+    ];
+    const HIGHEST: i64 = 1_000_000_000;
+    let (name, value) = (crate::json::name(new), number_at(new, "/value").unwrap_or(0));
+    if name.starts_with("system-") {
+        let why = match SYSTEM.iter().find(|(known, _)| *known == name) {
+            None => format!("{name} is not a known system priority class"),
+            Some((_, wanted)) if *wanted != value => {
+                format!("value of {name} PriorityClass must be {wanted}")
+            }
+            Some(_) if new.get("globalDefault") == Some(&Value::Bool(true)) => {
+                format!("globalDefault of {name} PriorityClass must be false")
+            }
+            Some(_) => return,
+        };
+        causes.push(forbidden(
+            "metadata.name",
+            &format!(
+                "priority class names with 'system-' prefix are reserved for system use only. error: {why}"
+            ),
+        ));
+    } else if value > HIGHEST {
+        let why = format!("maximum allowed value of a user defined priority is {HIGHEST}");
+        causes.push(forbidden("value", &why));
+    }
+}
+
+fn check_storage_class(new: &Value, causes: &mut Vec<Cause>) {
+    if text(new, "provisioner").is_empty() {
+        causes.push(required("provisioner", ""));
+    }
+    for (field, supported) in [
+        ("reclaimPolicy", ["Delete", "Retain"]),
+        ("volumeBindingMode", ["Immediate", "WaitForFirstConsumer"]),
+    ] {
+        let given = text(new, field);
+        if !given.is_empty() && !supported.contains(&given) {
+            causes.push(unsupported(field, given, &supported));
+        }
+    }
+}
+
+fn check_api_service(new: &Value, causes: &mut Vec<Cause>) {
+    let (group, version) = (text_at(new, "/spec/group"), text_at(new, "/spec/version"));
+    let (name, wanted) = (crate::json::name(new), format!("{version}.{group}"));
+    if name != wanted {
+        let why = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
+        causes.push(invalid("metadata.name", &name.into(), &why));
+    }
+    if group.is_empty() && version != "v1" {
+        causes.push(required(
+            "spec.group",
+            "only v1 may have an empty group and it better be legacy kube",
         ));
     }
-    let selector = new.pointer("/spec/selector");
-    let empty = selector
-        .and_then(Value::as_object)
-        .is_none_or(serde_json::Map::is_empty);
-    if empty {
-        causes.push(required("spec.selector", ""));
+    for (key, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)] {
+        let given = number_at(new, &format!("/spec/{key}")).unwrap_or(0);
+        if !(1..=most).contains(&given) {
+            let why = format!("must be positive and less than {most}");
+            causes.push(invalid(&format!("spec.{key}"), &given.into(), &why));
+        }
     }
-    let labels = new.pointer("/spec/template/metadata/labels");
-    let matches = Labels::of(selector).is_some_and(|selector| !empty && selector.matches_labels(labels));
-    if !matches {
-        let shown = labels.map_or("(nil)".to_owned(), go_map);
-        causes.push(cause(
-            "FieldValueInvalid",
-            "spec.template.metadata.labels",
-            format!("Invalid value: map[string]string{shown}: `selector` does not match template `labels`"),
-        ));
+    let is_trusting = new.pointer("/spec/insecureSkipTLSVerify") == Some(&Value::Bool(true));
+    let has_bundle = !text_at(new, "/spec/caBundle").is_empty();
+    let service = new.pointer("/spec/service").filter(|service| !service.is_null());
+    let Some(service) = service else {
+        if is_trusting {
+            let why = "local APIServices may not have insecureSkipTLSVerify";
+            causes.push(invalid("spec.insecureSkipTLSVerify", &true.into(), why));
+        }
+        return;
+    };
+    for key in ["namespace", "name"] {
+        if text(service, key).is_empty() {
+            causes.push(required(&format!("spec.service.{key}"), ""));
+        }
+    }
+    if is_trusting && has_bundle {
+        let why = "may not be true if caBundle is present";
+        causes.push(invalid("spec.insecureSkipTLSVerify", &true.into(), why));
     }
 }
 
@@ -201,39 +225,6 @@ fn check_rules(resource: &Resource, new: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-fn check_pod(spec: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
-    let containers = spec.map(|spec| list(spec, "containers")).unwrap_or_default();
-    if containers.is_empty() {
-        causes.push(required(&format!("{path}.containers"), ""));
-    }
-    for (index, container) in containers.iter().enumerate() {
-        for key in ["name", "image"] {
-            if text(container, key).is_empty() {
-                causes.push(required(&format!("{path}.containers[{index}].{key}"), ""));
-            }
-        }
-        for (mount, volume) in list(container, "volumeMounts")
-            .iter()
-            .map(|mount| text(mount, "name"))
-            .enumerate()
-        {
-            let known = spec.is_some_and(|spec| {
-                list(spec, "volumes")
-                    .iter()
-                    .any(|one| text(one, "name") == volume)
-            });
-            let claimed = path.contains("template"); // a StatefulSet's claims are volumes, too
-            if !known && !claimed {
-                causes.push(cause(
-                    "FieldValueNotFound",
-                    &format!("{path}.containers[{index}].volumeMounts[{mount}].name"),
-                    format!("Not found: {volume:?}"),
-                ));
-            }
-        }
-    }
-}
-
 /// Checks what an update may not change.
 pub(crate) fn check_update(resource: &Resource, old: &Value, new: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
@@ -258,7 +249,7 @@ pub(crate) fn check_update(resource: &Resource, old: &Value, new: &Value) -> Vec
                 "spec.selector",
                 format!(
                     "Invalid value: {}: field is immutable",
-                    go_selector(new.pointer("/spec/selector").unwrap_or(&Value::Null))
+                    golang::selector(new.pointer("/spec/selector").unwrap_or(&Value::Null))
                 ),
             ));
         }
@@ -381,52 +372,4 @@ fn pod_shape(pod: &Value) -> Value {
         }
     }
     spec
-}
-
-/// A map of strings as Go prints it: `{"app":"web"}`.
-fn go_map(map: &Value) -> String {
-    let entries: Vec<_> = map
-        .as_object()
-        .map(|map| {
-            let sorted: std::collections::BTreeMap<_, _> = map.iter().collect();
-            sorted
-                .iter()
-                .map(|(key, value)| format!("{key:?}:{:?}", value.as_str().unwrap_or_default()))
-                .collect()
-        })
-        .unwrap_or_default();
-    format!("{{{}}}", entries.join(", "))
-}
-
-fn go_selector(selector: &Value) -> String {
-    let labels = match selector.get("matchLabels") {
-        Some(map) => format!("map[string]string{}", go_map(map)),
-        None => "map[string]string(nil)".to_owned(),
-    };
-    let expressions: Vec<_> = list(selector, "matchExpressions")
-        .iter()
-        .map(|one| {
-            let values: Vec<_> = list(one, "values")
-                .iter()
-                .filter_map(Value::as_str)
-                .map(|value| format!("{value:?}"))
-                .collect();
-            let values = if values.is_empty() {
-                "[]string(nil)".to_owned()
-            } else {
-                format!("[]string{{{}}}", values.join(", "))
-            };
-            format!(
-                "v1.LabelSelectorRequirement{{Key:{:?}, Operator:{:?}, Values:{values}}}",
-                text(one, "key"),
-                text(one, "operator")
-            )
-        })
-        .collect();
-    let expressions = if expressions.is_empty() {
-        "[]v1.LabelSelectorRequirement(nil)".to_owned()
-    } else {
-        format!("[]v1.LabelSelectorRequirement{{{}}}", expressions.join(", "))
-    };
-    format!("v1.LabelSelector{{MatchLabels:{labels}, MatchExpressions:{expressions}}}")
 }
