@@ -105,6 +105,14 @@ pub(crate) fn pointer(kind: &str, value: Option<&Value>) -> String {
     }
 }
 
+/// A time of JSON as `%v` prints it: `2001-01-01 00:00:00 +0000 UTC`.
+pub(crate) fn time(text: &str) -> String {
+    text.parse::<jiff::Timestamp>().map_or_else(
+        |_| text.to_owned(),
+        |time| time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string(),
+    )
+}
+
 /// JSON as `%v` prints it: `map[a:[1 2] b:x]`.
 pub(crate) fn plain(value: &Value) -> String {
     match value {

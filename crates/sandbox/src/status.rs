@@ -265,7 +265,12 @@ impl Status {
     }
 
     pub(crate) fn invalid_object(resource: &Resource, name: &str, causes: &[Cause]) -> Status {
-        Status::invalid(&resource.group, &resource.kind, name, causes)
+        // To the server these two are of the group that they came from.
+        let group = match resource.kind.as_str() {
+            "Ingress" | "NetworkPolicy" if resource.group == "networking.k8s.io" => "extensions",
+            _ => &resource.group,
+        };
+        Status::invalid(group, &resource.kind, name, causes)
     }
 
     pub(crate) fn body(&self) -> Value {

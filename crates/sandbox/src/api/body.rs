@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::api::request::Request;
 use crate::api::{Endpoint, protobuf};
 use crate::fields::check_types;
-use crate::json::{child, group_of, name, namespace, object, text, version_of};
+use crate::json::{child, name, namespace, object, text, version_of};
 use crate::kinds::Resource;
 use crate::status::{Result, Status};
 use crate::write::normalise;
@@ -84,13 +84,8 @@ pub(super) fn read_object(request: &Request, endpoint: &Endpoint, replacing: boo
     };
     let mut body = read(request).map_err(unrecognised)?;
     if !body.is_object() {
-        const TARGET: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-        let what = if body.is_array() { "array" } else { "value" };
-        return Err(unrecognised(Status::bad_request(format!(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go value of type {TARGET} \
-             ({})",
-            summary(&request.body)
-        ))));
+        let why = format!("{} ({})", no_object(&body), summary(&request.body));
+        return Err(unrecognised(Status::bad_request(why)));
     }
     check_kind(endpoint, &body)?;
     let target = &endpoint.target;
@@ -168,6 +163,65 @@ pub(super) fn check_built_in(
     Ok(())
 }
 
+/// Why something that is no JSON object has no kind.
+pub(super) fn no_object(body: &Value) -> String {
+    const TARGET: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+    let what = if body.is_array() { "array" } else { "value" };
+    format!(
+        "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go value of type {TARGET}"
+    )
+}
+
+/// Why an object that a patch has made is of no kind that its path can hold, if so.
+pub(super) fn other_kind(endpoint: &Endpoint, new: &Value) -> Result<Option<String>> {
+    let resource = &endpoint.resource;
+    let (given, kind) = (text(new, "apiVersion"), text(new, "kind"));
+    if resource.is_custom() {
+        return if kind == resource.kind {
+            Ok(None)
+        } else {
+            Err(other_custom_kind(resource, kind, name(new)))
+        };
+    }
+    let wanted = endpoint.api_version();
+    Ok(
+        if (given == wanted && kind == resource.kind) || given.is_empty() || kind.is_empty() {
+            None
+        } else if crate::fields::Schema::builtin(given, kind).is_none() {
+            Some(unregistered(given, kind))
+        } else if kind == resource.kind {
+            None
+        } else {
+            Some(unconvertible(resource, given, kind))
+        },
+    )
+}
+
+fn unregistered(given: &str, kind: &str) -> String {
+    format!(
+        "no kind {kind:?} is registered for version {given:?} in scheme \
+         \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+    )
+}
+
+fn unconvertible(resource: &Resource, given: &str, kind: &str) -> String {
+    let package = match resource.group.split('.').next().unwrap_or_default() {
+        "" => "core",
+        group => group,
+    };
+    let version = version_of(given);
+    format!(
+        "converting ({version}.{kind}) to ({package}.{}): unknown conversion",
+        resource.kind
+    )
+}
+
+fn other_custom_kind(resource: &Resource, kind: &str, name: &str) -> Status {
+    let why = format!("must be {}", resource.kind);
+    let causes = [crate::status::invalid("kind", &kind.into(), &why)];
+    Status::invalid(&resource.group, kind, name, &causes)
+}
+
 /// Refuses an object of another kind or version than the path names.
 fn check_kind(endpoint: &Endpoint, body: &Value) -> Result<()> {
     let resource = &endpoint.resource;
@@ -189,12 +243,7 @@ fn check_kind(endpoint: &Endpoint, body: &Value) -> Result<()> {
                 "the API version in the data ({given}) does not match the expected API version ({wanted})"
             )));
         }
-        let causes = [crate::status::invalid(
-            "kind",
-            &kind.into(),
-            &format!("must be {}", resource.kind),
-        )];
-        return Err(Status::invalid(&resource.group, kind, name(body), &causes));
+        return Err(other_custom_kind(resource, kind, name(body)));
     }
     let (given, kind) = (
         if given.is_empty() { wanted.as_str() } else { given },
@@ -204,31 +253,22 @@ fn check_kind(endpoint: &Endpoint, body: &Value) -> Result<()> {
             kind
         },
     );
-    if crate::fields::Schema::builtin(given, kind).is_none() {
-        return Err(Status::bad_request(format!(
-            "{kind} in version \"{}\" cannot be handled as a {}: no kind \"{kind}\" is registered for version \
-             \"{given}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\"",
+    let refuse = |why: String| {
+        Status::bad_request(format!(
+            "{kind} in version {:?} cannot be handled as a {}: {why}",
             version_of(given),
             resource.kind
-        )));
+        ))
+    };
+    if crate::fields::Schema::builtin(given, kind).is_none() {
+        return Err(refuse(unregistered(given, kind)));
     }
     if kind == resource.kind {
         return Err(Status::bad_request(format!(
             "the API version in the data ({given}) does not match the expected API version ({wanted})"
         )));
     }
-    let package = |group: &str| match group.split('.').next().unwrap_or_default() {
-        "" => "core".to_owned(),
-        group => group.to_owned(),
-    };
-    Err(Status::bad_request(format!(
-        "{kind} in version \"{}\" cannot be handled as a {}: converting ({}.{kind}) to ({}.{}): unknown conversion",
-        version_of(given),
-        resource.kind,
-        version_of(given),
-        package(group_of(&wanted)),
-        resource.kind
-    )))
+    Err(refuse(unconvertible(resource, given, kind)))
 }
 
 /// Writes kind, version and namespace of the path into an object.

@@ -225,6 +225,24 @@ fn check_rules(resource: &Resource, new: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
+/// Checks what an update of the status alone may say.
+pub(crate) fn check_status(resource: &Resource, new: &Value) -> Vec<Cause> {
+    if !resource.is("", "Namespace") {
+        return Vec::new();
+    }
+    let (wanted, when) = if crate::json::is_deleting(new) {
+        ("Terminating", "not empty")
+    } else {
+        ("Active", "empty")
+    };
+    let phase = text_at(new, "/status/phase");
+    if phase == wanted {
+        return Vec::new();
+    }
+    let why = format!("may only be '{wanted}' if `deletionTimestamp` is {when}");
+    vec![invalid("status.Phase", &phase.into(), &why)]
+}
+
 /// Checks what an update may not change.
 pub(crate) fn check_update(resource: &Resource, old: &Value, new: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();

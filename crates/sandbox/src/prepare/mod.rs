@@ -11,7 +11,7 @@ pub(crate) mod services;
 mod webhooks;
 mod workloads;
 
-pub(crate) use check::{check, check_update};
+pub(crate) use check::{check, check_status, check_update};
 use serde_json::{Value, json};
 
 use crate::controllers;

@@ -123,7 +123,7 @@ pub(super) fn refuse(field: &str, text: &str, why: Vec<String>, causes: &mut Vec
 }
 
 /// Why a text is no qualified name, each reason by itself.
-fn not_qualified(text: &str) -> Vec<String> {
+pub(crate) fn not_qualified(text: &str) -> Vec<String> {
     let (prefix, name) = match text.split('/').collect::<Vec<_>>().as_slice() {
         [name] => (None, *name),
         [prefix, name] => (Some(*prefix), *name),
@@ -167,17 +167,13 @@ pub(crate) fn check_metadata(new: &Value) -> Vec<Cause> {
 pub(super) fn check_labels(field: &str, labels: Option<&Value>, causes: &mut Vec<Cause>) {
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
         refuse(field, key, not_qualified(key), causes);
-        refuse(
-            field,
-            value.as_str().unwrap_or_default(),
-            not_label_value(value),
-            causes,
-        );
+        let value = value.as_str().unwrap_or_default();
+        refuse(field, value, not_label_value(value), causes);
     }
 }
 
-fn not_label_value(value: &Value) -> Vec<String> {
-    let value = value.as_str().unwrap_or_default();
+/// Why a text is no value of a label.
+pub(crate) fn not_label_value(value: &str) -> Vec<String> {
     reasons([
         (value.len() > 63, too_long(63)),
         (!value.is_empty() && !is_word(value), LABEL.to_owned()),
