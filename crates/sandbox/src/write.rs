@@ -70,8 +70,8 @@ impl<'a> Place<'a> {
 pub(crate) enum Ownership {
     /// What differs from the live object belongs to the writer.
     Update,
-    /// Server-side apply has worked it out already.
-    Applied,
+    /// What the new state says of it holds: server-side apply has worked it out, or it stays as it was.
+    Given,
 }
 
 /// Brings a decoded body into the form that the server works on: metadata without empty fields, pruned and with defaults.
@@ -250,7 +250,7 @@ pub(crate) fn update(
     // What the client may not touch, and what a status update does not touch, is as it was.
     keep_metadata(old, &mut new);
     match ownership {
-        Ownership::Applied => {}
+        Ownership::Given => {}
         Ownership::Update if !keeps_owners(resource) => {}
         Ownership::Update if subresource.is_empty() => {
             managed::update(

@@ -13,7 +13,7 @@ use crate::api::query::{find, one};
 use crate::api::request::Request;
 use crate::api::respond::{self, Body};
 use crate::api::scale::{scale_of, set_scale};
-use crate::fields::{check_types, managed, patch as patches};
+use crate::fields::{Schema, check_types, managed, patch as patches};
 use crate::golang::{self, POINTER, quote};
 use crate::json::{child, is_deleting, name, namespace, number_at, object, text, text_at, uid};
 use crate::kinds::Resource;
@@ -91,6 +91,7 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
         ("ServiceAccount", "token") => {
             let account = find(endpoint, &shared.state())?;
             let mut body = body::read(request)?;
+            fill_token_request(&mut body, request, &shared.config.later(0));
             let seconds = number_at(&body, "/spec/expirationSeconds").unwrap_or(3600);
             let token = shared.issue_token(User::account(namespace(&account), name(&account)));
             object(&mut body).insert(
@@ -122,6 +123,20 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
         }
         _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// What the server adds to a request for a token before it answers it. What has a default belongs to who asks; for whom the
+/// token is good, to nobody.
+fn fill_token_request(body: &mut Value, request: &Request, now: &str) {
+    let spec = child(body, "spec");
+    spec.entry("expirationSeconds").or_insert_with(|| 3600.into());
+    child(body, "metadata").insert("creationTimestamp".into(), Value::Null);
+    let schema = Schema::builtin("authentication.k8s.io/v1", "TokenRequest").unwrap_or_else(Schema::deduced);
+    managed::update(None, body, &request.manager(), now, &schema);
+    let spec = child(body, "spec");
+    spec.entry("audiences")
+        .or_insert_with(|| json!(["https://kubernetes.default.svc.cluster.local"]));
+    spec.entry("boundObjectRef").or_insert(Value::Null);
 }
 
 pub(crate) fn replace(
@@ -590,7 +605,7 @@ fn apply(
                     endpoint.place(),
                     &live,
                     new,
-                    Ownership::Applied,
+                    Ownership::Given,
                     writer,
                 )?;
                 Ok((false, updated))
@@ -608,7 +623,7 @@ fn apply(
                 child(&mut new, "metadata").shift_remove("resourceVersion");
                 Ok((
                     true,
-                    write::create(transaction, endpoint.place(), new, Ownership::Applied, writer)?,
+                    write::create(transaction, endpoint.place(), new, Ownership::Given, writer)?,
                 ))
             }
         }

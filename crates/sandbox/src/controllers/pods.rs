@@ -136,6 +136,7 @@ fn mount_token(transaction: &mut Transaction, account: &Value, pod: &mut Value) 
     }
 }
 
+/// Gives a pod the priority of its class, and says whether there is that class.
 fn prioritise(transaction: &Transaction, pod: &mut Value) -> bool {
     let class = text_at(pod, "/spec/priorityClassName").to_owned();
     let value = match class.as_str() {

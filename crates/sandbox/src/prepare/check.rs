@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{definitions, network, services, webhooks, workloads};
+use crate::fields::quantity_in_billionths;
 use crate::fields::validate::Cause;
 use crate::golang;
 use crate::json::{list, list_at, namespace, number_at, object, text, text_at};
@@ -44,7 +45,9 @@ pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
                 causes.push(required("spec.resources[storage]", ""));
             }
         }
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => definitions::check(new, &mut causes),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            definitions::check(resource, new, &mut causes)
+        }
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => check_rules(resource, new, &mut causes),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             check_reference(resource, new, &mut causes);
@@ -325,21 +328,7 @@ pub(crate) fn check_update(resource: &Resource, old: &Value, new: &Value) -> Vec
                 ));
             }
         }
-        ("", "PersistentVolumeClaim") => {
-            let fixed = |value: &Value| {
-                let mut spec = value.get("spec").cloned().unwrap_or_default();
-                let map = object(&mut spec);
-                map.shift_remove("resources");
-                map.shift_remove("volumeName");
-                spec
-            };
-            if fixed(old) != fixed(new) {
-                causes.push(forbidden(
-                    "spec",
-                    "spec is immutable after creation except resources.requests for bound claims",
-                ));
-            }
-        }
+        ("", "PersistentVolumeClaim") => check_claim_update(old, new, &mut causes),
         ("storage.k8s.io", "StorageClass") => {
             for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
                 if differs(&format!("/{field}")) {
@@ -369,6 +358,37 @@ pub(crate) fn check_update(resource: &Resource, old: &Value, new: &Value) -> Vec
         _ => {}
     }
     causes
+}
+
+/// A claim that is bound may grow; apart from that, and from being bound, it stays as it is.
+fn check_claim_update(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
+    const SIZE: &str = "/spec/resources/requests/storage";
+    let is_bound = text_at(new, "/status/phase") == "Bound";
+    let is_placed = !text_at(old, "/spec/volumeName").is_empty();
+    let fixed = |value: &Value| {
+        let mut spec = value.get("spec").cloned().unwrap_or_default();
+        if !is_placed {
+            object(&mut spec).shift_remove("volumeName");
+        }
+        let requests = spec.pointer_mut("/resources/requests");
+        if is_bound && let Some(requests) = requests {
+            object(requests).shift_remove("storage");
+        }
+        spec
+    };
+    if fixed(old) != fixed(new) {
+        causes.push(forbidden(
+            "spec",
+            "spec is immutable after creation except resources.requests for bound claims",
+        ));
+    }
+    let size = |value: &Value| value.pointer(SIZE).map_or(0, quantity_in_billionths);
+    if size(new) < size(old) {
+        causes.push(forbidden(
+            "spec.resources.requests.storage",
+            "field can not be less than previous value",
+        ));
+    }
 }
 
 /// The part of a pod's spec that an update leaves as it is.

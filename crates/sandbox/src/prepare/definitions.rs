@@ -9,17 +9,29 @@ use super::names::{not_old_label, not_subdomain};
 use crate::fields::validate::{self, Cause};
 use crate::golang;
 use crate::json::{list, list_at, text, text_at};
+use crate::kinds::Resource;
 use crate::status::{cause, invalid, required, unsupported};
 
 const APPROVAL: &str = "api-approved.kubernetes.io";
 
 /// Checks a definition by itself.
-pub(super) fn check(new: &Value, causes: &mut Vec<Cause>) {
+pub(super) fn check(resource: &Resource, new: &Value, causes: &mut Vec<Cause>) {
+    let is_strict = text(new, "apiVersion").ends_with("/v1");
+    if is_strict {
+        check_versioned(new, is_strict, causes);
+    } else {
+        // The old version may say once what each version is to say.
+        let mut converted = new.clone();
+        crate::convert::to_stored(resource, &mut converted);
+        check_versioned(&converted, is_strict, causes);
+    }
+}
+
+fn check_versioned(new: &Value, is_strict: bool, causes: &mut Vec<Cause>) {
     let (plural, group) = (text_at(new, "/spec/names/plural"), text_at(new, "/spec/group"));
     let name = crate::json::name(new);
     // Once it exists, only its group being fixed is checked.
     let is_new = new.pointer("/metadata/resourceVersion").is_none();
-    let is_strict = text(new, "apiVersion").ends_with("/v1");
     if is_new && name != format!("{plural}.{group}") {
         let why = "must be spec.names.plural+\".\"+spec.group";
         causes.push(invalid("metadata.name", &name.into(), why));
@@ -35,12 +47,10 @@ pub(super) fn check(new: &Value, causes: &mut Vec<Cause>) {
     let has_defaults = versions
         .iter()
         .any(|version| contains_default(schema_of(version)));
-    if !versions.iter().any(|version| schema_of(version).is_object()) || !keeps_all {
-        for (index, version) in versions.iter().enumerate() {
-            if !schema_of(version).is_object() && (is_strict || !keeps_all) {
-                let field = format!("spec.versions[{index}].schema.openAPIV3Schema");
-                causes.push(required(&field, "schemas are required"));
-            }
+    for (index, version) in versions.iter().enumerate() {
+        if !schema_of(version).is_object() && (is_strict || !keeps_all) {
+            let field = format!("spec.versions[{index}].schema.openAPIV3Schema");
+            causes.push(required(&field, "schemas are required"));
         }
     }
     if keeps_all && has_defaults && is_strict {
