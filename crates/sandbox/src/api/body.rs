@@ -110,7 +110,7 @@ pub(super) fn read_object(request: &Request, endpoint: &Endpoint, replacing: boo
         }));
     }
     place(endpoint, &mut body);
-    check_built_in(resource, endpoint.version(), &body).map_err(|why| {
+    check_fields(resource, endpoint.version(), &body).map_err(|why| {
         Status::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {why}",
             resource.kind,
@@ -122,14 +122,19 @@ pub(super) fn read_object(request: &Request, endpoint: &Endpoint, replacing: boo
     Ok(body)
 }
 
-/// Whether the fields of a built-in object have their types; the error says which one has not.
-pub(super) fn check_built_in(
+/// Whether the fields that the server itself knows have their types; the error says which one has not.
+pub(super) fn check_fields(
     resource: &Resource,
     version: &str,
     body: &Value,
 ) -> std::result::Result<(), String> {
     if resource.is_custom() {
-        return Ok(());
+        // Of a custom resource, the metadata alone has types of the server's.
+        let metadata = body.get("metadata").cloned().unwrap_or_default();
+        return match crate::fields::Schema::builtin("v1", "ConfigMap") {
+            Some(schema) => check_types(&serde_json::json!({ "metadata": metadata }), &schema),
+            None => Ok(()),
+        };
     }
     check_types(body, &resource.schema(version))?;
     let fields: &[&str] = match (resource.group.as_str(), resource.kind.as_str()) {

@@ -134,8 +134,12 @@ fn fill_token_request(body: &mut Value, request: &Request, now: &str) {
     let schema = Schema::builtin("authentication.k8s.io/v1", "TokenRequest").unwrap_or_else(Schema::deduced);
     managed::update(None, body, &request.manager(), now, &schema);
     let spec = child(body, "spec");
-    spec.entry("audiences")
-        .or_insert_with(|| json!(["https://kubernetes.default.svc.cluster.local"]));
+    if spec.get("audiences").is_none_or(Value::is_null) {
+        spec.insert(
+            "audiences".into(),
+            json!(["https://kubernetes.default.svc.cluster.local"]),
+        );
+    }
     spec.entry("boundObjectRef").or_insert(Value::Null);
 }
 
@@ -392,7 +396,7 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
                 namespace(&live)
             )));
         }
-        body::check_built_in(resource, endpoint.version(), &new).map_err(|why| {
+        body::check_fields(resource, endpoint.version(), &new).map_err(|why| {
             if content_type == "application/strategic-merge-patch+json"
                 && let Some(kind) = misfit(&body, resource, endpoint.version())
             {
@@ -536,6 +540,14 @@ fn apply(
 ) -> Result<Response<Body>> {
     let resource = &endpoint.resource;
     let target = &endpoint.target;
+    if !body.is_object() {
+        let why = format!(
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of \
+             type map[string]interface {{}}",
+            patches::kind(&body)
+        );
+        return Err(Status::bad_request(why));
+    }
     if body
         .pointer("/metadata/managedFields")
         .is_some_and(|fields| !fields.is_null())

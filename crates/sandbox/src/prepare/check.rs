@@ -46,7 +46,7 @@ pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
             }
         }
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
-            definitions::check(resource, new, &mut causes)
+            definitions::check(resource, new, &mut causes);
         }
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => check_rules(resource, new, &mut causes),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
@@ -410,4 +410,122 @@ fn pod_shape(pod: &Value) -> Value {
         }
     }
     spec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fields::defaults::apply_defaults;
+    use crate::kinds::Builtins;
+    use serde_json::json;
+
+    /// The fields that are refused of an object whose defaults have been filled in.
+    fn refused(group: &str, plural: &str, mut object: Value) -> Vec<String> {
+        let builtins = Builtins::new(20);
+        let resource = builtins.find(group, plural).expect("served");
+        object["apiVersion"] = resource.api_version(&resource.storage_version).into();
+        object["kind"] = resource.kind.as_str().into();
+        apply_defaults(&mut object);
+        check(resource, &object)
+            .into_iter()
+            .map(|cause| cause.field)
+            .collect()
+    }
+
+    fn check_pod(spec: Value, expect: &[&str]) {
+        let shown = spec.to_string();
+        assert_eq!(refused("", "pods", json!({ "spec": spec })), expect, "{shown}");
+    }
+
+    #[test]
+    fn pods_are_looked_through() {
+        let container = json!({ "name": "a", "image": "x" });
+        check_pod(json!({ "containers": [container] }), &[]);
+        check_pod(
+            json!({ "containers": [container], "initContainers": [container] }),
+            &["spec.initContainers[0].name"],
+        );
+        check_pod(
+            json!({
+                "volumes": [{ "name": "v" }],
+                "containers": [{
+                    "name": "a",
+                    "image": "x",
+                    "ports": [{ "name": "web", "containerPort": 80 }, { "name": "WEB", "containerPort": 70000 }],
+                    "env": [{ "name": "A.b-C_1" }, { "name": "1" }],
+                    "volumeMounts": [{ "name": "v", "mountPath": "/a" }, { "name": "v", "mountPath": "/a" }],
+                    "resources": { "requests": { "memory": "1Gi", "cpu": "500m" }, "limits": { "memory": "1000Mi", "cpu": 1 } },
+                }],
+            }),
+            &[
+                "spec.containers[0].ports[1].name",
+                "spec.containers[0].ports[1].name",
+                "spec.containers[0].ports[1].containerPort",
+                "spec.containers[0].env[1].name",
+                "spec.containers[0].volumeMounts[1].mountPath",
+                "spec.containers[0].resources.requests",
+            ],
+        );
+    }
+
+    #[test]
+    fn templates_of_stateful_sets_are_not_looked_into() {
+        let labels = json!({ "app": "a" });
+        let object = |containers: Value| {
+            json!({ "spec": {
+                "selector": { "matchLabels": labels },
+                "template": { "metadata": { "labels": labels }, "spec": { "containers": containers } },
+            } })
+        };
+        let mounts =
+            json!([{ "name": "a", "image": "x", "volumeMounts": [{ "name": "claim", "mountPath": "/v" }] }]);
+        assert_eq!(refused("apps", "statefulsets", object(mounts.clone())), [""; 0]);
+        assert_eq!(
+            refused("apps", "deployments", object(mounts)),
+            ["spec.template.spec.containers[0].volumeMounts[0].name"]
+        );
+    }
+
+    #[test]
+    fn schemas_of_definitions_say_what_everything_is() {
+        let definition = |properties: Value| {
+            json!({
+                "metadata": { "name": "things.example.com" },
+                "spec": {
+                    "group": "example.com",
+                    "scope": "Namespaced",
+                    "names": { "plural": "things", "kind": "Thing" },
+                    "versions": [{ "name": "v1", "served": true, "storage": true, "schema": {
+                        "openAPIV3Schema": { "type": "object", "properties": properties },
+                    } }],
+                },
+                "status": { "storedVersions": ["v1"] },
+            })
+        };
+        let refused = |properties| {
+            refused(
+                "apiextensions.k8s.io",
+                "customresourcedefinitions",
+                definition(properties),
+            )
+        };
+        let open = json!({
+            "port": { "x-kubernetes-int-or-string": true, "default": 80 },
+            "any": { "x-kubernetes-preserve-unknown-fields": true },
+            "map": { "type": "object", "additionalProperties": { "type": "string" } },
+            "either": { "type": "object", "oneOf": [{ "required": ["a"] }], "properties": { "a": { "type": "string" } } },
+        });
+        assert_eq!(refused(open), [""; 0]);
+        let at = |path: &str| format!("spec.validation.openAPIV3Schema.properties{path}");
+        assert_eq!(
+            refused(json!({ "a": { "type": "array", "items": { "properties": {} } } })),
+            [at("[a].items.type")]
+        );
+        assert_eq!(
+            refused(json!({ "a": {
+                "type": "object", "default": { "b": "x" }, "properties": { "b": { "type": "integer" } },
+            } })),
+            [at("[a].default.b")]
+        );
+    }
 }

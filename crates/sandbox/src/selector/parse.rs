@@ -16,7 +16,7 @@ type Token = Option<String>;
 
 /// Reads a selector, or says where it stopped to be one.
 pub(super) fn parse(selector: &str) -> Result<Vec<Requirement>, String> {
-    let mut tokens = tokens(selector)?.into_iter().peekable();
+    let mut tokens = tokens(selector).into_iter().peekable();
     let mut requirements = Vec::new();
     while let Some(token) = tokens.peek() {
         if !is_word(token) && token != "!" {
@@ -45,7 +45,7 @@ fn is_word(token: &str) -> bool {
     !token.starts_with(SPECIAL)
 }
 
-fn tokens(selector: &str) -> Result<Vec<String>, String> {
+fn tokens(selector: &str) -> Vec<String> {
     let mut characters = selector.chars().peekable();
     let mut tokens = Vec::new();
     while let Some(&first) = characters.peek() {
@@ -63,7 +63,7 @@ fn tokens(selector: &str) -> Result<Vec<String>, String> {
             tokens.push(word);
         }
     }
-    Ok(tokens)
+    tokens
 }
 
 /// The longest symbol that comes next. Every special character is one by itself.

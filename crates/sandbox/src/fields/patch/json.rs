@@ -37,7 +37,7 @@ pub(super) fn apply(live: &Value, patch: &Value) -> Result<Value, PatchError> {
 }
 
 /// What a value is, as Go's decoder of JSON names it.
-pub(super) fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",
