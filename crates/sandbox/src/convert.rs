@@ -12,9 +12,12 @@ use crate::kinds::Resource;
 
 /// Whether objects of a kind have to be converted between this version and the stored one.
 pub(crate) fn differs(resource: &Resource, version: &str) -> bool {
-    !resource.is_custom()
-        && version == "v1beta1"
-        && matches!(resource.kind.as_str(), "Ingress" | "CustomResourceDefinition")
+    match resource.kind.as_str() {
+        _ if resource.is_custom() => false,
+        "Ingress" | "CustomResourceDefinition" => version == "v1beta1",
+        "HorizontalPodAutoscaler" => true,
+        _ => false,
+    }
 }
 
 /// Whether custom resources may have been stored in another form than this version's schema has now: what it does not know
@@ -42,6 +45,10 @@ pub(crate) fn from_stored(resource: &Resource, version: &str, object: &Value) ->
         crate::write::normalise(resource, version, &mut object);
         return object;
     }
+    if resource.kind == "HorizontalPodAutoscaler" && differs(resource, version) {
+        show_utilization(version, &mut object);
+        return object;
+    }
     if !differs(resource, version) || version_of(text(&object, "apiVersion")) != "v1" {
         return object;
     }
@@ -64,7 +71,10 @@ pub(crate) fn from_stored(resource: &Resource, version: &str, object: &Value) ->
 
 /// The object as it is stored, from the version that a client speaks.
 pub(crate) fn to_stored(resource: &Resource, object: &mut Value) {
-    if !differs(resource, version_of(text(object, "apiVersion"))) {
+    // An autoscaler is kept in the form in which it came.
+    if resource.kind == "HorizontalPodAutoscaler"
+        || !differs(resource, version_of(text(object, "apiVersion")))
+    {
         return;
     }
     if resource.kind == "CustomResourceDefinition" {
@@ -85,6 +95,48 @@ pub(crate) fn to_stored(resource: &Resource, object: &mut Value) {
             backend.insert("service".into(), service);
         }
     });
+}
+
+/// Shows the one thing that all versions of an autoscaler scale by, how busy processors are to be, as a version says it: a
+/// field of its own in v1, one of the metrics in all others.
+fn show_utilization(version: &str, autoscaler: &mut Value) {
+    const FIELD: &str = "targetCPUUtilizationPercentage";
+    let utilization = |metric: &Value| {
+        let resource = metric.get("resource").filter(|one| text(one, "name") == "cpu")?;
+        number_at(resource, "/targetAverageUtilization")
+            .or_else(|| number_at(resource, "/target/averageUtilization"))
+    };
+    let spec = child(autoscaler, "spec");
+    let field = spec.shift_remove(FIELD).and_then(|value| value.as_i64());
+    let mut metrics = match spec.shift_remove("metrics") {
+        Some(Value::Array(metrics)) => metrics,
+        _ => Vec::new(),
+    };
+    let metric = metrics.iter().find_map(utilization);
+    if version == "v1" {
+        metrics.retain(|metric| utilization(metric).is_none());
+        if let Some(wanted) = field.or(metric) {
+            spec.insert(FIELD.into(), wanted.into());
+        }
+    } else {
+        if let (Some(wanted), None) = (field, metric) {
+            let resource = json!({ "name": "cpu", "targetAverageUtilization": wanted });
+            metrics.insert(0, json!({ "type": "Resource", "resource": resource }));
+        }
+        for metric in &mut metrics {
+            let Some(wanted) = utilization(metric) else {
+                continue;
+            };
+            metric["resource"] = if version == "v2beta1" {
+                json!({ "name": "cpu", "targetAverageUtilization": wanted })
+            } else {
+                json!({ "name": "cpu", "target": { "type": "Utilization", "averageUtilization": wanted } })
+            };
+        }
+    }
+    if !metrics.is_empty() {
+        spec.insert("metrics".into(), metrics.into());
+    }
 }
 
 /// Changes every backend of an Ingress, and the name of the one that is the default.
@@ -217,6 +269,29 @@ mod tests {
         shown["apiVersion"] = "networking.k8s.io/v1beta1".into();
         to_stored(resource, &mut shown);
         assert_eq!(shown["spec"], stored["spec"]);
+    }
+
+    #[test]
+    fn every_version_of_an_autoscaler_tells_how_busy_processors_are_to_be() {
+        let builtins = Builtins::new(20);
+        let resource = builtins
+            .find("autoscaling", "horizontalpodautoscalers")
+            .expect("served");
+        let old = json!({ "spec": { "maxReplicas": 3, "targetCPUUtilizationPercentage": 50 } });
+        let beta = from_stored(resource, "v2beta2", &old);
+        assert_eq!(
+            beta["spec"],
+            json!({ "maxReplicas": 3, "metrics": [{ "type": "Resource", "resource": {
+                "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 50 },
+            } }] })
+        );
+        assert_eq!(from_stored(resource, "v1", &beta), old);
+        let older = from_stored(resource, "v2beta1", &beta);
+        assert_eq!(
+            older["spec"]["metrics"][0]["resource"],
+            json!({ "name": "cpu", "targetAverageUtilization": 50 })
+        );
+        assert_eq!(from_stored(resource, "v2beta2", &older), beta);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod controllers;
 mod convert;
 pub mod faults;
 pub mod fields;
+mod golang;
 mod json;
 mod kinds;
 mod prepare;

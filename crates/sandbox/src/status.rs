@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::fields::validate::Cause;
+use crate::golang::quote;
 use crate::kinds::{Resource, qualified};
 
 /// A `Status` of kind Failure.
@@ -60,7 +61,7 @@ pub(crate) fn unsupported(field: &str, value: &str, supported: &[&str]) -> Cause
 
 fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) => format!("{text:?}"),
+        Value::String(text) => quote(text),
         other => other.to_string(),
     }
 }
@@ -264,7 +265,12 @@ impl Status {
     }
 
     pub(crate) fn invalid_object(resource: &Resource, name: &str, causes: &[Cause]) -> Status {
-        Status::invalid(&resource.group, &resource.kind, name, causes)
+        // To the server these two are of the group that they came from.
+        let group = match resource.kind.as_str() {
+            "Ingress" | "NetworkPolicy" if resource.group == "networking.k8s.io" => "extensions",
+            _ => &resource.group,
+        };
+        Status::invalid(group, &resource.kind, name, causes)
     }
 
     pub(crate) fn body(&self) -> Value {

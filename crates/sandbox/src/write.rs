@@ -7,10 +7,11 @@ use serde_json::{Map, Value, json};
 use crate::access::{self, User};
 use crate::admission;
 use crate::fields::{defaults, managed, validate};
+use crate::golang;
 use crate::json::{self as read, child, is_deleting, list_at, name, namespace, object, text, text_at};
 use crate::kinds::{Generation, Resource};
 use crate::prepare;
-use crate::status::{Result, Status, forbidden, invalid, required};
+use crate::status::{Result, Status, cause, forbidden, invalid, required};
 use crate::store::Key;
 use crate::transaction::Transaction;
 
@@ -69,8 +70,8 @@ impl<'a> Place<'a> {
 pub(crate) enum Ownership {
     /// What differs from the live object belongs to the writer.
     Update,
-    /// Server-side apply has worked it out already.
-    Applied,
+    /// What the new state says of it holds: server-side apply has worked it out, or it stays as it was.
+    Given,
 }
 
 /// Brings a decoded body into the form that the server works on: metadata without empty fields, pruned and with defaults.
@@ -117,6 +118,11 @@ fn bring_into_form(
     }
 }
 
+/// Whether it is written down who owns which fields. The aggregator, an API server of its own, does not.
+fn keeps_owners(resource: &Resource) -> bool {
+    resource.group != "apiregistration.k8s.io"
+}
+
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Object(map) => map.is_empty(),
@@ -151,7 +157,7 @@ pub(crate) fn create(
     if let Some(user) = writer.user {
         access::check_escalation(&transaction.state, user, resource, &new, None)?;
     }
-    if ownership == Ownership::Update {
+    if ownership == Ownership::Update && keeps_owners(resource) {
         managed::update(
             None,
             &mut new,
@@ -190,6 +196,7 @@ pub(crate) fn create(
     if transaction.state.get(&Key::of(resource, &new)).is_some() {
         return Err(Status::already_exists(resource, name(&new)));
     }
+    to_stored_version(resource, version, &mut new);
     Ok(transaction.put(resource, new))
 }
 
@@ -209,17 +216,6 @@ pub(crate) fn update(
         subresource,
     } = place;
     let name = name(live).to_owned();
-    let given = text_at(&new, "/metadata/uid");
-    if !given.is_empty() && given != read::uid(live) {
-        let why = format!(
-            "StorageError: invalid object, Code: 4, Key: /registry/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
-             Precondition failed: UID in precondition: {given}, UID in object meta: {}",
-            resource.plural,
-            Key::of(resource, live).path,
-            read::uid(live)
-        );
-        return Err(Status::conflict(resource, &name, &why));
-    }
     let request_version = resource.api_version(version);
     let relabelled;
     let old: &Value = if text(live, "apiVersion") == request_version {
@@ -230,10 +226,12 @@ pub(crate) fn update(
         relabelled = copy;
         &relabelled
     };
+    let mut causes = fixed_metadata(old, &new);
     // What the client may not touch, and what a status update does not touch, is as it was.
     keep_metadata(old, &mut new);
     match ownership {
-        Ownership::Applied => {}
+        Ownership::Given => {}
+        Ownership::Update if !keeps_owners(resource) => {}
         Ownership::Update if subresource.is_empty() => {
             managed::update(
                 Some(old),
@@ -258,7 +256,7 @@ pub(crate) fn update(
     {
         access::check_escalation(&transaction.state, user, resource, &new, Some(old))?;
     }
-    let mut causes = check_metadata(resource, &new);
+    causes.extend(check_metadata(resource, &new));
     if is_deleting(old) {
         let added: Vec<_> = list_at(&new, "/metadata/finalizers")
             .iter()
@@ -282,6 +280,9 @@ pub(crate) fn update(
         causes.extend(prepare::check(resource, &new));
         causes.extend(prepare::check_update(resource, old, &new));
     }
+    if subresource == "status" {
+        causes.extend(prepare::check_status(resource, &new));
+    }
     causes.extend(check_schema(resource, version, &new));
     if !causes.is_empty() {
         return Err(Status::invalid_object(resource, &name, &causes));
@@ -296,7 +297,15 @@ pub(crate) fn update(
     if new == *old {
         return Ok(Arc::clone(live));
     }
+    to_stored_version(resource, version, &mut new);
     Ok(transaction.put(resource, new))
+}
+
+/// A custom resource keeps what the stored version knows of it, whichever version was sent.
+fn to_stored_version(resource: &Resource, version: &str, new: &mut Value) {
+    if resource.is_custom() && version != resource.storage_version {
+        normalise(resource, &resource.storage_version, new);
+    }
 }
 
 /// Whether something besides finalizers holds an object that is being deleted: a namespace's `spec.finalizers`.
@@ -316,6 +325,30 @@ fn changes_only_links(old: &Value, new: &Value) -> bool {
         value
     };
     rest(old) == rest(new)
+}
+
+/// What an update says of metadata that never changes.
+fn fixed_metadata(old: &Value, new: &Value) -> Vec<validate::Cause> {
+    let mut causes = Vec::new();
+    for key in ["uid", "deletionTimestamp"] {
+        let pointer = format!("/metadata/{key}");
+        let (before, after) = (text_at(old, &pointer), text_at(new, &pointer));
+        // An object that is being deleted goes on to be, whatever is said.
+        let is_kept = after.is_empty() || before == after || (key != "uid" && !before.is_empty());
+        if is_kept {
+            continue;
+        }
+        let shown = if key == "uid" {
+            golang::quote(after)
+        } else {
+            golang::time(after)
+        };
+        let message = format!("Invalid value: {shown}: field is immutable");
+        let cause = cause("FieldValueInvalid", &format!("metadata.{key}"), message);
+        // The server checks this in two places and says so twice.
+        causes.extend([cause.clone(), cause]);
+    }
+    causes
 }
 
 fn keep_metadata(old: &Value, new: &mut Value) {
@@ -393,18 +426,6 @@ fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
         causes.push(invalid("metadata.name", &name.into(), &why));
     }
     causes.extend(prepare::names::check_metadata(new));
-    for owner in list_at(new, "/metadata/ownerReferences") {
-        for key in ["apiVersion", "kind", "name", "uid"] {
-            if text(owner, key).is_empty() {
-                let what = if key == "apiVersion" { "version" } else { key };
-                causes.push(invalid(
-                    &format!("metadata.ownerReferences.{key}"),
-                    &"".into(),
-                    &format!("{what} must not be empty"),
-                ));
-            }
-        }
-    }
     // Only the built-in kinds are strict about unqualified names; custom resources carry many.
     let is_builtin = !resource.group.contains('.') || resource.group.ends_with(".k8s.io");
     for (index, finalizer) in list_at(new, "/metadata/finalizers").iter().enumerate() {

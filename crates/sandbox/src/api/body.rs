@@ -7,9 +7,9 @@ use serde_json::Value;
 use crate::api::request::Request;
 use crate::api::{Endpoint, protobuf};
 use crate::fields::{check_types, unknown};
-use crate::json::{child, group_of, name, namespace, object, text, version_of};
+use crate::json::{child, name, namespace, object, text, version_of};
 use crate::kinds::Resource;
-use crate::status::{Result, Status, cause};
+use crate::status::{Result, Status};
 use crate::write::normalise;
 
 const JSON: &str = "application/json";
@@ -84,13 +84,8 @@ pub(super) fn read_object(request: &Request, endpoint: &Endpoint, replacing: boo
     };
     let mut body = read(request).map_err(unrecognised)?;
     if !body.is_object() {
-        const TARGET: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-        let what = if body.is_array() { "array" } else { "value" };
-        return Err(unrecognised(Status::bad_request(format!(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go value of type {TARGET} \
-             ({})",
-            summary(&request.body)
-        ))));
+        let why = format!("{} ({})", no_object(&body), summary(&request.body));
+        return Err(unrecognised(Status::bad_request(why)));
     }
     check_kind(endpoint, &body)?;
     let target = &endpoint.target;
@@ -115,8 +110,8 @@ pub(super) fn read_object(request: &Request, endpoint: &Endpoint, replacing: boo
         }));
     }
     place(endpoint, &mut body);
-    check_built_in(resource, endpoint.version(), &body)
-        .and_then(|()| check_fields(request, endpoint, &body))
+    check_fields(resource, endpoint.version(), &body)
+        .and_then(|()| check_strictly(request, endpoint, &body))
         .map_err(|why| {
             Status::bad_request(format!(
                 "{} in version {:?} cannot be handled as a {}: {why}",
@@ -131,7 +126,7 @@ pub(super) fn read_object(request: &Request, endpoint: &Endpoint, replacing: boo
 
 /// The check of fields that the client asked for, if it did: `Strict` refuses fields that the kind does not have or that are
 /// given twice, `Warn` answers with warnings of them. Kubernetes offers it from 1.25 on; servers before do not look at the query.
-pub(super) fn check_fields(
+pub(super) fn check_strictly(
     request: &Request,
     endpoint: &Endpoint,
     object: &Value,
@@ -163,31 +158,19 @@ pub(super) fn check_fields(
     Ok(())
 }
 
-/// Refuses a query for a check of fields that there is not.
-pub(super) fn check_validation_query(request: &Request, options: &str) -> Result<()> {
-    match request.query.get("fieldValidation") {
-        None | Some("" | "Ignore" | "Warn" | "Strict") => Ok(()),
-        Some(other) => {
-            let causes = [cause(
-                "FieldValueNotSupported",
-                "fieldValidation",
-                format!(
-                    "Unsupported value: {other:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
-                ),
-            )];
-            Err(Status::invalid("meta.k8s.io", options, "", &causes))
-        }
-    }
-}
-
-/// Whether the fields of a built-in object have their types; the error says which one has not.
-pub(super) fn check_built_in(
+/// Whether the fields that the server itself knows have their types; the error says which one has not.
+pub(super) fn check_fields(
     resource: &Resource,
     version: &str,
     body: &Value,
 ) -> std::result::Result<(), String> {
     if resource.is_custom() {
-        return Ok(());
+        // Of a custom resource, the metadata alone has types of the server's.
+        let metadata = body.get("metadata").cloned().unwrap_or_default();
+        return match crate::fields::Schema::builtin("v1", "ConfigMap") {
+            Some(schema) => check_types(&serde_json::json!({ "metadata": metadata }), &schema),
+            None => Ok(()),
+        };
     }
     check_types(body, &resource.schema(version))?;
     let fields: &[&str] = match (resource.group.as_str(), resource.kind.as_str()) {
@@ -221,6 +204,65 @@ pub(super) fn check_built_in(
     Ok(())
 }
 
+/// Why something that is no JSON object has no kind.
+pub(super) fn no_object(body: &Value) -> String {
+    const TARGET: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+    let what = if body.is_array() { "array" } else { "value" };
+    format!(
+        "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go value of type {TARGET}"
+    )
+}
+
+/// Why an object that a patch has made is of no kind that its path can hold, if so.
+pub(super) fn other_kind(endpoint: &Endpoint, new: &Value) -> Result<Option<String>> {
+    let resource = &endpoint.resource;
+    let (given, kind) = (text(new, "apiVersion"), text(new, "kind"));
+    if resource.is_custom() {
+        return if kind == resource.kind {
+            Ok(None)
+        } else {
+            Err(other_custom_kind(resource, kind, name(new)))
+        };
+    }
+    let wanted = endpoint.api_version();
+    Ok(
+        if (given == wanted && kind == resource.kind) || given.is_empty() || kind.is_empty() {
+            None
+        } else if crate::fields::Schema::builtin(given, kind).is_none() {
+            Some(unregistered(given, kind))
+        } else if kind == resource.kind {
+            None
+        } else {
+            Some(unconvertible(resource, given, kind))
+        },
+    )
+}
+
+fn unregistered(given: &str, kind: &str) -> String {
+    format!(
+        "no kind {kind:?} is registered for version {given:?} in scheme \
+         \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+    )
+}
+
+fn unconvertible(resource: &Resource, given: &str, kind: &str) -> String {
+    let package = match resource.group.split('.').next().unwrap_or_default() {
+        "" => "core",
+        group => group,
+    };
+    let version = version_of(given);
+    format!(
+        "converting ({version}.{kind}) to ({package}.{}): unknown conversion",
+        resource.kind
+    )
+}
+
+fn other_custom_kind(resource: &Resource, kind: &str, name: &str) -> Status {
+    let why = format!("must be {}", resource.kind);
+    let causes = [crate::status::invalid("kind", &kind.into(), &why)];
+    Status::invalid(&resource.group, kind, name, &causes)
+}
+
 /// Refuses an object of another kind or version than the path names.
 fn check_kind(endpoint: &Endpoint, body: &Value) -> Result<()> {
     let resource = &endpoint.resource;
@@ -242,12 +284,7 @@ fn check_kind(endpoint: &Endpoint, body: &Value) -> Result<()> {
                 "the API version in the data ({given}) does not match the expected API version ({wanted})"
             )));
         }
-        let causes = [crate::status::invalid(
-            "kind",
-            &kind.into(),
-            &format!("must be {}", resource.kind),
-        )];
-        return Err(Status::invalid(&resource.group, kind, name(body), &causes));
+        return Err(other_custom_kind(resource, kind, name(body)));
     }
     let (given, kind) = (
         if given.is_empty() { wanted.as_str() } else { given },
@@ -257,31 +294,22 @@ fn check_kind(endpoint: &Endpoint, body: &Value) -> Result<()> {
             kind
         },
     );
-    if crate::fields::Schema::builtin(given, kind).is_none() {
-        return Err(Status::bad_request(format!(
-            "{kind} in version \"{}\" cannot be handled as a {}: no kind \"{kind}\" is registered for version \
-             \"{given}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\"",
+    let refuse = |why: String| {
+        Status::bad_request(format!(
+            "{kind} in version {:?} cannot be handled as a {}: {why}",
             version_of(given),
             resource.kind
-        )));
+        ))
+    };
+    if crate::fields::Schema::builtin(given, kind).is_none() {
+        return Err(refuse(unregistered(given, kind)));
     }
     if kind == resource.kind {
         return Err(Status::bad_request(format!(
             "the API version in the data ({given}) does not match the expected API version ({wanted})"
         )));
     }
-    let package = |group: &str| match group.split('.').next().unwrap_or_default() {
-        "" => "core".to_owned(),
-        group => group.to_owned(),
-    };
-    Err(Status::bad_request(format!(
-        "{kind} in version \"{}\" cannot be handled as a {}: converting ({}.{kind}) to ({}.{}): unknown conversion",
-        version_of(given),
-        resource.kind,
-        version_of(given),
-        package(group_of(&wanted)),
-        resource.kind
-    )))
+    Err(refuse(unconvertible(resource, given, kind)))
 }
 
 /// Writes kind, version and namespace of the path into an object.

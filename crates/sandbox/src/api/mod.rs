@@ -1,9 +1,11 @@
 //! The REST API: from a request to an answer.
 
 mod body;
+mod delete;
 pub(crate) mod discovery;
 mod mutate;
 mod openapi;
+mod options;
 mod protobuf;
 mod query;
 pub(crate) mod request;
@@ -267,9 +269,9 @@ fn serve(
         (&Method::PUT, true) if !needs_namespace => mutate::replace(shared, request, endpoint),
         (&Method::PATCH, true) if !needs_namespace => mutate::patch(shared, request, endpoint),
         (&Method::DELETE, true) if !needs_namespace && target.subresource.is_empty() => {
-            mutate::delete(shared, request, endpoint)
+            delete::delete(shared, request, endpoint)
         }
-        (&Method::DELETE, false) if !needs_namespace => mutate::delete_collection(shared, request, endpoint),
+        (&Method::DELETE, false) if !needs_namespace => delete::delete_collection(shared, request, endpoint),
         (&Method::PUT | &Method::PATCH, false) if endpoint.resource.is_custom() => {
             Err(Status::bad_request("name must be provided"))
         }

@@ -8,18 +8,20 @@ use serde_json::{Value, json};
 use crate::access::{self, Attributes, User};
 use crate::api::Endpoint;
 use crate::api::body::{self, place};
-use crate::api::query::{Selection, find, one};
+use crate::api::options;
+use crate::api::query::{find, one};
 use crate::api::request::Request;
 use crate::api::respond::{self, Body};
 use crate::api::scale::{scale_of, set_scale};
-use crate::fields::{managed, patch as patches};
-use crate::json::{child, is_deleting, list_at, name, namespace, number_at, object, text, text_at, uid};
+use crate::fields::{Schema, check_types, managed, patch as patches};
+use crate::golang::{self, POINTER, quote};
+use crate::json::{child, is_deleting, name, namespace, number_at, object, text, text_at, uid};
 use crate::kinds::Resource;
 use crate::prepare::services;
-use crate::status::{Result, Status, cause, forbidden, required};
+use crate::status::{Result, Status, cause};
 use crate::store::Key;
 use crate::transaction::Transaction;
-use crate::write::{self, Deleted, Deletion, Ownership, Propagation, Writer, normalise};
+use crate::write::{self, Deletion, Ownership, Writer, normalise};
 use crate::{Shared, Verb, convert};
 
 /// Runs a write in a transaction of its own; a dry run is thrown away.
@@ -29,32 +31,7 @@ fn commit<T>(
     verb: Verb,
     write: impl FnOnce(&mut Transaction) -> Result<T>,
 ) -> Result<T> {
-    let dry_run = match request.query.all("dryRun").collect::<Vec<_>>().as_slice() {
-        [] | [""] => false,
-        values if values.iter().all(|value| *value == "All") => true,
-        _ => {
-            let given: Vec<_> = request
-                .query
-                .all("dryRun")
-                .map(|value| format!("{value:?}"))
-                .collect();
-            let causes = [cause(
-                "FieldValueNotSupported",
-                "dryRun",
-                format!(
-                    "Unsupported value: []string{{{}}}: supported values: \"All\"",
-                    given.join(", ")
-                ),
-            )];
-            let kind = match verb {
-                Verb::Create => "CreateOptions",
-                Verb::Update => "UpdateOptions",
-                Verb::Patch | Verb::Apply => "PatchOptions",
-                Verb::Delete => "DeleteOptions",
-            };
-            return Err(Status::invalid("meta.k8s.io", kind, "", &causes));
-        }
-    };
+    let dry_run = options::check(request, verb)?;
     shared.write(verb, dry_run, write)
 }
 
@@ -62,10 +39,13 @@ pub(crate) fn create(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
     if endpoint.resource.definition.as_deref().is_some_and(is_deleting) {
         return Err(Status::definition_terminating(&endpoint.resource));
     }
-    if !endpoint.target.name.is_empty() {
+    // Of custom resources, the name in the path is not looked at.
+    let is_collection = endpoint.target.name.is_empty()
+        || (endpoint.resource.is_custom() && endpoint.target.subresource.is_empty());
+    if !is_collection {
         return create_under(shared, request, endpoint);
     }
-    body::check_validation_query(request, "CreateOptions")?;
+    options::check(request, Verb::Create)?;
     let body = body::read_object(request, endpoint, false)?;
     let manager = request.manager();
     let created = commit(shared, request, Verb::Create, |transaction| {
@@ -111,6 +91,7 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
         ("ServiceAccount", "token") => {
             let account = find(endpoint, &shared.state())?;
             let mut body = body::read(request)?;
+            fill_token_request(&mut body, request, &shared.config.later(0));
             let seconds = number_at(&body, "/spec/expirationSeconds").unwrap_or(3600);
             let token = shared.issue_token(User::account(namespace(&account), name(&account)));
             object(&mut body).insert(
@@ -144,6 +125,24 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
     }
 }
 
+/// What the server adds to a request for a token before it answers it. What has a default belongs to who asks; for whom the
+/// token is good, to nobody.
+fn fill_token_request(body: &mut Value, request: &Request, now: &str) {
+    let spec = child(body, "spec");
+    spec.entry("expirationSeconds").or_insert_with(|| 3600.into());
+    child(body, "metadata").insert("creationTimestamp".into(), Value::Null);
+    let schema = Schema::builtin("authentication.k8s.io/v1", "TokenRequest").unwrap_or_else(Schema::deduced);
+    managed::update(None, body, &request.manager(), now, &schema);
+    let spec = child(body, "spec");
+    if spec.get("audiences").is_none_or(Value::is_null) {
+        spec.insert(
+            "audiences".into(),
+            json!(["https://kubernetes.default.svc.cluster.local"]),
+        );
+    }
+    spec.entry("boundObjectRef").or_insert(Value::Null);
+}
+
 pub(crate) fn replace(
     shared: &Arc<Shared>,
     request: &Request,
@@ -163,7 +162,7 @@ pub(crate) fn replace(
         })?;
         return Ok(respond::json(200, &scale_of(endpoint, &scaled)));
     }
-    body::check_validation_query(request, "UpdateOptions")?;
+    options::check(request, Verb::Update)?;
     let body = body::read_object(request, endpoint, true)?;
     let (created, updated) = commit(shared, request, Verb::Update, |transaction| {
         let resource = &endpoint.resource;
@@ -180,6 +179,7 @@ pub(crate) fn replace(
             }
             Err(status) => return Err(status),
         };
+        check_uid(resource, &live, &body)?;
         check_version(resource, &live, &body, true)?;
         let updated = write::update(
             transaction,
@@ -247,6 +247,21 @@ fn needs_version(resource: &Resource) -> bool {
         )
 }
 
+/// Who replaces an object of one UID does not mean another.
+fn check_uid(resource: &Resource, live: &Value, new: &Value) -> Result<()> {
+    let (given, current) = (uid(new), uid(live));
+    if given.is_empty() || given == current {
+        return Ok(());
+    }
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: /registry/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
+         Precondition failed: UID in precondition: {given}, UID in object meta: {current}",
+        resource.plural,
+        Key::of(resource, live).path
+    );
+    Err(Status::conflict(resource, name(live), &why))
+}
+
 /// Optimistic locking: a resource version that is given must be the live one.
 pub(super) fn check_version(resource: &Resource, live: &Value, new: &Value, replacing: bool) -> Result<()> {
     let given = text_at(new, "/metadata/resourceVersion");
@@ -300,6 +315,9 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
     let content_type = request.content_type();
     let known = ACCEPTED.contains(&content_type)
         && !(resource.is_custom() && content_type == "application/strategic-merge-patch+json");
+    if content_type.is_empty() && !resource.is_custom() {
+        return Err(Status::plain(406, "NotAcceptable", "Not Acceptable"));
+    }
     if !known && !resource.is_custom() {
         return Err(Status::plain(
             415,
@@ -316,9 +334,12 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
         return Err(Status::media_type(&accepted));
     }
     let applying = content_type == "application/apply-patch+yaml";
-    check_patch_options(request, applying)?;
-    body::check_validation_query(request, "PatchOptions")?;
-    let body = body::read(request)?;
+    options::check(request, if applying { Verb::Apply } else { Verb::Patch })?;
+    let body = match body::read(request) {
+        Ok(body) => body,
+        Err(status) if status.code == 400 => return Err(unreadable_patch(content_type, status)),
+        Err(status) => return Err(status),
+    };
     let manager = request.manager();
     let writer = Writer {
         manager: &manager,
@@ -338,12 +359,28 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
         };
         let mut new = match content_type {
             "application/json-patch+json" => patches::json(&shown, &body),
-            "application/merge-patch+json" => Ok(patches::merge(&shown, &body)),
+            "application/merge-patch+json" => match &body {
+                Value::Object(_) | Value::Array(_) => Ok(patches::merge(&shown, &body)),
+                _ => Err(patches::PatchError::Internal("Invalid JSON Patch".to_owned())),
+            },
             _ => patches::strategic(&shown, &body, &resource.schema(endpoint.version())),
         }
         .map_err(refuse_patch)?;
         if scale {
             return set_scale(transaction, endpoint, &live, &new, writer);
+        }
+        let refuse = |new: &Value, why: &str| {
+            let shown = format!(
+                "Invalid value: {}: {why}",
+                quote(&patched_text(resource, new, &body))
+            );
+            Status::invalid("", "", "", &[cause("FieldValueInvalid", "patch", shown)])
+        };
+        if !new.is_object() {
+            return Err(refuse(&new, &body::no_object(&new)));
+        }
+        if let Some(why) = body::other_kind(endpoint, &new)? {
+            return Err(refuse(&new, &why));
         }
         if name(&new) != name(&live) {
             return Err(Status::bad_request(format!(
@@ -359,13 +396,17 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
                 namespace(&live)
             )));
         }
+        body::check_fields(resource, endpoint.version(), &new).map_err(|why| {
+            if content_type == "application/strategic-merge-patch+json"
+                && let Some(kind) = misfit(&body, resource, endpoint.version())
+            {
+                let shown = format!("Invalid value: {}: {kind}", quote(&golang::plain(&body)));
+                return Status::invalid("", "", "", &[cause("FieldValueInvalid", "patch", shown)]);
+            }
+            refuse(&new, &why)
+        })?;
+        body::check_strictly(request, endpoint, &new).map_err(|why| refuse(&new, &why))?;
         place(endpoint, &mut new);
-        body::check_built_in(resource, endpoint.version(), &new)
-            .and_then(|()| body::check_fields(request, endpoint, &new))
-            .map_err(|why| {
-                let shown = format!("Invalid value: {:?}: {why}", new.to_string());
-                Status::invalid("", "", "", &[cause("FieldValueInvalid", "patch", shown)])
-            })?;
         check_version(resource, &live, &new, false)?;
         normalise(resource, endpoint.version(), &mut new);
         write::update(
@@ -381,6 +422,89 @@ pub(crate) fn patch(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint
         return Ok(respond::json(200, &scale_of(endpoint, &patched)));
     }
     one(shared, 200, request, endpoint, &patched)
+}
+
+/// A body that is no patch at all, in the words of what reads that kind of patch.
+fn unreadable_patch(content_type: &str, status: Status) -> Status {
+    let is_cut_off = status.message.contains("unexpected end of JSON input");
+    match content_type {
+        "application/merge-patch+json" => Status::new(500, "", "Invalid JSON Patch"),
+        "application/json-patch+json" if is_cut_off => Status::bad_request("unexpected end of JSON input"),
+        "application/strategic-merge-patch+json" if is_cut_off => Status::bad_request("unexpected EOF"),
+        _ => status,
+    }
+}
+
+/// A patched object as the server quotes it: without who owns what, in the order of its type; the maps that the patch went
+/// through have lost that order.
+fn patched_text(resource: &Resource, patched: &Value, patch: &Value) -> String {
+    let mut shown = patched.clone();
+    if let Some(metadata) = shown.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.shift_remove("managedFields");
+        let mut ordered = serde_json::Map::new();
+        for key in METADATA_ORDER {
+            if let Some(entry) = metadata.shift_remove_entry(*key) {
+                ordered.insert(entry.0, entry.1);
+            }
+        }
+        ordered.append(metadata);
+        *metadata = ordered;
+    }
+    if resource.is_custom() {
+        sort(&mut shown, None);
+    } else {
+        sort(&mut shown, Some(patch));
+    }
+    shown.to_string()
+}
+
+/// The order in which the server writes metadata.
+const METADATA_ORDER: &[&str] = &[
+    "name",
+    "generateName",
+    "namespace",
+    "selfLink",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "finalizers",
+    "clusterName",
+];
+
+/// Sorts the keys of the maps that a patch goes through; of all maps without one.
+fn sort(value: &mut Value, patch: Option<&Value>) {
+    let Some(fields) = value.as_object_mut() else {
+        return;
+    };
+    fields.sort_keys();
+    for (key, value) in fields {
+        match patch {
+            None => sort(value, None),
+            Some(patch) => {
+                if let Some(patch @ Value::Object(_)) = patch.get(key) {
+                    sort(value, Some(patch));
+                }
+            }
+        }
+    }
+}
+
+/// What the first field that does not have its type was to be, as what fills Go's types from maps names it.
+fn misfit(patch: &Value, resource: &Resource, version: &str) -> Option<&'static str> {
+    let why = check_types(patch, &resource.schema(version)).err()?;
+    let (_, expected) = why.rsplit_once(" must be ")?;
+    Some(match expected {
+        "true or false" => "unrecognized type: bool",
+        "a string" => "unrecognized type: string",
+        "an integer" => "unrecognized type: int32",
+        _ => return None,
+    })
 }
 
 fn refuse_patch(error: patches::PatchError) -> Status {
@@ -401,22 +525,6 @@ fn refuse_patch(error: patches::PatchError) -> Status {
     }
 }
 
-fn check_patch_options(request: &Request, applying: bool) -> Result<()> {
-    let mut causes = Vec::new();
-    if applying {
-        if request.query.get("fieldManager").unwrap_or_default().is_empty() {
-            causes.push(required("fieldManager", "is required for apply patch"));
-        }
-    } else if request.query.get("force").is_some() {
-        causes.push(forbidden("force", "may not be specified for non-apply patch"));
-    }
-    if causes.is_empty() {
-        Ok(())
-    } else {
-        Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &causes))
-    }
-}
-
 /// The live object in the version of the request.
 pub(super) fn relabel(endpoint: &Endpoint, live: &Value) -> Value {
     let mut copy = convert::from_stored(&endpoint.resource, endpoint.version(), live);
@@ -433,6 +541,14 @@ fn apply(
 ) -> Result<Response<Body>> {
     let resource = &endpoint.resource;
     let target = &endpoint.target;
+    if !body.is_object() {
+        let why = format!(
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of \
+             type map[string]interface {{}}",
+            patches::kind(&body)
+        );
+        return Err(Status::bad_request(why));
+    }
     if body
         .pointer("/metadata/managedFields")
         .is_some_and(|fields| !fields.is_null())
@@ -453,7 +569,10 @@ fn apply(
         return Err(Status::new(
             500,
             "",
-            "failed to merge config: expected objects of the same type",
+            format!(
+                "failed to merge config: expected objects of the same type, but got {{{POINTER} {{<nil> <nil> <nil>}}}} \
+                 and {{{POINTER} {{<nil> <nil> <nil>}}}}"
+            ),
         ));
     }
     if !matches!(name(&body), found if found.is_empty() || found == target.name) {
@@ -474,7 +593,7 @@ fn apply(
     }
     child(&mut body, "metadata").insert("name".into(), target.name.as_str().into());
     place(endpoint, &mut body);
-    body::check_fields(request, endpoint, &body).map_err(Status::bad_request)?;
+    body::check_strictly(request, endpoint, &body).map_err(Status::bad_request)?;
     let force = request.query.flag("force");
     let (created, applied) = commit(shared, request, Verb::Apply, |transaction| {
         let live = find(endpoint, &transaction.state).ok();
@@ -500,7 +619,7 @@ fn apply(
                     endpoint.place(),
                     &live,
                     new,
-                    Ownership::Applied,
+                    Ownership::Given,
                     writer,
                 )?;
                 Ok((false, updated))
@@ -518,7 +637,7 @@ fn apply(
                 child(&mut new, "metadata").shift_remove("resourceVersion");
                 Ok((
                     true,
-                    write::create(transaction, endpoint.place(), new, Ownership::Applied, writer)?,
+                    write::create(transaction, endpoint.place(), new, Ownership::Given, writer)?,
                 ))
             }
         }
@@ -552,226 +671,5 @@ fn refuse_apply(error: managed::ApplyError) -> Status {
         }
         managed::ApplyError::BadRequest(message) => Status::bad_request(message),
         managed::ApplyError::Invalid(message) => Status::new(500, "", message),
-    }
-}
-
-fn deletion(request: &Request) -> Result<Deletion> {
-    let body = if request.body.is_empty() {
-        json!({})
-    } else {
-        body::read(request)?
-    };
-    let given = text(&body, "kind");
-    if !given.is_empty() && given != "DeleteOptions" {
-        let why = format!(
-            "no kind {given:?} is registered for version {:?} in scheme \
-             \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\"",
-            text(&body, "apiVersion")
-        );
-        return Err(Status::new(500, "", why));
-    }
-    let dry_runs: Vec<String> = match body.get("dryRun").and_then(Value::as_array) {
-        Some(values) => values
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect(),
-        None => request
-            .query
-            .all("dryRun")
-            .filter(|value| !value.is_empty())
-            .map(str::to_owned)
-            .collect(),
-    };
-    if dry_runs.iter().any(|value| value != "All") {
-        let shown: Vec<_> = dry_runs.iter().map(|value| format!("{value:?}")).collect();
-        let causes = [cause(
-            "FieldValueNotSupported",
-            "dryRun",
-            format!(
-                "Unsupported value: []string{{{}}}: supported values: \"All\"",
-                shown.join(", ")
-            ),
-        )];
-        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &causes));
-    }
-    let text = |key: &str| -> Option<String> {
-        body.get(key)
-            .and_then(Value::as_str)
-            .or_else(|| request.query.get(key))
-            .filter(|value| !value.is_empty())
-            .map(str::to_owned)
-    };
-    let orphan = body
-        .get("orphanDependents")
-        .and_then(Value::as_bool)
-        .or_else(|| request.query.get("orphanDependents").map(|value| value == "true"));
-    if let (Some(policy), Some(_)) = (text("propagationPolicy"), orphan) {
-        let why = "orphanDependents and deletionPropagation cannot be both set";
-        let causes = [crate::status::invalid("propagationPolicy", &policy.into(), why)];
-        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &causes));
-    }
-    let propagation = match (text("propagationPolicy").as_deref(), orphan) {
-        (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
-        (Some("Foreground"), _) => Some(Propagation::Foreground),
-        (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
-        (None, None) => None,
-        (Some(other), _) => {
-            let causes = [crate::status::unsupported(
-                "propagationPolicy",
-                other,
-                &["Foreground", "Background", "Orphan", "nil"],
-            )];
-            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &causes));
-        }
-    };
-    Ok(Deletion {
-        propagation,
-        uid: body
-            .pointer("/preconditions/uid")
-            .and_then(Value::as_str)
-            .map(str::to_owned),
-        resource_version: body
-            .pointer("/preconditions/resourceVersion")
-            .and_then(Value::as_str)
-            .map(str::to_owned),
-    })
-}
-
-/// A dry run of a deletion stands in the body as well.
-fn with_body_dry_run(request: &Request) -> Result<bool> {
-    if request.body.is_empty() {
-        return Ok(false);
-    }
-    Ok(list_at(&body::read(request)?, "/dryRun")
-        .iter()
-        .any(|value| value == "All"))
-}
-
-pub(crate) fn delete(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) -> Result<Response<Body>> {
-    let options = deletion(request)?;
-    let dry_run = with_body_dry_run(request)? || request.query.get("dryRun") == Some("All");
-    let resource = &endpoint.resource;
-    let deleted = shared.write(Verb::Delete, dry_run, |transaction| {
-        let live = find(endpoint, &transaction.state)?;
-        let writer = Writer {
-            manager: "",
-            admission: true,
-            user: Some(&request.user),
-        };
-        write::delete(transaction, endpoint.main(), &live, &options, writer)
-    })?;
-    match deleted {
-        Deleted::Marked(object) => one(shared, 200, request, endpoint, &object),
-        Deleted::Gone(object) if resource.is("", "Pod") => {
-            // A pod that runs is shown as it is given time to stop, though here it takes none.
-            let mut object = Value::clone(&object);
-            let runs = !text_at(&object, "/spec/nodeName").is_empty();
-            let grace = if runs {
-                number_at(&object, "/spec/terminationGracePeriodSeconds").unwrap_or(30)
-            } else {
-                0
-            };
-            let metadata = child(&mut object, "metadata");
-            metadata.insert("deletionTimestamp".into(), shared.config.later(grace).into());
-            metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
-            one(shared, 200, request, endpoint, &object)
-        }
-        Deleted::Gone(object) if returns_deleted(resource) => one(shared, 200, request, endpoint, &object),
-        Deleted::Gone(object) => Ok(respond::json(200, &success(endpoint, &object))),
-    }
-}
-
-fn success(endpoint: &Endpoint, gone: &Value) -> Value {
-    let resource = &endpoint.resource;
-    let mut details = json!({ "name": name(gone) });
-    if !resource.group.is_empty() {
-        details["group"] = resource.group.as_str().into();
-    }
-    details["kind"] = resource.plural.as_str().into();
-    details["uid"] = uid(gone).into();
-    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details })
-}
-
-/// Kinds whose deletion is answered with the object instead of a Status.
-fn returns_deleted(resource: &Resource) -> bool {
-    matches!(
-        (resource.group.as_str(), resource.kind.as_str()),
-        (
-            "",
-            "Namespace"
-                | "PersistentVolume"
-                | "PersistentVolumeClaim"
-                | "Pod"
-                | "PodTemplate"
-                | "ResourceQuota"
-                | "ServiceAccount"
-        ) | ("policy", "PodSecurityPolicy")
-            | ("storage.k8s.io", _)
-    )
-}
-
-pub(crate) fn delete_collection(
-    shared: &Arc<Shared>,
-    request: &Request,
-    endpoint: &Endpoint,
-) -> Result<Response<Body>> {
-    let resource = &endpoint.resource;
-    if resource.group.is_empty() && matches!(resource.kind.as_str(), "Namespace" | "Service") {
-        return Err(Status::method_not_allowed());
-    }
-    let options = deletion(request)?;
-    let dry_run = with_body_dry_run(request)? || request.query.get("dryRun") == Some("All");
-    let selection = Selection::of(request, endpoint)?;
-    let (revision, deleted) = shared.write(Verb::Delete, dry_run, |transaction| {
-        let chosen: Vec<_> = transaction
-            .state
-            .objects_of(resource)
-            .range(&endpoint.target.namespace, None)
-            .filter(|(_, object)| selection.matches(object))
-            .map(|(_, object)| Arc::clone(object))
-            .collect();
-        for object in &chosen {
-            // An earlier deletion may have taken this one along.
-            let Some(live) = transaction.state.get(&Key::of(resource, object)).cloned() else {
-                continue;
-            };
-            let writer = Writer {
-                manager: "",
-                admission: true,
-                user: Some(&request.user),
-            };
-            write::delete(transaction, endpoint.main(), &live, &options, writer)?;
-        }
-        Ok((transaction.state.revision, chosen))
-    })?;
-    Ok(respond::json(
-        200,
-        &json!({
-            "kind": resource.list_kind,
-            "apiVersion": endpoint.api_version(),
-            "metadata": list_metadata(resource, revision),
-            "items": deleted.iter().map(|object| item(resource, object)).collect::<Vec<_>>(),
-        }),
-    ))
-}
-
-/// An object in a list: those of built-in kinds do not say what they are.
-fn item(resource: &Resource, object: &Value) -> Value {
-    let mut object = object.clone();
-    if !resource.is_custom()
-        && let Some(map) = object.as_object_mut()
-    {
-        map.shift_remove("kind");
-        map.shift_remove("apiVersion");
-    }
-    object
-}
-
-fn list_metadata(resource: &Resource, revision: u64) -> Value {
-    if resource.is_custom() {
-        json!({ "resourceVersion": revision.to_string(), "continue": "" })
-    } else {
-        json!({ "resourceVersion": revision.to_string() })
     }
 }

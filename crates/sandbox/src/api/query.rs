@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{DecodeError, Engine as _, alphabet};
 use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 use crate::api::request::Request;
 use crate::api::respond::{self, Body};
 use crate::api::{Endpoint, table};
-use crate::json::{Sent, TypeMeta};
+use crate::golang;
+use crate::json::{Sent, TypeMeta, child, text};
 use crate::selector::{Fields, Labels};
 use crate::status::{Result, Status, forbidden, unsupported};
 use crate::store::{Key, State};
@@ -44,7 +46,10 @@ impl Form {
                 .map(|(_, value)| *value);
             match kind {
                 None => return Ok(Form::Object),
-                Some("Table") => return Ok(Form::Table),
+                Some("Table") => {
+                    check_include(request)?;
+                    return Ok(Form::Table);
+                }
                 Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Ok(Form::Metadata),
                 Some(_) => {}
             }
@@ -59,6 +64,31 @@ impl Form {
             ));
         }
         Err(Status::plain(406, "NotAcceptable", "Not Acceptable"))
+    }
+}
+
+/// The API version of the table that the `Accept` header asks for.
+pub(crate) fn table_version(request: &Request) -> &'static str {
+    let table = request
+        .header("accept")
+        .split(',')
+        .find(|range| range.contains("as=Table"));
+    if table.is_some_and(|range| range.contains("v=v1beta1")) {
+        "meta.k8s.io/v1beta1"
+    } else {
+        "meta.k8s.io/v1"
+    }
+}
+
+/// What of each object a table is to have along.
+fn check_include(request: &Request) -> Result<()> {
+    match request.query.get("includeObject").unwrap_or_default() {
+        "" | "None" | "Metadata" | "Object" => Ok(()),
+        other => Err(Status::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', \
+             'None', or empty",
+            golang::quote(other)
+        ))),
     }
 }
 
@@ -149,6 +179,11 @@ pub(crate) fn get(
         found => found?,
     };
     match endpoint.target.subresource.as_str() {
+        "" if request.query.flag("export") && shared.builtins.minor < 21 => {
+            let mut found = Value::clone(&found);
+            export(&mut found, request.query.flag("exact"));
+            one(shared, 200, request, endpoint, &found)
+        }
         "" | "status" => one(shared, 200, request, endpoint, &found),
         "scale" => {
             super::scale::check(endpoint, &found)?;
@@ -156,6 +191,21 @@ pub(crate) fn get(
         }
         "log" => Ok(respond::text(200, "")),
         _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// Takes out of an object what belongs to its place in the cluster.
+fn export(object: &mut Value, exactly: bool) {
+    let metadata = child(object, "metadata");
+    for key in ["uid", "resourceVersion", "selfLink", "deletionTimestamp"] {
+        metadata.shift_remove(key);
+    }
+    metadata.insert("creationTimestamp".into(), Value::Null);
+    if !exactly {
+        metadata.shift_remove("namespace");
+        if metadata.contains_key("generateName") {
+            metadata.insert("name".into(), "".into());
+        }
     }
 }
 
@@ -218,6 +268,14 @@ impl Selection {
     }
 }
 
+/// Go takes the bits that the last character has too many.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone),
+);
+
 /// Where a list in pages goes on: the revision it shows, the path it starts at.
 #[derive(Debug, PartialEq, Eq)]
 struct Continue {
@@ -231,15 +289,35 @@ impl Continue {
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(token.to_string())
     }
 
-    fn decode(token: &str) -> Option<Continue> {
-        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
-            .decode(token)
-            .ok()?;
-        let value: Value = serde_json::from_slice(&bytes).ok()?;
-        Some(Continue {
-            revision: value.get("rv")?.as_u64()?,
-            start: value.get("start")?.as_str()?.to_owned(),
-        })
+    /// Reads a token, or says why it is none.
+    fn decode(token: &str) -> Result<Continue, String> {
+        let bytes = LENIENT.decode(token).map_err(|error| {
+            let at = match error {
+                DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+                // A character that is left over is what is wrong.
+                _ => token.len().saturating_sub(1),
+            };
+            format!("illegal base64 data at input byte {at}")
+        })?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        let version = text(&value, "v");
+        if version != "meta.k8s.io/v1" {
+            let shown = golang::quote(version);
+            return Err(format!("server does not recognize this encoded version {shown}"));
+        }
+        let revision = value.get("rv").and_then(Value::as_u64).unwrap_or(0);
+        if revision == 0 {
+            return Err(format!(
+                "incorrect encoded start resourceVersion (version {version})"
+            ));
+        }
+        match text(&value, "start") {
+            "" => Err(format!("encoded start key empty (version {version})")),
+            start => Ok(Continue {
+                revision,
+                start: start.to_owned(),
+            }),
+        }
     }
 }
 
@@ -262,8 +340,11 @@ pub(crate) fn list(
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        let go_on = Continue::decode(token)
-            .ok_or_else(|| Status::bad_request("invalid continue token: continue key is not valid"))?;
+        let go_on = Continue::decode(token).map_err(|why| {
+            Status::bad_request(format!(
+                "invalid continue token: continue key is not valid: {why}"
+            ))
+        })?;
         if go_on.revision != state.revision {
             state = shared.snapshot(go_on.revision).ok_or_else(|| {
                 Status::expired(

@@ -124,5 +124,11 @@ pub(super) fn set_scale(
     }
     *place = replicas.into();
     normalise(resource, endpoint.version(), &mut new);
-    write::update(transaction, endpoint.main(), live, new, Ownership::Update, writer)
+    // Before 1.22, a scale is written past the owners of fields.
+    let ownership = if resource.is_custom() || transaction.builtins.minor >= 22 {
+        Ownership::Update
+    } else {
+        Ownership::Given
+    };
+    write::update(transaction, endpoint.main(), live, new, ownership, writer)
 }

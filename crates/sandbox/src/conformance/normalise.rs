@@ -21,6 +21,8 @@ static ADDRESS: LazyLock<Option<Regex>> = LazyLock::new(|| expression(r"\b\d{1,3
 static TOKEN: LazyLock<Option<Regex>> =
     LazyLock::new(|| expression("-token-[bcdfghjklmnpqrstvwxz2456789]{5}\\b"));
 static DIGITS: LazyLock<Option<Regex>> = LazyLock::new(|| expression(r"\b\d+\b"));
+/// Where something stands in the memory of a server that is written in Go.
+static POINTER: LazyLock<Option<Regex>> = LazyLock::new(|| expression(r"\b0xc[0-9a-f]{9}\b"));
 static CASE: LazyLock<Option<Regex>> = LazyLock::new(|| expression("case-[a-z]{8}"));
 
 fn replace(text: &str, what: &LazyLock<Option<Regex>>, with: impl FnMut(&Captures) -> String) -> String {
@@ -252,6 +254,7 @@ fn rename_text(text: &str, key: &str, names: &mut Names) -> String {
     }
     text = replace(&text, &TIME, |_| "TIME".to_owned());
     text = replace(&text, &UID, |found| names.uids.name("uid", &found[0]));
+    text = replace(&text, &POINTER, |_| "0xADDRESS".to_owned());
     text = replace(&text, &TOKEN, |_| "-token-DRAWN".to_owned());
     if text.to_lowercase().contains("resourceversion") || text.contains("resource version") {
         text = replace(&text, &DIGITS, |found| {

@@ -45,7 +45,11 @@ pub(crate) fn admit(transaction: &mut Transaction, resource: &Resource, pod: &mu
         return Err(Status::forbidden(resource, &pod_name, &why));
     };
     mount_token(transaction, &found, pod);
-    prioritise(transaction, pod);
+    if !prioritise(transaction, pod) {
+        let class = text_at(pod, "/spec/priorityClassName");
+        let why = format!("no PriorityClass with name {class} was found");
+        return Err(Status::forbidden(resource, &pod_name, &why));
+    }
     let spec = child(pod, "spec");
     let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
     if let Some(tolerations) = tolerations.as_array_mut() {
@@ -132,22 +136,26 @@ fn mount_token(transaction: &mut Transaction, account: &Value, pod: &mut Value) 
     }
 }
 
-fn prioritise(transaction: &Transaction, pod: &mut Value) {
+/// Gives a pod the priority of its class, and says whether there is that class.
+fn prioritise(transaction: &Transaction, pod: &mut Value) -> bool {
     let class = text_at(pod, "/spec/priorityClassName").to_owned();
     let value = match class.as_str() {
         "" => 0,
         "system-node-critical" => 2_000_001_000,
         "system-cluster-critical" => 2_000_000_000,
-        other => transaction
+        other => match transaction
             .state
             .find("priorityclasses.scheduling.k8s.io", "", other)
-            .and_then(|class| crate::json::number_at(class, "/value"))
-            .unwrap_or(0),
+        {
+            Some(class) => crate::json::number_at(class, "/value").unwrap_or(0),
+            None => return false,
+        },
     };
     let spec = child(pod, "spec");
     spec.insert("priority".into(), value.into());
     spec.entry("preemptionPolicy")
         .or_insert_with(|| "PreemptLowerPriority".into());
+    true
 }
 
 /// The class of service that follows from requests and limits.

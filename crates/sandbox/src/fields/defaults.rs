@@ -84,6 +84,13 @@ pub fn on_create(object: &mut Value) {
     }
 }
 
+fn is_beta(object: &Fields) -> bool {
+    object
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .is_some_and(|version| version.contains("beta"))
+}
+
 fn fill(group: &str, kind: &str, object: &mut Fields) {
     match (group, kind) {
         ("", "Pod") => pod(object),
@@ -134,6 +141,17 @@ fn fill(group: &str, kind: &str, object: &mut Fields) {
                 port.entry("name").or_insert_with(|| "".into());
                 set(port, "protocol", "TCP");
             }
+        }
+        ("networking.k8s.io" | "extensions", "Ingress") if is_beta(object) => {
+            in_present(object, "spec", |spec| {
+                for rule in items(spec, "rules") {
+                    in_present(rule, "http", |http| {
+                        for path in items(http, "paths") {
+                            set(path, "pathType", "ImplementationSpecific");
+                        }
+                    });
+                }
+            });
         }
         ("apps" | "extensions", "Deployment") => deployment(object),
         ("apps" | "extensions", "DaemonSet") => daemon_set(object),

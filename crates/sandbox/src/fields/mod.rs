@@ -33,3 +33,8 @@ pub use shape::{check_types, shape};
 pub fn field_set(schema: &Schema, object: &serde_json::Value) -> Set {
     typed::field_set(schema, object)
 }
+
+/// A quantity (`100m`, `1Gi`) in billionths, to compare it with another.
+pub(crate) fn quantity_in_billionths(value: &serde_json::Value) -> i128 {
+    quantity::nano(value)
+}

@@ -45,6 +45,16 @@ pub(super) fn canonical(value: Value) -> Value {
     parse(&text).map_or(value, |(nano, notation)| write(nano, notation).into())
 }
 
+/// The value in billionths; what is no quantity counts for nothing.
+pub(super) fn nano(value: &Value) -> i128 {
+    match value {
+        Value::String(text) => parse(text.trim()),
+        Value::Number(number) => parse(&number.to_string()),
+        _ => None,
+    }
+    .map_or(0, |(nano, _)| nano)
+}
+
 /// The value in billionths, rounded up, and the notation.
 fn parse(text: &str) -> Option<(i128, Notation)> {
     let (negative, digits) = match text.as_bytes().first()? {

@@ -2,32 +2,33 @@
 
 use serde_json::Value;
 
-use super::services;
+use super::{definitions, network, services, webhooks, workloads};
+use crate::fields::quantity_in_billionths;
 use crate::fields::validate::Cause;
-use crate::json::{list, list_at, number_at, object, text, text_at};
+use crate::golang;
+use crate::json::{list, list_at, namespace, number_at, object, text, text_at};
 use crate::kinds::Resource;
-use crate::selector::Labels;
 use crate::status::{cause, forbidden, invalid, required, unsupported};
 
 /// Checks an object of a built-in kind by itself.
 pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let template = "spec.template.spec";
     match (resource.group.as_str(), resource.kind.as_str()) {
-        ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet") => {
-            check_workload(new, &mut causes);
-            check_pod(new.pointer("/spec/template/spec"), template, &mut causes);
+        ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet") | ("batch", "Job") => {
+            workloads::check(resource, new, &mut causes);
         }
-        ("", "Pod") => check_pod(new.get("spec"), "spec", &mut causes),
-        ("batch", "Job") => {
-            check_pod(new.pointer("/spec/template/spec"), template, &mut causes);
-            if text_at(new, "/spec/template/spec/restartPolicy") == "Always" {
-                causes.push(required(
-                    "spec.template.spec.restartPolicy",
-                    "valid values: \"OnFailure\", \"Never\"",
-                ));
-            }
-        }
+        ("", "Pod") => workloads::check_pod(new, &mut causes),
+        ("batch", "CronJob") => workloads::check_cron_job(new, &mut causes),
+        ("autoscaling", _) => workloads::check_autoscaler(new, &mut causes),
+        ("policy", "PodDisruptionBudget") => workloads::check_budget(new, &mut causes),
+        ("networking.k8s.io" | "extensions", "Ingress") => network::check_ingress(new, &mut causes),
+        ("networking.k8s.io", "NetworkPolicy") => network::check_policy(new, &mut causes),
+        ("", "Endpoints") => network::check_endpoints(new, &mut causes),
+        ("admissionregistration.k8s.io", _) => webhooks::check(resource, new, &mut causes),
+        ("", "Event") => check_event(new, &mut causes),
+        ("scheduling.k8s.io", "PriorityClass") => check_priority(new, &mut causes),
+        ("storage.k8s.io", "StorageClass") => check_storage_class(new, &mut causes),
+        ("apiregistration.k8s.io", "APIService") => check_api_service(new, &mut causes),
         ("", "ConfigMap" | "Secret") => causes.extend(super::names::check_data(resource, new)),
         ("", "Service") => services::check(new, &mut causes),
         ("", "PersistentVolumeClaim") => {
@@ -44,7 +45,9 @@ pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
                 causes.push(required("spec.resources[storage]", ""));
             }
         }
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => check_definition(new, &mut causes),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            definitions::check(resource, new, &mut causes);
+        }
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => check_rules(resource, new, &mut causes),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             check_reference(resource, new, &mut causes);
@@ -68,79 +71,103 @@ pub(crate) fn check(resource: &Resource, new: &Value) -> Vec<Cause> {
     causes
 }
 
-fn check_definition(new: &Value, causes: &mut Vec<Cause>) {
-    let (plural, group) = (text_at(new, "/spec/names/plural"), text_at(new, "/spec/group"));
-    let name = crate::json::name(new);
-    // Once it exists, only its group being fixed is checked.
-    let is_new = new.pointer("/metadata/resourceVersion").is_none();
-    if is_new && name != format!("{plural}.{group}") {
-        let why = "must be spec.names.plural+\".\"+spec.group";
-        causes.push(invalid("metadata.name", &name.into(), why));
-    }
-    for (field, value) in [
-        ("spec.group", group),
-        ("spec.scope", text_at(new, "/spec/scope")),
-        ("spec.names.plural", plural),
-        ("spec.names.kind", text_at(new, "/spec/names/kind")),
-    ] {
-        if value.is_empty() {
-            causes.push(required(field, ""));
-        }
-    }
-    let versions = list_at(new, "/spec/versions");
-    let stored = versions
-        .iter()
-        .filter(|one| one.get("storage") == Some(&Value::Bool(true)))
-        .count();
-    if stored != 1 {
-        let shown = new.pointer("/spec/versions").cloned().unwrap_or_default();
+/// An event stands in the namespace of what it is about; what has none has its events in `default`.
+fn check_event(new: &Value, causes: &mut Vec<Cause>) {
+    let (own, about) = (namespace(new), text_at(new, "/involvedObject/namespace"));
+    let agrees = own == about || (about.is_empty() && own == "default");
+    // The newer form has other fields, and rules of its own.
+    if !agrees && text(new, "apiVersion") == "v1" {
         causes.push(invalid(
-            "spec.versions",
-            &shown,
-            "must have exactly one version marked as storage version",
-        ));
-    }
-    let keeps_all = new.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true));
-    for (index, version) in versions.iter().enumerate() {
-        if version.pointer("/schema/openAPIV3Schema").is_none() && !keeps_all {
-            let field = format!("spec.versions[{index}].schema.openAPIV3Schema");
-            causes.push(required(&field, "schemas are required"));
-        }
-    }
-    if list_at(new, "/status/storedVersions").is_empty() {
-        causes.push(cause(
-            "FieldValueInvalid",
-            "status.storedVersions",
-            "Invalid value: []string(nil): must have at least one stored version",
+            "involvedObject.namespace",
+            &about.into(),
+            "does not match event.namespace",
         ));
     }
 }
 
-fn check_workload(new: &Value, causes: &mut Vec<Cause>) {
-    let replicas = number_at(new, "/spec/replicas").unwrap_or(0);
-    if replicas < 0 {
-        causes.push(invalid(
-            "spec.replicas",
-            &replicas.into(),
-            "must be greater than or equal to 0",
+fn check_priority(new: &Value, causes: &mut Vec<Cause>) {
+    const SYSTEM: [(&str, i64); 2] = [
+        ("system-node-critical", 2_000_001_000),
+        ("system-cluster-critical", 2_000_000_000),
+    ];
+    const HIGHEST: i64 = 1_000_000_000;
+    let (name, value) = (crate::json::name(new), number_at(new, "/value").unwrap_or(0));
+    if name.starts_with("system-") {
+        let why = match SYSTEM.iter().find(|(known, _)| *known == name) {
+            None => format!("{name} is not a known system priority class"),
+            Some((_, wanted)) if *wanted != value => {
+                format!("value of {name} PriorityClass must be {wanted}")
+            }
+            Some(_) if new.get("globalDefault") == Some(&Value::Bool(true)) => {
+                format!("globalDefault of {name} PriorityClass must be false")
+            }
+            Some(_) => return,
+        };
+        causes.push(forbidden(
+            "metadata.name",
+            &format!(
+                "priority class names with 'system-' prefix are reserved for system use only. error: {why}"
+            ),
+        ));
+    } else if value > HIGHEST {
+        let why = format!("maximum allowed value of a user defined priority is {HIGHEST}");
+        causes.push(forbidden("value", &why));
+    }
+}
+
+fn check_storage_class(new: &Value, causes: &mut Vec<Cause>) {
+    if text(new, "provisioner").is_empty() {
+        causes.push(required("provisioner", ""));
+    }
+    for (field, supported) in [
+        ("reclaimPolicy", ["Delete", "Retain"]),
+        ("volumeBindingMode", ["Immediate", "WaitForFirstConsumer"]),
+    ] {
+        let given = text(new, field);
+        if !given.is_empty() && !supported.contains(&given) {
+            causes.push(unsupported(field, given, &supported));
+        }
+    }
+}
+
+fn check_api_service(new: &Value, causes: &mut Vec<Cause>) {
+    let (group, version) = (text_at(new, "/spec/group"), text_at(new, "/spec/version"));
+    let (name, wanted) = (crate::json::name(new), format!("{version}.{group}"));
+    if name != wanted {
+        let why = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
+        causes.push(invalid("metadata.name", &name.into(), &why));
+    }
+    if group.is_empty() && version != "v1" {
+        causes.push(required(
+            "spec.group",
+            "only v1 may have an empty group and it better be legacy kube",
         ));
     }
-    let selector = new.pointer("/spec/selector");
-    let empty = selector
-        .and_then(Value::as_object)
-        .is_none_or(serde_json::Map::is_empty);
-    if empty {
-        causes.push(required("spec.selector", ""));
+    for (key, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)] {
+        let given = number_at(new, &format!("/spec/{key}")).unwrap_or(0);
+        if !(1..=most).contains(&given) {
+            let why = format!("must be positive and less than {most}");
+            causes.push(invalid(&format!("spec.{key}"), &given.into(), &why));
+        }
     }
-    let labels = new.pointer("/spec/template/metadata/labels");
-    let matches = Labels::of(selector).is_some_and(|selector| !empty && selector.matches_labels(labels));
-    if !matches {
-        let shown = labels.map_or("(nil)".to_owned(), go_map);
-        causes.push(cause(
-            "FieldValueInvalid",
-            "spec.template.metadata.labels",
-            format!("Invalid value: map[string]string{shown}: `selector` does not match template `labels`"),
-        ));
+    let is_trusting = new.pointer("/spec/insecureSkipTLSVerify") == Some(&Value::Bool(true));
+    let has_bundle = !text_at(new, "/spec/caBundle").is_empty();
+    let service = new.pointer("/spec/service").filter(|service| !service.is_null());
+    let Some(service) = service else {
+        if is_trusting {
+            let why = "local APIServices may not have insecureSkipTLSVerify";
+            causes.push(invalid("spec.insecureSkipTLSVerify", &true.into(), why));
+        }
+        return;
+    };
+    for key in ["namespace", "name"] {
+        if text(service, key).is_empty() {
+            causes.push(required(&format!("spec.service.{key}"), ""));
+        }
+    }
+    if is_trusting && has_bundle {
+        let why = "may not be true if caBundle is present";
+        causes.push(invalid("spec.insecureSkipTLSVerify", &true.into(), why));
     }
 }
 
@@ -201,37 +228,22 @@ fn check_rules(resource: &Resource, new: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-fn check_pod(spec: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
-    let containers = spec.map(|spec| list(spec, "containers")).unwrap_or_default();
-    if containers.is_empty() {
-        causes.push(required(&format!("{path}.containers"), ""));
+/// Checks what an update of the status alone may say.
+pub(crate) fn check_status(resource: &Resource, new: &Value) -> Vec<Cause> {
+    if !resource.is("", "Namespace") {
+        return Vec::new();
     }
-    for (index, container) in containers.iter().enumerate() {
-        for key in ["name", "image"] {
-            if text(container, key).is_empty() {
-                causes.push(required(&format!("{path}.containers[{index}].{key}"), ""));
-            }
-        }
-        for (mount, volume) in list(container, "volumeMounts")
-            .iter()
-            .map(|mount| text(mount, "name"))
-            .enumerate()
-        {
-            let known = spec.is_some_and(|spec| {
-                list(spec, "volumes")
-                    .iter()
-                    .any(|one| text(one, "name") == volume)
-            });
-            let claimed = path.contains("template"); // a StatefulSet's claims are volumes, too
-            if !known && !claimed {
-                causes.push(cause(
-                    "FieldValueNotFound",
-                    &format!("{path}.containers[{index}].volumeMounts[{mount}].name"),
-                    format!("Not found: {volume:?}"),
-                ));
-            }
-        }
+    let (wanted, when) = if crate::json::is_deleting(new) {
+        ("Terminating", "not empty")
+    } else {
+        ("Active", "empty")
+    };
+    let phase = text_at(new, "/status/phase");
+    if phase == wanted {
+        return Vec::new();
     }
+    let why = format!("may only be '{wanted}' if `deletionTimestamp` is {when}");
+    vec![invalid("status.Phase", &phase.into(), &why)]
 }
 
 /// Checks what an update may not change.
@@ -258,7 +270,7 @@ pub(crate) fn check_update(resource: &Resource, old: &Value, new: &Value) -> Vec
                 "spec.selector",
                 format!(
                     "Invalid value: {}: field is immutable",
-                    go_selector(new.pointer("/spec/selector").unwrap_or(&Value::Null))
+                    golang::selector(new.pointer("/spec/selector").unwrap_or(&Value::Null))
                 ),
             ));
         }
@@ -316,21 +328,7 @@ pub(crate) fn check_update(resource: &Resource, old: &Value, new: &Value) -> Vec
                 ));
             }
         }
-        ("", "PersistentVolumeClaim") => {
-            let fixed = |value: &Value| {
-                let mut spec = value.get("spec").cloned().unwrap_or_default();
-                let map = object(&mut spec);
-                map.shift_remove("resources");
-                map.shift_remove("volumeName");
-                spec
-            };
-            if fixed(old) != fixed(new) {
-                causes.push(forbidden(
-                    "spec",
-                    "spec is immutable after creation except resources.requests for bound claims",
-                ));
-            }
-        }
+        ("", "PersistentVolumeClaim") => check_claim_update(old, new, &mut causes),
         ("storage.k8s.io", "StorageClass") => {
             for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
                 if differs(&format!("/{field}")) {
@@ -362,6 +360,37 @@ pub(crate) fn check_update(resource: &Resource, old: &Value, new: &Value) -> Vec
     causes
 }
 
+/// A claim that is bound may grow; apart from that, and from being bound, it stays as it is.
+fn check_claim_update(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
+    const SIZE: &str = "/spec/resources/requests/storage";
+    let is_bound = text_at(new, "/status/phase") == "Bound";
+    let is_placed = !text_at(old, "/spec/volumeName").is_empty();
+    let fixed = |value: &Value| {
+        let mut spec = value.get("spec").cloned().unwrap_or_default();
+        if !is_placed {
+            object(&mut spec).shift_remove("volumeName");
+        }
+        let requests = spec.pointer_mut("/resources/requests");
+        if is_bound && let Some(requests) = requests {
+            object(requests).shift_remove("storage");
+        }
+        spec
+    };
+    if fixed(old) != fixed(new) {
+        causes.push(forbidden(
+            "spec",
+            "spec is immutable after creation except resources.requests for bound claims",
+        ));
+    }
+    let size = |value: &Value| value.pointer(SIZE).map_or(0, quantity_in_billionths);
+    if size(new) < size(old) {
+        causes.push(forbidden(
+            "spec.resources.requests.storage",
+            "field can not be less than previous value",
+        ));
+    }
+}
+
 /// The part of a pod's spec that an update leaves as it is.
 fn pod_shape(pod: &Value) -> Value {
     let mut spec = pod.get("spec").cloned().unwrap_or_default();
@@ -383,50 +412,120 @@ fn pod_shape(pod: &Value) -> Value {
     spec
 }
 
-/// A map of strings as Go prints it: `{"app":"web"}`.
-fn go_map(map: &Value) -> String {
-    let entries: Vec<_> = map
-        .as_object()
-        .map(|map| {
-            let sorted: std::collections::BTreeMap<_, _> = map.iter().collect();
-            sorted
-                .iter()
-                .map(|(key, value)| format!("{key:?}:{:?}", value.as_str().unwrap_or_default()))
-                .collect()
-        })
-        .unwrap_or_default();
-    format!("{{{}}}", entries.join(", "))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fields::defaults::apply_defaults;
+    use crate::kinds::Builtins;
+    use serde_json::json;
 
-fn go_selector(selector: &Value) -> String {
-    let labels = match selector.get("matchLabels") {
-        Some(map) => format!("map[string]string{}", go_map(map)),
-        None => "map[string]string(nil)".to_owned(),
-    };
-    let expressions: Vec<_> = list(selector, "matchExpressions")
-        .iter()
-        .map(|one| {
-            let values: Vec<_> = list(one, "values")
-                .iter()
-                .filter_map(Value::as_str)
-                .map(|value| format!("{value:?}"))
-                .collect();
-            let values = if values.is_empty() {
-                "[]string(nil)".to_owned()
-            } else {
-                format!("[]string{{{}}}", values.join(", "))
-            };
-            format!(
-                "v1.LabelSelectorRequirement{{Key:{:?}, Operator:{:?}, Values:{values}}}",
-                text(one, "key"),
-                text(one, "operator")
+    /// The fields that are refused of an object whose defaults have been filled in.
+    fn refused(group: &str, plural: &str, mut object: Value) -> Vec<String> {
+        let builtins = Builtins::new(20);
+        let resource = builtins.find(group, plural).expect("served");
+        object["apiVersion"] = resource.api_version(&resource.storage_version).into();
+        object["kind"] = resource.kind.as_str().into();
+        apply_defaults(&mut object);
+        check(resource, &object)
+            .into_iter()
+            .map(|cause| cause.field)
+            .collect()
+    }
+
+    fn check_pod(spec: Value, expect: &[&str]) {
+        let shown = spec.to_string();
+        assert_eq!(refused("", "pods", json!({ "spec": spec })), expect, "{shown}");
+    }
+
+    #[test]
+    fn pods_are_looked_through() {
+        let container = json!({ "name": "a", "image": "x" });
+        check_pod(json!({ "containers": [container] }), &[]);
+        check_pod(
+            json!({ "containers": [container], "initContainers": [container] }),
+            &["spec.initContainers[0].name"],
+        );
+        check_pod(
+            json!({
+                "volumes": [{ "name": "v" }],
+                "containers": [{
+                    "name": "a",
+                    "image": "x",
+                    "ports": [{ "name": "web", "containerPort": 80 }, { "name": "WEB", "containerPort": 70000 }],
+                    "env": [{ "name": "A.b-C_1" }, { "name": "1" }],
+                    "volumeMounts": [{ "name": "v", "mountPath": "/a" }, { "name": "v", "mountPath": "/a" }],
+                    "resources": { "requests": { "memory": "1Gi", "cpu": "500m" }, "limits": { "memory": "1000Mi", "cpu": 1 } },
+                }],
+            }),
+            &[
+                "spec.containers[0].ports[1].name",
+                "spec.containers[0].ports[1].name",
+                "spec.containers[0].ports[1].containerPort",
+                "spec.containers[0].env[1].name",
+                "spec.containers[0].volumeMounts[1].mountPath",
+                "spec.containers[0].resources.requests",
+            ],
+        );
+    }
+
+    #[test]
+    fn templates_of_stateful_sets_are_not_looked_into() {
+        let labels = json!({ "app": "a" });
+        let object = |containers: Value| {
+            json!({ "spec": {
+                "selector": { "matchLabels": labels },
+                "template": { "metadata": { "labels": labels }, "spec": { "containers": containers } },
+            } })
+        };
+        let mounts =
+            json!([{ "name": "a", "image": "x", "volumeMounts": [{ "name": "claim", "mountPath": "/v" }] }]);
+        assert_eq!(refused("apps", "statefulsets", object(mounts.clone())), [""; 0]);
+        assert_eq!(
+            refused("apps", "deployments", object(mounts)),
+            ["spec.template.spec.containers[0].volumeMounts[0].name"]
+        );
+    }
+
+    #[test]
+    fn schemas_of_definitions_say_what_everything_is() {
+        let definition = |properties: Value| {
+            json!({
+                "metadata": { "name": "things.example.com" },
+                "spec": {
+                    "group": "example.com",
+                    "scope": "Namespaced",
+                    "names": { "plural": "things", "kind": "Thing" },
+                    "versions": [{ "name": "v1", "served": true, "storage": true, "schema": {
+                        "openAPIV3Schema": { "type": "object", "properties": properties },
+                    } }],
+                },
+                "status": { "storedVersions": ["v1"] },
+            })
+        };
+        let refused = |properties| {
+            refused(
+                "apiextensions.k8s.io",
+                "customresourcedefinitions",
+                definition(properties),
             )
-        })
-        .collect();
-    let expressions = if expressions.is_empty() {
-        "[]v1.LabelSelectorRequirement(nil)".to_owned()
-    } else {
-        format!("[]v1.LabelSelectorRequirement{{{}}}", expressions.join(", "))
-    };
-    format!("v1.LabelSelector{{MatchLabels:{labels}, MatchExpressions:{expressions}}}")
+        };
+        let open = json!({
+            "port": { "x-kubernetes-int-or-string": true, "default": 80 },
+            "any": { "x-kubernetes-preserve-unknown-fields": true },
+            "map": { "type": "object", "additionalProperties": { "type": "string" } },
+            "either": { "type": "object", "oneOf": [{ "required": ["a"] }], "properties": { "a": { "type": "string" } } },
+        });
+        assert_eq!(refused(open), [""; 0]);
+        let at = |path: &str| format!("spec.validation.openAPIV3Schema.properties{path}");
+        assert_eq!(
+            refused(json!({ "a": { "type": "array", "items": { "properties": {} } } })),
+            [at("[a].items.type")]
+        );
+        assert_eq!(
+            refused(json!({ "a": {
+                "type": "object", "default": { "b": "x" }, "properties": { "b": { "type": "integer" } },
+            } })),
+            [at("[a].default.b")]
+        );
+    }
 }

@@ -2,13 +2,19 @@
 //! validation of what clients may not change.
 
 mod check;
+mod definitions;
 pub(crate) mod names;
+mod network;
+mod pods;
+mod schedule;
 pub(crate) mod services;
+mod webhooks;
+mod workloads;
 
-pub(crate) use check::{check, check_update};
+pub(crate) use check::{check, check_status, check_update};
 use serde_json::{Value, json};
 
-use crate::controllers::pods;
+use crate::controllers;
 use crate::fields::defaults;
 use crate::json::{child, is_deleting, list_at, object, text};
 use crate::kinds::Resource;
@@ -33,7 +39,7 @@ pub(crate) fn create(
         object(new).insert("status".into(), status);
     }
     match (resource.group.as_str(), resource.kind.as_str()) {
-        ("", "Pod") => pods::admit(transaction, resource, new)?,
+        ("", "Pod") => controllers::pods::admit(transaction, resource, new)?,
         ("", "Service") => services::create(transaction, new)?,
         ("", "PersistentVolumeClaim") => {
             protect(new, "kubernetes.io/pvc-protection");
@@ -48,8 +54,9 @@ pub(crate) fn create(
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
             let stored: Vec<_> = list_at(new, "/spec/versions")
                 .iter()
-                .filter(|version| version.get("storage") == Some(&Value::Bool(true)))
+                .find(|version| version.get("storage") == Some(&Value::Bool(true)))
                 .map(|version| text(version, "name").to_owned())
+                .into_iter()
                 .collect();
             object(new).insert(
                 "status".into(),
@@ -254,7 +261,7 @@ pub(crate) fn holds_deletion(resource: &Resource, live: &Value, finalizers: &mut
         ("", "Namespace") => !list_at(live, "/spec/finalizers").is_empty(),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
             // The objects of its kind go first, whether there are any or not.
-            let finalizer = crate::controllers::definitions::FINALIZER;
+            let finalizer = controllers::definitions::FINALIZER;
             if !is_deleting(live) && !finalizers.iter().any(|one| one == finalizer) {
                 finalizers.push(finalizer.to_owned());
             }
@@ -273,7 +280,7 @@ pub(crate) fn mark_deleted(resource: &Resource, marked: &mut Value, now: &str) {
     } else if resource.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         // Deleting a definition is an affair of its own, without a grace period.
         child(marked, "metadata").shift_remove("deletionGracePeriodSeconds");
-        crate::controllers::definitions::set_condition(
+        controllers::definitions::set_condition(
             marked,
             "Terminating",
             "True",

@@ -1,11 +1,12 @@
-//! Names inside objects: labels, annotations, keys of ConfigMaps and Secrets, in the words of the server.
+//! Names inside objects: labels, annotations, owners, selectors, keys of ConfigMaps and Secrets, in the words of the server.
 
 use serde_json::Value;
 
 use crate::fields::validate::Cause;
-use crate::json::text;
+use crate::golang;
+use crate::json::{list, list_at, text};
 use crate::kinds::Resource;
-use crate::status::{cause, invalid, required};
+use crate::status::{cause, forbidden, invalid, required};
 
 const PART: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric \
                     character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
@@ -13,6 +14,15 @@ const PART: &str = "must consist of alphanumeric characters, '-', '_' or '.', an
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and \
                          must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
                          '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const DNS_LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
+                         and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation \
+                         is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const OLD_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
+                         character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
+                         validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+const VARIABLE: &str = "a valid environment variable name must consist of alphabetic characters, digits, '_', '-', or '.', \
+                        and must not start with a digit (e.g. 'my.env-name',  or 'MY_ENV.NAME',  or 'MyEnvName1', regex \
+                        used for validation is '[-._a-zA-Z][-._a-zA-Z0-9]*')";
 const LABEL: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must \
                      start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used \
                      for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
@@ -25,15 +35,95 @@ fn is_word(text: &str) -> bool {
     text.bytes().all(inner) && outer(text.bytes().next()) && outer(text.bytes().next_back())
 }
 
+fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
 fn is_subdomain(text: &str) -> bool {
-    text.split('.').all(|label| {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
-    })
+    text.split('.').all(is_label)
+}
+
+fn too_long(most: usize) -> String {
+    format!("must be no more than {most} characters")
+}
+
+/// The reasons that hold, in order.
+fn reasons<const N: usize>(reasons: [(bool, String); N]) -> Vec<String> {
+    reasons
+        .into_iter()
+        .filter(|(holds, _)| *holds)
+        .map(|(_, why)| why)
+        .collect()
+}
+
+/// Why a text is no label of a domain name by RFC 1123.
+pub(super) fn not_label(text: &str) -> Vec<String> {
+    reasons([
+        (text.len() > 63, too_long(63)),
+        (!is_label(text), DNS_LABEL.to_owned()),
+    ])
+}
+
+/// Why a text is no label of a domain name by RFC 1035, which begins with a letter.
+pub(super) fn not_old_label(text: &str) -> Vec<String> {
+    let fits = is_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase());
+    reasons([(text.len() > 63, too_long(63)), (!fits, OLD_LABEL.to_owned())])
+}
+
+/// Why a text is no domain name.
+pub(super) fn not_subdomain(text: &str) -> Vec<String> {
+    reasons([
+        (text.len() > 253, too_long(253)),
+        (!is_subdomain(text), SUBDOMAIN.to_owned()),
+    ])
+}
+
+/// Why a text is no name of a port.
+pub(super) fn not_port_name(text: &str) -> Vec<String> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    reasons([
+        (text.len() > 15, too_long(15)),
+        (
+            text.is_empty() || !text.chars().all(is_allowed),
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
+        ),
+        (
+            !text.contains(|c: char| c.is_ascii_lowercase()),
+            "must contain at least one letter or number (a-z, 0-9)".to_owned(),
+        ),
+        (
+            text.contains("--"),
+            "must not contain consecutive hyphens".to_owned(),
+        ),
+        (
+            text.starts_with('-') || text.ends_with('-'),
+            "must not begin or end with a hyphen".to_owned(),
+        ),
+    ])
+}
+
+/// Why a text is no name of an environment variable.
+pub(super) fn not_variable(text: &str) -> Vec<String> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let fits =
+        !text.is_empty() && text.chars().all(is_allowed) && !text.starts_with(|c: char| c.is_ascii_digit());
+    let mut why = reasons([(!fits, VARIABLE.to_owned())]);
+    match text {
+        "." | ".." => why.push(format!("must not be '{text}'")),
+        _ if text.starts_with("..") => why.push("must not start with '..'".to_owned()),
+        _ => {}
+    }
+    why
+}
+
+/// Adds what speaks against a text.
+pub(super) fn refuse(field: &str, text: &str, why: Vec<String>, causes: &mut Vec<Cause>) {
+    causes.extend(why.iter().map(|why| invalid(field, &text.into(), why)));
 }
 
 /// Why a text is no qualified name, each reason by itself.
-fn not_qualified(text: &str) -> Vec<String> {
+pub(crate) fn not_qualified(text: &str) -> Vec<String> {
     let (prefix, name) = match text.split('/').collect::<Vec<_>>().as_slice() {
         [name] => (None, *name),
         [prefix, name] => (Some(*prefix), *name),
@@ -63,32 +153,121 @@ fn not_qualified(text: &str) -> Vec<String> {
 /// What is wrong with the labels and annotations of an object.
 pub(crate) fn check_metadata(new: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let entries = |key: &str| {
-        new.pointer(&format!("/metadata/{key}"))
-            .and_then(Value::as_object)
-    };
-    for (key, value) in entries("labels").into_iter().flatten() {
-        for why in not_qualified(key) {
-            causes.push(invalid("metadata.labels", &key.as_str().into(), &why));
-        }
-        let value = value.as_str().unwrap_or_default();
-        if value.len() > 63 {
-            causes.push(invalid(
-                "metadata.labels",
-                &value.into(),
-                "must be no more than 63 characters",
-            ));
-        }
-        if !value.is_empty() && !is_word(value) {
-            causes.push(invalid("metadata.labels", &value.into(), LABEL));
-        }
-    }
-    for key in entries("annotations").into_iter().flatten().map(|(key, _)| key) {
-        for why in not_qualified(&key.to_lowercase()) {
-            causes.push(invalid("metadata.annotations", &key.as_str().into(), &why));
-        }
-    }
+    check_labels("metadata.labels", new.pointer("/metadata/labels"), &mut causes);
+    check_annotations(
+        "metadata.annotations",
+        new.pointer("/metadata/annotations"),
+        &mut causes,
+    );
+    check_owners(new, &mut causes);
     causes
+}
+
+/// What is wrong with a map of labels.
+pub(super) fn check_labels(field: &str, labels: Option<&Value>, causes: &mut Vec<Cause>) {
+    for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
+        refuse(field, key, not_qualified(key), causes);
+        let value = value.as_str().unwrap_or_default();
+        refuse(field, value, not_label_value(value), causes);
+    }
+}
+
+/// Why a text is no value of a label.
+pub(crate) fn not_label_value(value: &str) -> Vec<String> {
+    reasons([
+        (value.len() > 63, too_long(63)),
+        (!value.is_empty() && !is_word(value), LABEL.to_owned()),
+    ])
+}
+
+/// What is wrong with a map of annotations.
+pub(super) fn check_annotations(field: &str, annotations: Option<&Value>, causes: &mut Vec<Cause>) {
+    for (key, _) in annotations.and_then(Value::as_object).into_iter().flatten() {
+        refuse(field, key, not_qualified(&key.to_lowercase()), causes);
+    }
+}
+
+/// What is wrong with a selector of labels.
+pub(super) fn check_selector(field: &str, selector: Option<&Value>, causes: &mut Vec<Cause>) {
+    let Some(selector) = selector.filter(|selector| !selector.is_null()) else {
+        return;
+    };
+    check_labels(
+        &format!("{field}.matchLabels"),
+        selector.get("matchLabels"),
+        causes,
+    );
+    for (index, expression) in list(selector, "matchExpressions").iter().enumerate() {
+        let path = format!("{field}.matchExpressions[{index}]");
+        let values = list(expression, "values");
+        match text(expression, "operator") {
+            "In" | "NotIn" if values.is_empty() => causes.push(required(
+                &format!("{path}.values"),
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
+            "Exists" | "DoesNotExist" if !values.is_empty() => causes.push(forbidden(
+                &format!("{path}.values"),
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            )),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => causes.push(invalid(
+                &format!("{path}.operator"),
+                &other.into(),
+                "not a valid selector operator",
+            )),
+        }
+        let key = text(expression, "key");
+        refuse(&format!("{path}.key"), key, not_qualified(key), causes);
+    }
+}
+
+/// What is wrong with the owners of an object.
+fn check_owners(new: &Value, causes: &mut Vec<Cause>) {
+    const FIELD: &str = "metadata.ownerReferences";
+    let owners = list_at(new, "/metadata/ownerReferences");
+    let mut controller = "";
+    for owner in owners {
+        for key in ["apiVersion", "kind", "name", "uid"] {
+            if text(owner, key).is_empty() {
+                let what = if key == "apiVersion" { "version" } else { key };
+                let why = format!("{what} must not be empty");
+                causes.push(invalid(&format!("{FIELD}.{key}"), &"".into(), &why));
+            }
+        }
+        // Events are too many and too short-lived to own anything.
+        if text(owner, "apiVersion") == "v1" && text(owner, "kind") == "Event" {
+            let shown = go_owner(owner);
+            let why = format!("Invalid value: {shown}: /v1, Kind=Event is disallowed from being an owner");
+            causes.push(cause("FieldValueInvalid", FIELD, why));
+        }
+        if owner.get("controller") != Some(&Value::Bool(true)) {
+        } else if controller.is_empty() {
+            controller = text(owner, "name");
+        } else {
+            let shown: Vec<_> = owners.iter().map(go_owner).collect();
+            let why = format!(
+                "Invalid value: []v1.OwnerReference{{{}}}: Only one reference can have Controller set to true. Found \
+                 \"true\" in references for {controller} and {}",
+                shown.join(", "),
+                text(owner, "name")
+            );
+            causes.push(cause("FieldValueInvalid", FIELD, why));
+        }
+    }
+}
+
+fn go_owner(owner: &Value) -> String {
+    let part = |key: &str| golang::quote(text(owner, key));
+    let flag = |key: &str| golang::pointer("bool", owner.get(key));
+    format!(
+        "v1.OwnerReference{{APIVersion:{}, Kind:{}, Name:{}, UID:{}, Controller:{}, BlockOwnerDeletion:{}}}",
+        part("apiVersion"),
+        part("kind"),
+        part("name"),
+        part("uid"),
+        flag("controller"),
+        flag("blockOwnerDeletion")
+    )
 }
 
 /// What is wrong with the data of a ConfigMap or Secret.

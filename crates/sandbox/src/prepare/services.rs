@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::names::{check_labels, not_label, not_port_name, not_subdomain, refuse};
+use super::network::{check_address as check_address_form, check_ordinary};
+use super::pods::{check_choice, duplicate};
 use crate::Config;
 use crate::fields::validate::Cause;
 use crate::json::{child, list_at, number_at, object, text, text_at};
-use crate::status::{Result, Status, cause, required};
+use crate::status::{Result, Status, cause, invalid, required};
 use crate::transaction::Transaction;
 
 /// Gives a new Service its address and ports.
@@ -22,6 +25,8 @@ pub(super) fn create(transaction: &mut Transaction, new: &mut Value) -> Result<(
         "" if transaction.dry_run => return assign_node_ports(transaction, new),
         "" => free_address(transaction)?,
         "None" => "None".to_owned(),
+        // What is no address is refused later, with all else that is wrong.
+        given if given.parse::<std::net::IpAddr>().is_err() => given.to_owned(),
         given => take_address(transaction, new, given)?,
     };
     let spec = child(new, "spec");
@@ -149,6 +154,15 @@ pub(super) fn check(new: &Value, causes: &mut Vec<Cause>) {
     if kind == "ExternalName" && text_at(new, "/spec/externalName").is_empty() {
         causes.push(required("spec.externalName", ""));
     }
+    let name = text_at(new, "/spec/externalName");
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if kind == "ExternalName" && !name.is_empty() {
+        refuse("spec.externalName", name, not_subdomain(name), causes);
+    }
+    if matches!(kind, "LoadBalancer" | "NodePort") && text_at(new, "/spec/clusterIP") == "None" {
+        let why = format!("may not be set to 'None' for {kind} services");
+        causes.push(invalid("spec.clusterIPs[0]", &"None".into(), &why));
+    }
     let between = |number: i64| format!("Invalid value: {number}: must be between 1 and 65535, inclusive");
     let mut names = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
@@ -156,9 +170,12 @@ pub(super) fn check(new: &Value, causes: &mut Vec<Cause>) {
         let name = text(port, "name");
         if name.is_empty() && ports.len() > 1 {
             causes.push(required(&format!("{path}.name"), ""));
-        } else if !name.is_empty() && !names.insert(name) {
-            let message = format!("Duplicate value: {name:?}");
-            causes.push(cause("FieldValueDuplicate", &format!("{path}.name"), message));
+        } else if !name.is_empty() {
+            let field = format!("{path}.name");
+            refuse(&field, name, not_label(name), causes);
+            if !names.insert(name) {
+                causes.push(duplicate(&field, name));
+            }
         }
         let number = number_at(port, "/port").unwrap_or(0);
         if !(1..=65_535).contains(&number) {
@@ -186,9 +203,46 @@ pub(super) fn check(new: &Value, causes: &mut Vec<Cause>) {
                 between(target),
             ));
         }
+        if let Some(target) = port.get("targetPort").and_then(Value::as_str) {
+            refuse(
+                &format!("{path}.targetPort"),
+                target,
+                not_port_name(target),
+                causes,
+            );
+        }
+    }
+    check_labels("spec.selector", new.pointer("/spec/selector"), causes);
+    let spec = new.get("spec").unwrap_or(&Value::Null);
+    check_choice(spec, "sessionAffinity", "spec", &["ClientIP", "None"], causes);
+    for (index, address) in list_at(new, "/spec/clusterIPs").iter().enumerate() {
+        let address = address.as_str().unwrap_or_default();
+        if address != "None" {
+            check_address_form(address, &format!("spec.clusterIPs[{index}]"), causes);
+        }
+    }
+    for (index, address) in list_at(new, "/spec/externalIPs").iter().enumerate() {
+        let (address, field) = (
+            address.as_str().unwrap_or_default(),
+            format!("spec.externalIPs[{index}]"),
+        );
+        if address.parse::<std::net::IpAddr>().is_err() {
+            check_address_form(address, &field, causes);
+        } else {
+            check_ordinary(address, &field, causes);
+        }
+    }
+    check_choice(
+        spec,
+        "type",
+        "spec",
+        &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+        causes,
+    );
+    for (index, port) in ports.iter().enumerate() {
         if kind == "ClusterIP" && number_at(port, "/nodePort").unwrap_or(0) != 0 {
             causes.push(crate::status::forbidden(
-                &format!("{path}.nodePort"),
+                &format!("spec.ports[{index}].nodePort"),
                 "may not be used when `type` is 'ClusterIP'",
             ));
         }

@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::cells::{
-    age, api_service, autoscaler, binding, claim, containers, cron_job, endpoint_slice, endpoints, event,
-    ingress, int, job, n, node, or_none, pod, quota, replicas, service, size, storage_class, volume,
+    age, api_service, autoscaler, binding, claim, containers, containers_at, cron_job, endpoint_slice,
+    endpoints, event, ingress, int, job, n, node, or_none, pod, quota, replicas, service, size,
+    storage_class, volume,
 };
 use super::format::{Moment, labels, selector};
 use crate::json::{list, list_at, text, text_at};
@@ -69,6 +70,16 @@ static KINDS: &[Kind] = &[
             "Readiness Gates+",
         ],
         cells: pod,
+    },
+    Kind {
+        group: "",
+        named: "PodTemplate",
+        columns: &["Name", "Containers", "Images", "Pod Labels"],
+        cells: |o, _| {
+            let [names, images] = containers_at(o, "/template/spec/containers");
+            let pod_labels = labels(o.pointer("/template/metadata/labels"));
+            vec![n(o), names, images, pod_labels.into()]
+        },
     },
     Kind {
         group: "",
@@ -432,13 +443,13 @@ static KINDS: &[Kind] = &[
     Kind {
         group: "admissionregistration.k8s.io",
         named: "ValidatingWebhookConfiguration",
-        columns: &["Name", "Webhooks", "Age"],
+        columns: &["Name", "Webhooks#", "Age"],
         cells: |o, now| vec![n(o), list(o, "webhooks").len().into(), age(o, now)],
     },
     Kind {
         group: "admissionregistration.k8s.io",
         named: "MutatingWebhookConfiguration",
-        columns: &["Name", "Webhooks", "Age"],
+        columns: &["Name", "Webhooks#", "Age"],
         cells: |o, now| vec![n(o), list(o, "webhooks").len().into(), age(o, now)],
     },
     Kind {

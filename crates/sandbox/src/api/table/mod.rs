@@ -7,6 +7,7 @@ mod format;
 use serde_json::{Value, json};
 
 use crate::api::Endpoint;
+use crate::api::query::table_version;
 use crate::api::request::Request;
 use crate::json::{list, name, text, text_at};
 use format::Moment;
@@ -24,6 +25,7 @@ pub(crate) fn of<'a>(
     let printer = Printer::of(endpoint);
     let now = Moment(now);
     let api_version = endpoint.api_version();
+    let table_version = table_version(request);
     let rows: Vec<_> = objects
         .map(|object| {
             let mut row = json!({ "cells": printer.cells(object, now) });
@@ -42,14 +44,17 @@ pub(crate) fn of<'a>(
                     row["object"] = object.clone();
                     row["object"]["apiVersion"] = api_version.as_str().into();
                 }
-                _ => row["object"] = super::partial(object),
+                _ => {
+                    row["object"] = super::partial(object);
+                    row["object"]["apiVersion"] = table_version.into();
+                }
             }
             row
         })
         .collect();
     json!({
         "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
+        "apiVersion": table_version,
         "metadata": metadata,
         "columnDefinitions": if with_columns { printer.columns() } else { json!([]) },
         "rows": rows,

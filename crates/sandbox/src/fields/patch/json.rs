@@ -36,7 +36,8 @@ pub(super) fn apply(live: &Value, patch: &Value) -> Result<Value, PatchError> {
     Ok(document)
 }
 
-fn kind(value: &Value) -> &'static str {
+/// What a value is, as Go's decoder of JSON names it.
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

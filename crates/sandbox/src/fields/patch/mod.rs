@@ -7,6 +7,8 @@
 mod json;
 mod strategic;
 
+pub(crate) use json::kind;
+
 use serde_json::{Map, Value};
 use thiserror::Error;
 

@@ -20,9 +20,10 @@ pub(super) fn apply(live: &Value, patch: &Value, schema: &Schema) -> Result<Valu
         ));
     }
     let (Some(live), Some(patch)) = (live.as_object(), patch.as_object()) else {
-        return Err(PatchError::BadRequest(
-            "json: cannot unmarshal patch into Go value of type map[string]interface {}".into(),
-        ));
+        return Err(PatchError::BadRequest(format!(
+            "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            super::json::kind(patch)
+        )));
     };
     let merged = merge_map(&schema.types, Some(schema.root), live.clone(), patch.clone())?;
     Ok(Value::Object(merged))

@@ -1,5 +1,7 @@
 //! Label and field selectors, as they stand in a query and in objects.
 
+mod parse;
+
 use serde_json::Value;
 
 use crate::json::{list, text};
@@ -29,15 +31,7 @@ enum Test {
 impl Labels {
     /// Reads `a=b,c!=d,e in (f,g),h notin (i),j,!k,l>1`.
     pub(crate) fn parse(selector: &str) -> Result<Labels> {
-        let mut requirements = Vec::new();
-        for part in split(selector) {
-            let part = part.trim();
-            if part.is_empty() {
-                continue;
-            }
-            requirements.push(requirement(part).ok_or_else(|| unreadable(part))?);
-        }
-        Ok(Labels(requirements))
+        parse::parse(selector).map(Labels).map_err(Status::bad_request)
     }
 
     /// A `LabelSelector`: an empty one selects everything, a missing one nothing.
@@ -98,15 +92,6 @@ impl Labels {
     }
 }
 
-fn unreadable(part: &str) -> Status {
-    Status::bad_request(match part.split_whitespace().nth(1) {
-        Some(word) => {
-            format!("unable to parse requirement: found '{word}', expected: '=', '!=', '==', 'in', notin'")
-        }
-        None => format!("unable to parse requirement: {part:?}"),
-    })
-}
-
 fn equal(map: Option<&Value>) -> Vec<Requirement> {
     map.and_then(Value::as_object)
         .map(|map| {
@@ -118,61 +103,6 @@ fn equal(map: Option<&Value>) -> Vec<Requirement> {
                 .collect()
         })
         .unwrap_or_default()
-}
-
-/// Splits at commas outside parentheses.
-fn split(selector: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let (mut depth, mut start) = (0_usize, 0);
-    for (index, character) in selector.char_indices() {
-        match character {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                parts.push(&selector[start..index]);
-                start = index + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&selector[start..]);
-    parts
-}
-
-fn requirement(part: &str) -> Option<Requirement> {
-    let made = |key: &str, test| {
-        let key = key.trim();
-        (!key.is_empty() && !key.contains([' ', '=', '!', '(', ')', '<', '>'])).then(|| Requirement {
-            key: key.to_owned(),
-            test,
-        })
-    };
-    if let Some(key) = part.strip_prefix('!') {
-        return made(key, Test::Absent);
-    }
-    if let Some(open) = part.find('(') {
-        let values = part[open + 1..].strip_suffix(')')?;
-        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
-        let head = part[..open].trim_end();
-        return if let Some(key) = head.strip_suffix(" notin") {
-            made(key, Test::NotIn(values))
-        } else {
-            made(head.strip_suffix(" in")?, Test::In(values))
-        };
-    }
-    if let Some((key, value)) = part.split_once("!=") {
-        return made(key, Test::NotIn(vec![value.trim().to_owned()]));
-    }
-    if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        return made(key, Test::In(vec![value.trim().to_owned()]));
-    }
-    if let Some((key, value)) = part.split_once('>') {
-        return made(key, Test::Greater(value.trim().parse().ok()?));
-    }
-    if let Some((key, value)) = part.split_once('<') {
-        return made(key, Test::Less(value.trim().parse().ok()?));
-    }
-    made(part, Test::Exists)
 }
 
 /// A conjunction of requirements on fields: pointer, wanted value, whether it must be equal.
@@ -301,6 +231,12 @@ mod tests {
         check("n>5", Some(false));
         check("a b", None);
         check("=x", None);
+        check("app in (),app", Some(false));
+        check("tier in (back,front,)", Some(true));
+        check("app=,tier", Some(false));
+        check("app=web,", None);
+        check("app=web tier=front", None);
+        check("!!app", None);
         check("a in (b", None);
     }
 
