@@ -58,6 +58,7 @@ struct Names {
 pub(super) fn normalise(answers: &mut [Value], steps: &[Step]) {
     for (answer, step) in answers.iter_mut().zip(steps) {
         reduce(answer, step);
+        sort_complaints(answer);
     }
     let mut names = Names::default();
     let mut versions = BTreeSet::new();
@@ -108,6 +109,48 @@ fn reduce(answer: &mut Value, step: &Step) {
             }
             _ => {}
         }
+    }
+}
+
+/// The server goes through the properties of a custom resource in the order of a Go map, which is another each time, and so
+/// come the complaints about them.
+fn sort_complaints(answer: &mut Value) {
+    let text = |value: &Value, key: &str| {
+        value
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let Some(body) = answer.get_mut("body") else {
+        return;
+    };
+    let group = body
+        .pointer("/details/group")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if !group.contains('.') || group.ends_with(".k8s.io") {
+        return;
+    }
+    let Some(Value::Array(causes)) = body.pointer_mut("/details/causes") else {
+        return;
+    };
+    let listed = |causes: &[Value]| {
+        let all: Vec<_> = causes
+            .iter()
+            .map(|cause| format!("{}: {}", text(cause, "field"), text(cause, "message")))
+            .collect();
+        all.join(", ")
+    };
+    let before = listed(causes);
+    causes.sort_by_key(|cause| (text(cause, "field"), text(cause, "message")));
+    let after = listed(causes);
+    if let Some(message) = body.get_mut("message") {
+        *message = message
+            .as_str()
+            .unwrap_or_default()
+            .replace(&before, &after)
+            .into();
     }
 }
 
@@ -275,6 +318,19 @@ fn rename_text(text: &str, key: &str, names: &mut Names) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn complaints_about_a_custom_resource_are_sorted() {
+        let answer = |fields: [&str; 2]| {
+            json!({ "body": {
+                "details": { "group": "example.com", "causes": fields.map(|field| json!({ "field": field, "message": "no" })) },
+                "message": format!("it is invalid: [{}: no, {}: no]", fields[0], fields[1]),
+            } })
+        };
+        let mut answers = [answer(["b", "a"])];
+        normalise(&mut answers, &[Step::default()]);
+        assert_eq!(answers, [answer(["a", "b"])]);
+    }
 
     #[test]
     fn what_a_cluster_draws_gets_the_name_of_its_place() {

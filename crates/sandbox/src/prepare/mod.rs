@@ -6,6 +6,7 @@ mod definitions;
 pub(crate) mod names;
 mod network;
 mod pods;
+mod rules;
 mod schedule;
 pub(crate) mod services;
 mod webhooks;

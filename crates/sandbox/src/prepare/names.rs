@@ -241,7 +241,9 @@ fn check_owners(new: &Value, causes: &mut Vec<Cause>) {
             causes.push(cause("FieldValueInvalid", FIELD, why));
         }
         if owner.get("controller") != Some(&Value::Bool(true)) {
-        } else if controller.is_empty() {
+            continue;
+        }
+        if controller.is_empty() {
             controller = text(owner, "name");
         } else {
             let shown: Vec<_> = owners.iter().map(go_owner).collect();

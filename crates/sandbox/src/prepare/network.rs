@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::names::{check_selector, not_label, not_port_name, not_subdomain, refuse};
-use super::pods::{PROTOCOLS, check_choice, check_port};
+use super::rules::{PROTOCOLS, check_choice, check_port};
 use crate::fields::validate::Cause;
 use crate::json::{list, list_at, number_at, text};
 use crate::status::{invalid, required, unsupported};

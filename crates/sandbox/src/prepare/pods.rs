@@ -5,56 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::names::{self, not_label, not_port_name, not_subdomain, not_variable, refuse};
+use super::rules::{PROTOCOLS, check_choice, check_port, duplicate};
 use crate::fields::quantity_in_billionths as amount_of;
 use crate::fields::validate::Cause;
 use crate::json::{list, number_at, text, text_at};
 use crate::status::{cause, forbidden, invalid, required, unsupported};
-
-pub(super) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
-
-pub(super) fn duplicate(field: &str, value: &str) -> Cause {
-    let message = format!("Duplicate value: {}", crate::golang::quote(value));
-    cause("FieldValueDuplicate", field, message)
-}
-
-/// A number of a port, at a key of an object.
-pub(super) fn check_port(field: &str, number: i64, causes: &mut Vec<Cause>) {
-    if !(1..=65_535).contains(&number) {
-        causes.push(invalid(
-            field,
-            &number.into(),
-            "must be between 1 and 65535, inclusive",
-        ));
-    }
-}
-
-/// A number that is given must not be below zero.
-pub(super) fn check_not_negative(object: &Value, key: &str, path: &str, causes: &mut Vec<Cause>) {
-    if let Some(number) = object.get(key).and_then(Value::as_i64)
-        && number < 0
-    {
-        let field = format!("{path}.{key}");
-        causes.push(invalid(
-            &field,
-            &number.into(),
-            "must be greater than or equal to 0",
-        ));
-    }
-}
-
-/// A text that must be one of a few. Where it is empty it has a default, which was filled in before.
-pub(super) fn check_choice(
-    object: &Value,
-    key: &str,
-    path: &str,
-    supported: &[&str],
-    causes: &mut Vec<Cause>,
-) {
-    let given = text(object, key);
-    if !given.is_empty() && !supported.contains(&given) {
-        causes.push(unsupported(&format!("{path}.{key}"), given, supported));
-    }
-}
 
 /// A template of pods, at its path.
 pub(super) fn check_template(template: &Value, path: &str, causes: &mut Vec<Cause>) {
@@ -252,10 +207,9 @@ fn check_ports(ports: &[Value], path: &str, causes: &mut Vec<Cause>) {
         let path = format!("{path}[{index}]");
         let (name, field) = (text(port, "name"), format!("{path}.name"));
         let why = not_port_name(name);
-        if name.is_empty() {
-        } else if !why.is_empty() {
+        if !name.is_empty() && !why.is_empty() {
             refuse(&field, name, why, causes);
-        } else if !known.insert(name) {
+        } else if !name.is_empty() && !known.insert(name) {
             causes.push(duplicate(&field, name));
         }
         match number_at(port, "/containerPort").unwrap_or(0) {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::names::{check_labels, not_label, not_port_name, not_subdomain, refuse};
 use super::network::{check_address as check_address_form, check_ordinary};
-use super::pods::{check_choice, duplicate};
+use super::rules::{check_choice, duplicate};
 use crate::Config;
 use crate::fields::validate::Cause;
 use crate::json::{child, list_at, number_at, object, text, text_at};

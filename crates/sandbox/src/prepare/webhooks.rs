@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::names::{check_selector, not_old_label, not_subdomain, refuse};
-use super::pods::{check_choice, check_port, duplicate};
+use super::rules::{check_choice, check_port, duplicate};
 use crate::fields::validate::Cause;
 use crate::json::{list, number_at, text};
 use crate::kinds::Resource;

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::names::{check_selector, refuse};
-use super::pods::{self, check_choice, check_keeps_running, check_not_negative, check_template};
+use super::pods::{self, check_keeps_running, check_template};
+use super::rules::{check_choice, check_not_negative};
 use super::schedule;
 use crate::fields::validate::Cause;
 use crate::golang;
