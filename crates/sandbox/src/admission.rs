@@ -6,6 +6,7 @@ use crate::json::{list, list_at, text, text_at};
 use crate::kinds::Resource;
 use crate::selector::Labels;
 use crate::status::{Result, Status};
+use crate::store::State;
 use crate::transaction::Transaction;
 use crate::write::Place;
 
@@ -156,48 +157,62 @@ fn object_matches(webhook: &Value, new: Option<&Value>, old: Option<&Value>) -> 
     new.into_iter().chain(old).any(|object| selector.matches(object))
 }
 
-/// Why a webhook cannot be reached, in the words of the server's HTTP client.
+/// Why a webhook cannot be reached, if it cannot.
 fn unreachable(transaction: &Transaction, webhook: &Value) -> Option<String> {
     let service = webhook
         .pointer("/clientConfig/service")
         .filter(|service| !service.is_null())?;
-    let (namespace, name) = (text(service, "namespace"), text(service, "name"));
-    let port = crate::json::number_at(service, "/port").unwrap_or(443);
-    let path = text(service, "path");
     let timeout = crate::json::number_at(webhook, "/timeoutSeconds").unwrap_or(10);
+    let (namespace, name) = (text(service, "namespace"), text(service, "name"));
+    let found = transaction.state.find("services", namespace, name);
+    if found.is_some_and(|found| text_at(found, "/spec/type") == "ExternalName") {
+        return None;
+    }
+    let ready = found.is_some_and(|found| has_port(found, service))
+        && transaction
+            .state
+            .find("endpoints", namespace, name)
+            .is_some_and(|endpoints| {
+                list(endpoints, "subsets")
+                    .iter()
+                    .any(|subset| !list(subset, "addresses").is_empty())
+            });
+    (!ready).then(|| no_answer(&transaction.state, webhook, timeout))
+}
+
+fn port_of(service: &Value) -> i64 {
+    crate::json::number_at(service, "/port").unwrap_or(443)
+}
+
+fn has_port(found: &Value, service: &Value) -> bool {
+    list_at(found, "/spec/ports")
+        .iter()
+        .any(|port| crate::json::number_at(port, "/port") == Some(port_of(service)))
+}
+
+/// That a webhook's service does not answer, in the words of the server's HTTP client.
+pub(crate) fn no_answer(state: &State, webhook: &Value, timeout: i64) -> String {
+    let service = webhook.pointer("/clientConfig/service").unwrap_or(&Value::Null);
+    let (namespace, name, port) = (
+        text(service, "namespace"),
+        text(service, "name"),
+        port_of(service),
+    );
+    let path = text(service, "path");
     let slash = if path.is_empty() || path.starts_with('/') {
         ""
     } else {
         "/"
     };
     let call = format!("Post \"https://{name}.{namespace}.svc:{port}{slash}{path}?timeout={timeout}s\"");
-    let Some(found) = transaction.state.find("services", namespace, name) else {
-        return Some(format!("{call}: service \"{name}\" not found"));
-    };
-    if !list_at(found, "/spec/ports")
-        .iter()
-        .any(|found| crate::json::number_at(found, "/port") == Some(port))
-    {
-        return Some(format!(
-            "{call}: no service port {port} found for service \"{name}\""
-        ));
+    match state.find("services", namespace, name) {
+        None => format!("{call}: service \"{name}\" not found"),
+        Some(found) if !has_port(found, service) => {
+            format!("{call}: no service port {port} found for service \"{name}\"")
+        }
+        Some(found) => {
+            let address = text_at(found, "/spec/clusterIP");
+            format!("{call}: dial tcp {address}:{port}: connect: connection refused")
+        }
     }
-    if text_at(found, "/spec/type") == "ExternalName" {
-        return None;
-    }
-    let ready = transaction
-        .state
-        .find("endpoints", namespace, name)
-        .is_some_and(|endpoints| {
-            list(endpoints, "subsets")
-                .iter()
-                .any(|subset| !list(subset, "addresses").is_empty())
-        });
-    if ready {
-        return None;
-    }
-    let address = text_at(found, "/spec/clusterIP");
-    Some(format!(
-        "{call}: dial tcp {address}:{port}: connect: connection refused"
-    ))
 }

@@ -7,8 +7,35 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
-use crate::json::{child, number_at, object, text, version_of};
+use crate::admission;
+use crate::json::{child, number_at, object, text, text_at, version_of};
 use crate::kinds::Resource;
+use crate::status::{Result, Status};
+use crate::store::State;
+
+/// Refuses to show or take a custom resource in another version than the stored one where a webhook would convert: none is
+/// called here, so that it is as if none answered.
+pub(crate) fn check(state: &State, resource: &Resource, version: &str) -> Result<()> {
+    let Some(definition) = resource.definition.as_deref() else {
+        return Ok(());
+    };
+    let conversion = definition.pointer("/spec/conversion").unwrap_or(&Value::Null);
+    if version == resource.storage_version || text(conversion, "strategy") != "Webhook" {
+        return Ok(());
+    }
+    let webhook = conversion.get("webhook").unwrap_or(&Value::Null);
+    let address = text_at(webhook, "/clientConfig/url");
+    let why = match address {
+        "" => admission::no_answer(state, webhook, 30),
+        address => format!("Post \"{address}?timeout=30s\": connect: connection refused"),
+    };
+    let stored = resource.api_version(&resource.storage_version);
+    let message = format!(
+        "conversion webhook for {stored}, Kind={} failed: {why}",
+        resource.kind
+    );
+    Err(Status::new(500, "", message))
+}
 
 /// Whether objects of a kind have to be converted between this version and the stored one.
 pub(crate) fn differs(resource: &Resource, version: &str) -> bool {

@@ -40,10 +40,11 @@ mod store;
 mod transaction;
 mod write;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -60,9 +61,6 @@ pub use service::Service;
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 
-/// How many snapshots of lists in pages are kept.
-const SNAPSHOTS: usize = 16;
-
 /// What kind of cluster a sandbox plays.
 #[derive(Clone)]
 pub struct Config {
@@ -74,6 +72,9 @@ pub struct Config {
     pub seed: u64,
     /// The nodes of a new cluster; workloads run on the nodes that the objects have.
     pub nodes: Vec<String>,
+    /// How long a new pod takes until its containers run; at once, in the very write, by default. What is due happens when the
+    /// sandbox is told that [time has passed](Sandbox::tick); one that is served is told four times a second.
+    pub pod_start: Duration,
     /// The first two numbers of the network of Services, where no `kubernetes` Service says otherwise.
     pub service_network: (u8, u8),
 }
@@ -85,6 +86,7 @@ impl Default for Config {
             clock: Arc::new(jiff::Timestamp::now),
             seed: 0,
             nodes: vec!["node1".to_owned()],
+            pod_start: Duration::ZERO,
             service_network: (10, 96),
         }
     }
@@ -104,6 +106,10 @@ impl fmt::Debug for Config {
 impl Config {
     pub(crate) fn now(&self) -> String {
         format_time((self.clock)())
+    }
+
+    pub(crate) fn pod_start(&self) -> jiff::SignedDuration {
+        jiff::SignedDuration::try_from(self.pod_start).unwrap_or(jiff::SignedDuration::MAX)
     }
 
     /// A time some seconds from now.
@@ -193,7 +199,6 @@ pub(crate) struct Shared {
     state: RwLock<State>,
     /// Tells watches that the state has moved on.
     news: tokio::sync::watch::Sender<u64>,
-    snapshots: Mutex<VecDeque<State>>,
     counters: Counters,
     /// Tokens that accounts asked for, and whose they are. They end with the process.
     tokens: Mutex<HashMap<String, access::User>>,
@@ -207,7 +212,6 @@ impl Shared {
             builtins,
             state: RwLock::new(state),
             news,
-            snapshots: Mutex::default(),
             counters: Counters::default(),
             tokens: Mutex::default(),
         }
@@ -293,21 +297,12 @@ impl Shared {
             .send_if_modified(|known| std::mem::replace(known, revision) != revision);
     }
 
-    /// Keeps a state for the further pages of a list.
-    pub(crate) fn keep_snapshot(&self, state: &State) {
-        let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
-        if snapshots.iter().any(|kept| kept.revision == state.revision) {
-            return;
+    /// Lets happen what is due by the clock.
+    pub(crate) fn tick(&self) {
+        let now = (self.config.clock)();
+        if controllers::time::is_due(&self.state(), self.config.pod_start(), now) {
+            self.simulate(|transaction| controllers::time::pass(transaction, now));
         }
-        snapshots.push_back(state.clone());
-        if snapshots.len() > SNAPSHOTS {
-            snapshots.pop_front();
-        }
-    }
-
-    pub(crate) fn snapshot(&self, revision: u64) -> Option<State> {
-        let snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
-        snapshots.iter().find(|kept| kept.revision == revision).cloned()
     }
 
     pub(crate) fn count_request(&self) {
@@ -408,6 +403,12 @@ impl Sandbox {
         Sandbox {
             shared: Arc::new(shared),
         }
+    }
+
+    /// Lets happen what is due by the clock of the configuration: pods that have had the [time](Config::pod_start) to start run, and
+    /// CronJobs make their Jobs. Nothing of that happens otherwise, but while the sandbox is served.
+    pub fn tick(&self) {
+        self.shared.tick();
     }
 
     /// The API as a tower service, fit for `kube::Client::new(sandbox.service(), "default")`. Requests are the

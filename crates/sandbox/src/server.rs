@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -12,11 +13,15 @@ use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::respond::{self, Body};
 use crate::service::Service;
 use crate::status::Status;
+
+/// How often a sandbox that is served is told that time has passed.
+const TICK: Duration = Duration::from_millis(250);
 
 /// Where and how to serve.
 #[derive(Debug, Clone)]
@@ -159,8 +164,11 @@ async fn accept(
 ) {
     // Dropping the set ends the connections.
     let mut connections = JoinSet::new();
+    let mut clock = tokio::time::interval(TICK);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            _ = clock.tick() => service.service.tick(),
             _ = stopped.wait_for(|stopped| *stopped) => return,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => {

@@ -52,6 +52,10 @@ impl Service {
         }
     }
 
+    pub(crate) fn tick(&self) {
+        self.shared.tick();
+    }
+
     /// Whose token this is, if it is an account's.
     pub(crate) fn authenticate(&self, token: &str) -> Option<User> {
         self.shared.authenticate(token)

@@ -76,7 +76,7 @@ impl Status {
         }
     }
 
-    fn with_details(mut self, details: Value) -> Status {
+    pub(crate) fn with_details(mut self, details: Value) -> Status {
         self.details = details;
         self
     }

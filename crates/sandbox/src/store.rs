@@ -105,6 +105,21 @@ impl Collection {
         Box::new(self.objects.range((Included(start), Excluded(end))))
     }
 
+    /// The collection as it was at a revision; `None` when some of the changes since then are forgotten.
+    pub(crate) fn at(&self, revision: u64) -> Option<Collection> {
+        let mut past = self.clone();
+        let since: Vec<_> = self.since(revision)?.collect();
+        for change in since.into_iter().rev() {
+            match &change.old {
+                Some(old) => past.objects.insert_mut(Arc::clone(&change.path), Arc::clone(old)),
+                None => {
+                    past.objects.remove_mut(&change.path);
+                }
+            }
+        }
+        Some(past)
+    }
+
     /// The changes after a revision; `None` when some of them are forgotten.
     pub(crate) fn since(&self, revision: u64) -> Option<impl Iterator<Item = &Arc<Change>>> {
         (revision >= self.forgotten).then(|| self.changes.range(revision + 1..).map(|(_, change)| change))

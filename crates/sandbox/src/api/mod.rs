@@ -66,7 +66,15 @@ impl Endpoint {
 
 /// Answers a request.
 pub(crate) fn handle(shared: &Arc<Shared>, request: &Request) -> Response<Body> {
-    let response = route(shared, request).unwrap_or_else(|status| respond::status(&status));
+    let mut response = route(shared, request).unwrap_or_else(|status| respond::status(&status));
+    let first = request
+        .header("accept")
+        .split([',', ';'])
+        .next()
+        .unwrap_or_default();
+    if first.trim() == "application/yaml" {
+        response = respond::to_yaml(response);
+    }
     tracing::debug!(method = %request.method, path = %request.path, code = response.status().as_u16(), "request");
     response
 }
@@ -228,7 +236,9 @@ fn resource(
     if !served {
         return not_served();
     }
-    let mut response = serve(shared, request, &endpoint, &state, not_served)?;
+    // Refusals carry warnings as well.
+    let mut response = serve(shared, request, &endpoint, &state, not_served)
+        .unwrap_or_else(|status| respond::status(&status));
     if let Some(warning) = warnings::of(&endpoint, shared.builtins.minor) {
         response.headers_mut().insert("warning", warning);
     }

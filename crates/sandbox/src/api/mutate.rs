@@ -47,6 +47,7 @@ pub(crate) fn create(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
     }
     options::check(request, Verb::Create)?;
     let body = body::read_object(request, endpoint, false)?;
+    convert::check(&shared.state(), &endpoint.resource, endpoint.version())?;
     let manager = request.manager();
     let created = commit(shared, request, Verb::Create, |transaction| {
         let writer = Writer {
@@ -68,6 +69,7 @@ fn create_under(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) ->
         ("Pod", "eviction") => {
             commit(shared, request, Verb::Delete, |transaction| {
                 let live = find(endpoint, &transaction.state)?;
+                crate::controllers::budgets::spend(transaction, &live)?;
                 let writer = Writer {
                     manager: "",
                     admission: true,
@@ -594,6 +596,7 @@ fn apply(
     child(&mut body, "metadata").insert("name".into(), target.name.as_str().into());
     place(endpoint, &mut body);
     body::check_strictly(request, endpoint, &body).map_err(Status::bad_request)?;
+    convert::check(&shared.state(), resource, endpoint.version())?;
     let force = request.query.flag("force");
     let (created, applied) = commit(shared, request, Verb::Apply, |transaction| {
         let live = find(endpoint, &transaction.state).ok();

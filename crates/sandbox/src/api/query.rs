@@ -36,7 +36,11 @@ impl Form {
         for range in accept.split(',') {
             let mut parts = range.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default();
-            if !matches!(media, "application/json" | "application/*" | "*/*") {
+            // What is wanted in YAML is translated at last, from JSON.
+            if !matches!(
+                media,
+                "application/json" | "application/yaml" | "application/*" | "*/*"
+            ) {
                 continue;
             }
             let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
@@ -98,6 +102,10 @@ pub(crate) fn find(endpoint: &Endpoint, state: &State) -> Result<Arc<Value>> {
         .get(&Key::new(&endpoint.resource, &target.namespace, &target.name))
         .cloned()
         .ok_or_else(|| Status::not_found(&endpoint.resource, &target.name))
+        .and_then(|found| {
+            convert::check(state, &endpoint.resource, endpoint.version())?;
+            Ok(found)
+        })
 }
 
 /// The resource version that a read asks for.
@@ -129,6 +137,16 @@ fn limit(request: &Request) -> Result<Option<u64>> {
                 "strconv.ParseInt: parsing {value:?}: invalid syntax"
             ))),
         },
+    }
+}
+
+/// How long a list may take: nothing here takes long, but what is no number is refused.
+fn check_timeout(request: &Request) -> Result<()> {
+    match request.query.get("timeoutSeconds") {
+        Some(value) if !value.is_empty() && value.parse::<i64>().is_err() => Err(Status::bad_request(
+            format!("strconv.ParseInt: parsing {value:?}: invalid syntax"),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -332,7 +350,9 @@ pub(crate) fn list(
     check_match(request)?;
     let wanted = revision(request)?;
     let limit = limit(request)?;
-    let mut state = state.clone();
+    check_timeout(request)?;
+    let mut collection = state.objects_of(&endpoint.resource);
+    let mut revision = state.revision;
     let mut start = None;
     if let Some(token) = request.query.get("continue").filter(|token| !token.is_empty()) {
         if wanted.is_some_and(|wanted| wanted != 0) {
@@ -346,12 +366,13 @@ pub(crate) fn list(
             ))
         })?;
         if go_on.revision != state.revision {
-            state = shared.snapshot(go_on.revision).ok_or_else(|| {
+            collection = collection.at(go_on.revision).ok_or_else(|| {
                 Status::expired(
                     "The provided continue parameter is too old to display a consistent list result. You can start a \
                      new list without the continue parameter.",
                 )
             })?;
+            revision = go_on.revision;
         }
         start = Some(go_on.start);
     } else if let Some(wanted) = wanted.filter(|wanted| *wanted > state.revision) {
@@ -359,12 +380,15 @@ pub(crate) fn list(
     } else if let Some(exact) = wanted.filter(|wanted| {
         *wanted != state.revision && request.query.get("resourceVersionMatch") == Some("Exact")
     }) {
-        state = shared
-            .snapshot(exact)
-            .ok_or_else(|| Status::expired(format!("The provided resource version is too old: {exact}")))?;
+        collection = collection
+            .at(exact)
+            .ok_or_else(|| Status::expired("The resourceVersion for the provided list is too old."))?;
+        revision = exact;
     }
-    let collection = state.objects_of(&endpoint.resource);
     let namespace = &endpoint.target.namespace;
+    if collection.range(namespace, start.as_deref()).next().is_some() {
+        convert::check(state, &endpoint.resource, endpoint.version())?;
+    }
     // A server that lists from its cache (any resource version will do) does not page.
     let limit = limit.filter(|_| wanted != Some(0) || start.is_some());
     let mut matching = collection
@@ -379,23 +403,17 @@ pub(crate) fn list(
         }
         items.push(object);
     }
-    let mut metadata = json!({ "resourceVersion": state.revision.max(1).to_string() });
+    let mut metadata = json!({ "resourceVersion": revision.max(1).to_string() });
     if endpoint.resource.is_custom() && form == Form::Object {
         // Lists of custom resources say that there is no more; those of built-in kinds leave it out.
         metadata["continue"] = "".into();
     }
     if let Some(start) = next {
-        metadata["continue"] = Continue {
-            revision: state.revision,
-            start,
-        }
-        .encode()
-        .into();
+        metadata["continue"] = Continue { revision, start }.encode().into();
         let left = 1 + matching.count();
         if selection.labels.is_empty() && request.query.get("fieldSelector").unwrap_or_default().is_empty() {
             metadata["remainingItemCount"] = left.into();
         }
-        shared.keep_snapshot(&state);
     }
     Ok(match form {
         Form::Object => objects(endpoint, &items, &metadata)?,

@@ -112,5 +112,36 @@ pub(crate) fn text(code: u16, text: &'static str) -> Response<Body> {
 }
 
 pub(crate) fn status(status: &Status) -> Response<Body> {
-    json(status.code, &status.body())
+    let mut response = json(status.code, &status.body());
+    let seconds = status.details.get("retryAfterSeconds").map(ToString::to_string);
+    if let Some(seconds) = seconds.and_then(|seconds| seconds.parse().ok()) {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
+}
+
+/// The same answer in YAML, if it is a whole one in JSON.
+pub(crate) fn to_yaml(mut response: Response<Body>) -> Response<Body> {
+    let is_json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/json");
+    let Body(Inner::Whole(Some(bytes))) = response.body() else {
+        return response;
+    };
+    let Some(value) = is_json
+        .then(|| serde_json::from_slice::<serde_json::Value>(bytes).ok())
+        .flatten()
+    else {
+        return response;
+    };
+    match serde_saphyr::to_string(&value) {
+        Ok(text) => {
+            *response.body_mut() = Body(Inner::Whole(Some(Bytes::from(text))));
+            let kind = header::HeaderValue::from_static("application/yaml");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+        Err(error) => status(&Status::internal(error)),
+    }
 }

@@ -52,6 +52,16 @@ pub(crate) fn answer(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
         // One object is not watched this way: it is read.
         super::query::find(endpoint, &shared.state())?;
     }
+    let namespace = &endpoint.target.namespace;
+    let state = shared.state();
+    if state
+        .objects_of(&endpoint.resource)
+        .range(namespace, None)
+        .next()
+        .is_some()
+    {
+        convert::check(&state, &endpoint.resource, endpoint.version())?;
+    }
     let lifetime = request
         .query
         .get("timeoutSeconds")

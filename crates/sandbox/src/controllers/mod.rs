@@ -1,6 +1,7 @@
 //! What the controllers of a cluster make of a write: run after it, in the same transaction, until nothing changes.
 
 pub(crate) mod accounts;
+pub(crate) mod budgets;
 pub(crate) mod definitions;
 mod deployments;
 mod endpoints;
@@ -12,6 +13,7 @@ pub(crate) mod pods;
 mod registration;
 mod roles;
 mod sets;
+pub(crate) mod time;
 mod volumes;
 mod workloads;
 
@@ -72,6 +74,7 @@ fn react(transaction: &mut Transaction, key: &Key, change: &Change) -> Result<()
             endpoints::follow_pod(transaction, old, new)?;
             if let Some(pod) = new.or(old) {
                 volumes::follow_pod(transaction, pod)?;
+                budgets::follow_pod(transaction, pod)?;
                 mark_owner(transaction, pod);
             }
         }
@@ -93,7 +96,8 @@ fn react(transaction: &mut Transaction, key: &Key, change: &Change) -> Result<()
                 pods::retry_pending(transaction)?;
             }
         }
-        "replicasets.apps" => {
+        // Those that have them: Deployments, CronJobs.
+        "replicasets.apps" | "jobs.batch" => {
             if let Some(set) = change.new.as_ref().or(change.old.as_ref()) {
                 mark_owner(transaction, set);
             }
@@ -132,6 +136,8 @@ fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> {
         "statefulsets.apps" => sets::reconcile_stateful(transaction, key),
         "daemonsets.apps" => sets::reconcile_daemon(transaction, key),
         "jobs.batch" => sets::reconcile_job(transaction, key),
+        "cronjobs.batch" => time::tidy(transaction, key),
+        "poddisruptionbudgets.policy" => budgets::reconcile(transaction, key),
         "persistentvolumeclaims" => volumes::reconcile_claim(transaction, key),
         "persistentvolumes" => volumes::reconcile_volume(transaction, key),
         "apiservices.apiregistration.k8s.io" => registration::reconcile(transaction, key),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::controllers::workloads::{controller_of, fitting_nodes, is_finished};
@@ -225,6 +226,15 @@ pub(crate) fn run(transaction: &mut Transaction, key: &Key) -> Result<()> {
     let mut bound = Value::clone(&pod);
     child(&mut bound, "spec").insert("nodeName".into(), name(&node).into());
     let mut next = bound.clone();
+    let starts = transaction.config.pod_start();
+    if !has_started(&pod, starts, (transaction.config.clock)()) {
+        if is_starting(&pod) {
+            return Ok(());
+        }
+        prepare(transaction, &mut next);
+        transaction.put(&kind, next);
+        return Ok(());
+    }
     start(transaction, &node, &mut next);
     if let Some(affliction) = affliction {
         failing::afflict(transaction, &affliction, &pod, &mut next)?;
@@ -242,6 +252,62 @@ pub(crate) fn run(transaction: &mut Transaction, key: &Key) -> Result<()> {
     );
     transaction.put(&kind, next);
     Ok(())
+}
+
+/// Whether the containers of a pod are being made.
+pub(crate) fn is_starting(pod: &Value) -> bool {
+    text_at(pod, "/status/phase") == "Pending" && !text_at(pod, "/status/startTime").is_empty()
+}
+
+/// Whether a pod has had the time that starting takes.
+pub(crate) fn has_started(pod: &Value, starts: SignedDuration, now: Timestamp) -> bool {
+    let begun = text_at(pod, "/status/startTime").parse::<Timestamp>().ok();
+    starts.is_zero()
+        || begun
+            .and_then(|begun| begun.checked_add(starts).ok())
+            .is_some_and(|ready| ready <= now)
+}
+
+/// The status of a pod that has a node, and whose containers are being made.
+fn prepare(transaction: &Transaction, pod: &mut Value) {
+    let now = &transaction.now;
+    let condition = |kind: &str, is_true: bool| {
+        let mut condition = json!({
+            "type": kind, "status": if is_true { "True" } else { "False" },
+            "lastProbeTime": null, "lastTransitionTime": now,
+        });
+        if !is_true {
+            let names: Vec<_> = list_at(pod, "/spec/containers")
+                .iter()
+                .map(|container| text(container, "name"))
+                .collect();
+            condition["reason"] = "ContainersNotReady".into();
+            condition["message"] = format!("containers with unready status: [{}]", names.join(" ")).into();
+        }
+        condition
+    };
+    let conditions = json!([
+        condition("Initialized", true),
+        condition("Ready", false),
+        condition("ContainersReady", false),
+        condition("PodScheduled", true),
+    ]);
+    let waiting: Vec<_> = list_at(pod, "/spec/containers")
+        .iter()
+        .map(|container| {
+            json!({
+                "name": text(container, "name"), "state": { "waiting": { "reason": "ContainerCreating" } },
+                "lastState": {}, "ready": false, "restartCount": 0, "image": text(container, "image"), "imageID": "",
+                "started": false,
+            })
+        })
+        .collect();
+    let now = now.clone();
+    let status = child(pod, "status");
+    status.insert("phase".into(), "Pending".into());
+    status.insert("conditions".into(), conditions);
+    status.insert("startTime".into(), now.into());
+    status.insert("containerStatuses".into(), waiting.into());
 }
 
 /// Puts a pod on a node, as a scheduler asks for it.
