@@ -85,6 +85,23 @@ fn steps(options: Options) -> Vec<Step> {
                 environment: vec![("KS_FAULT_RUNS", "1000")],
             },
         },
+        Step {
+            name: "fuzzing",
+            advice: "what fails is in the output, made as small as it goes: cargo test -p sandbox --test surface",
+            action: Action::Run {
+                program: "cargo",
+                arguments: vec![
+                    "test",
+                    "--workspace",
+                    "--locked",
+                    "--test",
+                    "surface",
+                    "--test",
+                    "fields_properties",
+                ],
+                environment: vec![("KS_FUZZ_CASES", "5000"), ("PROPTEST_CASES", "20000")],
+            },
+        },
         cargo(
             "image",
             "see what it says above; it takes rustup and musl-gcc (package musl-tools): cargo xtask image",
@@ -170,17 +187,17 @@ fn carry_out(root: &Path, action: &Action, report: &dyn Fn(&str)) -> Result<(), 
                 Err(error) => Err(format!("{program} cannot be run: {error}")),
             }
         }
-        Action::BuildControlPlane => match control_plane::ensure(report)
-            .and_then(|_| control_plane::client_go(report))
-        {
-            Ok(_) => Ok(()),
-            // The tests then skip, each with this reason: a machine without packages is no defect of ours.
-            Err(control_plane::Error::Unavailable(reason)) => {
-                report(&format!("no control plane on this machine: {reason}"));
-                Ok(())
+        Action::BuildControlPlane => {
+            match control_plane::ensure(report).and_then(|_| control_plane::client_go(report)) {
+                Ok(_) => Ok(()),
+                // The tests then skip, each with this reason: a machine without packages is no defect of ours.
+                Err(control_plane::Error::Unavailable(reason)) => {
+                    report(&format!("no control plane on this machine: {reason}"));
+                    Ok(())
+                }
+                Err(error) => Err(format!("{error}{}", control_plane::sources(&error))),
             }
-            Err(error) => Err(format!("{error}{}", control_plane::sources(&error))),
-        },
+        }
         Action::FetchHelm => {
             // Without a control plane there is nothing that helm could be asked about.
             if control_plane::cached().is_err() {
@@ -226,6 +243,7 @@ mod tests {
                 "tests",
                 "generated files",
                 "random faults",
+                "fuzzing",
                 "image"
             ]
         );

@@ -277,6 +277,9 @@ pub(crate) struct SandboxArgs {
     /// Listen on this address instead of loopback: whoever gets the token may do everything in the sandbox
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub address: std::net::IpAddr,
+    /// How long a new pod takes until its containers run
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    pub pod_start: u64,
     /// What does not work in the cluster: a YAML file with lists `images`, `pods`, `claims` and `services` of patterns
     #[arg(long, value_name = "FILE")]
     pub troubles: Option<PathBuf>,

@@ -54,7 +54,7 @@ use store::State;
 use transaction::Transaction;
 
 pub use api::respond::Body;
-pub use seed::LoadError;
+pub use seed::{LoadError, Text};
 pub use server::{ServeOptions, Server};
 pub use service::Service;
 
@@ -361,6 +361,25 @@ impl Sandbox {
     pub fn from_objects(
         config: Config,
         objects: impl IntoIterator<Item = Value>,
+    ) -> std::result::Result<Sandbox, LoadError> {
+        Sandbox::load(config, objects)
+    }
+
+    /// The same with objects as JSON, which are read when they are looked at: for large copies.
+    ///
+    /// # Errors
+    ///
+    /// See [`Sandbox::from_objects`].
+    pub fn from_texts(
+        config: Config,
+        objects: impl IntoIterator<Item = Text>,
+    ) -> std::result::Result<Sandbox, LoadError> {
+        Sandbox::load(config, objects)
+    }
+
+    fn load<S: seed::Seed>(
+        config: Config,
+        objects: impl IntoIterator<Item = S>,
     ) -> std::result::Result<Sandbox, LoadError> {
         let builtins = Arc::new(Builtins::new(config.minor()));
         let state = seed::load(&config, &builtins, objects)?;

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Config;
 use crate::controllers::{self, definitions};
 use crate::json::{group_of, name, namespace, text, text_at, version_of};
 use crate::kinds::{Builtins, Resource};
-use crate::store::{Key, State};
+use crate::store::{Key, State, Stored, owners};
 use crate::transaction::Transaction;
 use crate::write::Writer;
 
@@ -51,55 +52,150 @@ pub enum LoadError {
     },
 }
 
-fn full_name(object: &Value) -> String {
-    let namespace = namespace(object);
-    if namespace.is_empty() {
-        name(object).to_owned()
-    } else {
-        format!("{namespace}/{}", name(object))
+/// What has to be known of an object to store it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Head {
+    api_version: String,
+    kind: String,
+    metadata: HeadMetadata,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct HeadMetadata {
+    name: String,
+    namespace: String,
+    resource_version: String,
+    owner_references: Vec<HeadOwner>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct HeadOwner {
+    uid: String,
+}
+
+impl Head {
+    fn of(object: &Value) -> Head {
+        Head {
+            api_version: text(object, "apiVersion").to_owned(),
+            kind: text(object, "kind").to_owned(),
+            metadata: HeadMetadata {
+                name: name(object).to_owned(),
+                namespace: namespace(object).to_owned(),
+                resource_version: text_at(object, "/metadata/resourceVersion").to_owned(),
+                owner_references: owners(Some(object))
+                    .iter()
+                    .map(|uid| HeadOwner { uid: uid.to_string() })
+                    .collect(),
+            },
+        }
+    }
+
+    fn full_name(&self) -> String {
+        let HeadMetadata { name, namespace, .. } = &self.metadata;
+        if namespace.is_empty() {
+            name.clone()
+        } else {
+            format!("{namespace}/{name}")
+        }
+    }
+}
+
+/// A stored object as JSON, of which only the head has been read: a large copy is loaded fast and stays small so.
+#[derive(Debug, Clone)]
+pub struct Text {
+    head: Head,
+    json: Box<[u8]>,
+}
+
+impl Text {
+    /// An object from its JSON.
+    ///
+    /// # Errors
+    ///
+    /// When it is no JSON. What makes no object is found when a cluster is made of it.
+    pub fn parse(json: &[u8]) -> serde_json::Result<Text> {
+        let head = match serde_json::from_slice(json) {
+            Ok(head) => head,
+            // Nulls, and what else stands where a text is to be.
+            Err(_) => Head::of(&serde_json::from_slice(json)?),
+        };
+        Ok(Text {
+            head,
+            json: json.into(),
+        })
+    }
+
+    /// The kind that it says it is of.
+    pub fn kind(&self) -> &str {
+        &self.head.kind
+    }
+
+    /// The JSON.
+    pub fn json(&self) -> &[u8] {
+        &self.json
+    }
+}
+
+/// What a cluster is made of.
+pub(crate) trait Seed {
+    fn take(self) -> (Head, Stored);
+}
+
+impl Seed for Text {
+    fn take(self) -> (Head, Stored) {
+        (self.head, Stored::text(self.json))
+    }
+}
+
+impl Seed for Value {
+    fn take(self) -> (Head, Stored) {
+        let head = Head::of(&self);
+        (head, Arc::new(self).into())
     }
 }
 
 /// The state of stored objects, definitions first.
-pub(crate) fn load(
+pub(crate) fn load<S: Seed>(
     config: &Config,
     builtins: &Builtins,
-    objects: impl IntoIterator<Item = Value>,
+    objects: impl IntoIterator<Item = S>,
 ) -> Result<State, LoadError> {
     let mut state = State::new(config.seed);
     let mut highest = 0;
     let mut rest = Vec::new();
     let definitions = builtins.find("apiextensions.k8s.io", "customresourcedefinitions");
     for (index, object) in objects.into_iter().enumerate() {
+        let (head, object) = object.take();
         for (what, found) in [
-            ("apiVersion", text(&object, "apiVersion")),
-            ("kind", text(&object, "kind")),
-            ("metadata.name", name(&object)),
+            ("apiVersion", &*head.api_version),
+            ("kind", &*head.kind),
+            ("metadata.name", head.metadata.name.as_str()),
         ] {
             if found.is_empty() {
                 return Err(LoadError::NoObject { index, what });
             }
         }
-        if let Ok(version) = text_at(&object, "/metadata/resourceVersion").parse::<u64>() {
+        if let Ok(version) = head.metadata.resource_version.parse::<u64>() {
             highest = highest.max(version);
         }
         match definitions {
-            Some(resource)
-                if text(&object, "kind") == resource.kind
-                    && text(&object, "apiVersion") == "apiextensions.k8s.io/v1" =>
-            {
-                let definition = add(&mut state, resource, object)?;
+            Some(resource) if head.kind == resource.kind && head.api_version == "apiextensions.k8s.io/v1" => {
+                let definition = Arc::clone(object.value());
+                add(&mut state, resource, head, object)?;
                 if definitions::is_established(&definition)
                     && let Some(custom) = Resource::from_definition(&definition)
                 {
                     state.set_custom(name(&definition), Some(Arc::new(custom)));
                 }
             }
-            _ => rest.push(object),
+            _ => rest.push((head, object)),
         }
     }
-    for object in rest {
-        let (api_version, kind) = (text(&object, "apiVersion"), text(&object, "kind"));
+    for (head, object) in rest {
+        let (api_version, kind) = (&*head.api_version, &*head.kind);
         let resource = state
             .resource_of_kind(builtins, group_of(api_version), kind)
             .filter(|resource| {
@@ -109,31 +205,32 @@ pub(crate) fn load(
             .ok_or_else(|| LoadError::UnknownKind {
                 api_version: api_version.to_owned(),
                 kind: kind.to_owned(),
-                name: full_name(&object),
+                name: head.full_name(),
             })?;
-        if resource.namespaced == namespace(&object).is_empty() {
+        if resource.namespaced == head.metadata.namespace.is_empty() {
             return Err(LoadError::Namespace {
                 kind: kind.to_owned(),
-                name: full_name(&object),
+                name: head.full_name(),
             });
         }
-        add(&mut state, &resource, object)?;
+        add(&mut state, &resource, head, object)?;
     }
     state.begin(highest.max(1));
     Ok(state)
 }
 
-fn add(state: &mut State, resource: &Resource, object: Value) -> Result<Arc<Value>, LoadError> {
-    let key = Key::of(resource, &object);
-    if state.get(&key).is_some() {
+fn add(state: &mut State, resource: &Resource, head: Head, object: Stored) -> Result<(), LoadError> {
+    let key = Key::new(resource, &head.metadata.namespace, &head.metadata.name);
+    if state.has(&key) {
         return Err(LoadError::Twice {
             kind: resource.kind.clone(),
-            name: full_name(&object),
+            name: head.full_name(),
         });
     }
-    let object = Arc::new(object);
-    state.seed(&key, Arc::clone(&object));
-    Ok(object)
+    let owners = head.metadata.owner_references.iter();
+    let owners = owners.map(|owner| owner.uid.as_str().into()).collect();
+    state.seed(&key, object, owners);
+    Ok(())
 }
 
 /// The state of a new cluster.

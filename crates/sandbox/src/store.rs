@@ -1,6 +1,6 @@
 //! The objects, their history and what is derived from them: persistent maps, so that a copy costs nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde_json::Value;
@@ -60,10 +60,50 @@ pub(crate) struct Change {
     pub new: Option<Arc<Value>>,
 }
 
+/// An object in the store. What came as text stays text until somebody looks at it: most of a large copy nobody ever does,
+/// and taken apart it needs several times the memory.
+#[derive(Debug, Clone)]
+pub(crate) enum Stored {
+    Value(Arc<Value>),
+    Text(Arc<(Box<[u8]>, OnceLock<Arc<Value>>)>),
+}
+
+impl Stored {
+    /// An object as JSON, which the caller has found to be JSON.
+    pub(crate) fn text(json: Box<[u8]>) -> Stored {
+        Stored::Text(Arc::new((json, OnceLock::new())))
+    }
+
+    pub(crate) fn value(&self) -> &Arc<Value> {
+        match self {
+            Stored::Value(value) => value,
+            Stored::Text(text) => text.1.get_or_init(|| {
+                let read = serde_json::from_slice(&text.0);
+                Arc::new(read.expect("what is kept as text was found to be JSON"))
+            }),
+        }
+    }
+}
+
+impl From<Arc<Value>> for Stored {
+    fn from(value: Arc<Value>) -> Stored {
+        Stored::Value(value)
+    }
+}
+
+/// The UIDs of the owners of an object.
+pub(crate) fn owners(object: Option<&Value>) -> Vec<Arc<str>> {
+    object
+        .into_iter()
+        .flat_map(|object| list_at(object, "/metadata/ownerReferences"))
+        .map(|owner| text(owner, "uid").into())
+        .collect()
+}
+
 /// All objects of one kind, in the order of their paths, and the latest changes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Collection {
-    objects: RedBlackTreeMapSync<Arc<str>, Arc<Value>>,
+    objects: RedBlackTreeMapSync<Arc<str>, Stored>,
     changes: RedBlackTreeMapSync<u64, Arc<Change>>,
     /// Changes up to here are forgotten.
     forgotten: u64,
@@ -71,7 +111,7 @@ pub(crate) struct Collection {
 
 impl Collection {
     pub(crate) fn get(&self, path: &str) -> Option<&Arc<Value>> {
-        self.objects.get(path)
+        self.objects.get(path).map(Stored::value)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -79,7 +119,7 @@ impl Collection {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Value>)> {
-        self.objects.iter()
+        self.objects.iter().map(|(path, object)| (path, object.value()))
     }
 
     /// The objects of a namespace (all of them for the empty name), from a path on.
@@ -95,14 +135,16 @@ impl Collection {
             None => format!("{namespace}/").into(),
         };
         if namespace.is_empty() {
-            return Box::new(self.objects.range((Included(start), Unbounded)));
+            let all = self.objects.range((Included(start), Unbounded));
+            return Box::new(all.map(|(path, object)| (path, object.value())));
         }
         // '0' follows '/': the first path behind the namespace.
         let end: Arc<str> = format!("{namespace}0").into();
         if start >= end {
             return Box::new(std::iter::empty());
         }
-        Box::new(self.objects.range((Included(start), Excluded(end))))
+        let some = self.objects.range((Included(start), Excluded(end)));
+        Box::new(some.map(|(path, object)| (path, object.value())))
     }
 
     /// The collection as it was at a revision; `None` when some of the changes since then are forgotten.
@@ -111,7 +153,9 @@ impl Collection {
         let since: Vec<_> = self.since(revision)?.collect();
         for change in since.into_iter().rev() {
             match &change.old {
-                Some(old) => past.objects.insert_mut(Arc::clone(&change.path), Arc::clone(old)),
+                Some(old) => past
+                    .objects
+                    .insert_mut(Arc::clone(&change.path), Arc::clone(old).into()),
                 None => {
                     past.objects.remove_mut(&change.path);
                 }
@@ -182,6 +226,11 @@ impl State {
         self.collections.get(&key.store)?.get(&key.path)
     }
 
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        let collection = self.collections.get(&key.store);
+        collection.is_some_and(|collection| collection.objects.contains_key(&key.path))
+    }
+
     pub(crate) fn find(&self, store: &str, namespace: &str, name: &str) -> Option<&Arc<Value>> {
         let collection = self.collections.get(store)?;
         if namespace.is_empty() {
@@ -247,12 +296,12 @@ impl State {
                 forgotten: self.beginning,
                 ..Collection::default()
             });
-        let old = collection.objects.get(&key.path).cloned();
-        self.index(key, old.as_deref(), new.as_deref());
+        let old = collection.get(&key.path).cloned();
+        self.index(key, owners(old.as_deref()), owners(new.as_deref()));
         match &new {
             Some(object) => collection
                 .objects
-                .insert_mut(Arc::clone(&key.path), Arc::clone(object)),
+                .insert_mut(Arc::clone(&key.path), Arc::clone(object).into()),
             None => {
                 collection.objects.remove_mut(&key.path);
             }
@@ -274,9 +323,9 @@ impl State {
         change
     }
 
-    /// Takes an object in as it is, without a change that a watch would see.
-    pub(crate) fn seed(&mut self, key: &Key, object: Arc<Value>) {
-        self.index(key, None, Some(&object));
+    /// Takes an object in as it is, without a change that a watch would see; with the UIDs of its owners.
+    pub(crate) fn seed(&mut self, key: &Key, object: Stored, owners: Vec<Arc<str>>) {
+        self.index(key, Vec::new(), owners);
         let mut collection = self.collections.get(&key.store).cloned().unwrap_or_default();
         collection.objects.insert_mut(Arc::clone(&key.path), object);
         self.collections.insert_mut(Arc::clone(&key.store), collection);
@@ -296,18 +345,7 @@ impl State {
         }
     }
 
-    fn index(&mut self, key: &Key, old: Option<&Value>, new: Option<&Value>) {
-        let owners = |object: Option<&Value>| -> Vec<Arc<str>> {
-            object
-                .map(|object| {
-                    list_at(object, "/metadata/ownerReferences")
-                        .iter()
-                        .map(|owner| text(owner, "uid").into())
-                        .collect()
-                })
-                .unwrap_or_default()
-        };
-        let (old, new) = (owners(old), owners(new));
+    fn index(&mut self, key: &Key, old: Vec<Arc<str>>, new: Vec<Arc<str>>) {
         if old == new {
             return;
         }

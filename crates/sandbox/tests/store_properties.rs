@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::prelude::*;
 use sandbox::conformance::Send as _;
-use sandbox::{Config, Sandbox};
+use sandbox::{Config, Sandbox, Text};
 use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -199,6 +199,10 @@ proptest! {
             let saved = objects(&sandbox);
             let loaded = Sandbox::from_objects(Config::default(), saved.clone()).expect("loaded");
             prop_assert_eq!(&objects(&loaded), &saved);
+            let texts = saved.iter().map(|object| Text::parse(object.to_string().as_bytes()).expect("JSON"));
+            let read = Sandbox::from_texts(Config::default(), texts).expect("loaded from texts");
+            prop_assert_eq!(list(&read, "").await.1, list(&sandbox, "").await.1);
+            prop_assert_eq!(&objects(&read), &saved);
             // It also goes on as the other does.
             prop_assert_eq!(list(&loaded, "").await.1, list(&sandbox, "").await.1);
             Ok(())

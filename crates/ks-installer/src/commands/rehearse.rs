@@ -57,16 +57,22 @@ pub(super) async fn copy(
         let hint = error.hint();
         with_hint(error.into(), hint)
     })?;
-    let version = kubernetes_version
-        .cloned()
-        .or_else(|| dump::kubernetes_version(&objects))
-        .ok_or_else(|| {
-            anyhow!(
-                "{} has no nodes to tell the Kubernetes version from\nhint: name it with --kubernetes-version v1.22.0",
-                path.display()
-            )
-        })?;
+    let version = version(path, kubernetes_version, || dump::kubernetes_version(&objects))?;
     Ok((version, objects))
+}
+
+/// The Kubernetes version that is asked for, or that of a file's nodes.
+pub(super) fn version(
+    path: &Path,
+    wanted: Option<&String>,
+    found: impl FnOnce() -> Option<String>,
+) -> anyhow::Result<String> {
+    wanted.cloned().or_else(found).ok_or_else(|| {
+        anyhow!(
+            "{} has no nodes to tell the Kubernetes version from\nhint: name it with --kubernetes-version v1.22.0",
+            path.display()
+        )
+    })
 }
 
 pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Result<Verdict> {

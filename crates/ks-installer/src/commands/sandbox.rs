@@ -1,16 +1,20 @@
 //! `sandbox`: a Kubernetes API of one's own, with what a cluster holds.
 
+use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use cluster::dump::{self, DumpError, Piece, Problem};
 use object::Object;
 use sandbox::faults::Trouble;
-use sandbox::{Config, Sandbox, ServeOptions};
+use sandbox::{Config, Sandbox, ServeOptions, Text};
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Verdict, rehearse};
+use super::{Verdict, rehearse, with_hint};
 use crate::{
     cli::{Global, SandboxArgs},
     output::{self, text},
@@ -21,14 +25,21 @@ pub(super) async fn serve(global: &Global, args: SandboxArgs) -> anyhow::Result<
     let mut config = Config {
         // Tokens of accounts follow from it: nobody is to guess them.
         seed: RandomState::new().hash_one("seed"),
+        pod_start: Duration::from_secs(args.pod_start),
         ..Config::default()
     };
-    let sandbox = if args.live || args.from.is_some() {
+    let sandbox = if let Some(path) = &args.from {
+        let texts = read(path)?;
+        config.kubernetes_version = rehearse::version(path, args.kubernetes_version.as_ref(), || {
+            dump::kubernetes_version(&nodes(&texts))
+        })?;
+        Sandbox::from_texts(config, texts).with_context(|| format!("cannot copy {}", path.display()))?
+    } else if args.live {
         let version = args.kubernetes_version.as_ref();
-        let (version, objects) = rehearse::copy(global, args.from.as_deref(), version).await?;
+        let (version, objects) = rehearse::copy(global, None, version).await?;
         config.kubernetes_version = version;
         Sandbox::from_objects(config, objects.into_iter().map(Object::into_value))
-            .context("cannot make the copy")?
+            .context("cannot copy the cluster")?
     } else {
         if let Some(version) = &args.kubernetes_version {
             config.kubernetes_version.clone_from(version);
@@ -62,6 +73,75 @@ pub(super) async fn serve(global: &Global, args: SandboxArgs) -> anyhow::Result<
         output::note(&format!("saved to {} (it holds secrets)", path.display()));
     }
     Ok(Verdict::Done)
+}
+
+/// The objects of a file, as text: most of a large copy nobody ever looks at.
+fn read(path: &Path) -> anyhow::Result<Vec<Text>> {
+    let name = match path.to_str() {
+        Some("-") => "standard input".to_owned(),
+        _ => path.display().to_string(),
+    };
+    let mut texts = Vec::new();
+    let mut wrong = None;
+    let mut take = |piece| match piece {
+        Piece::Lines(first, text) => {
+            for (number, line) in (first..).zip(text.split(|byte| *byte == b'\n')) {
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                match Text::parse(line) {
+                    Ok(text) => texts.push(text),
+                    Err(error) => {
+                        wrong = Some((number, error.is_eof()));
+                        return false;
+                    }
+                }
+            }
+            true
+        }
+        Piece::Objects(objects) => {
+            let read = objects
+                .iter()
+                .map(|object| Text::parse(object.as_value().to_string().as_bytes()));
+            texts.extend(read.flatten());
+            true
+        }
+    };
+    let read = match path.to_str() {
+        Some("-") => dump::read_pieces(&name, std::io::stdin().lock(), &mut take),
+        _ => File::open(path)
+            .map_err(|error| DumpError {
+                name: name.clone(),
+                line: None,
+                problem: error.into(),
+            })
+            .and_then(|file| dump::read_pieces(&name, file, &mut take)),
+    };
+    let read = read.and_then(|()| match wrong {
+        None => Ok(()),
+        Some((line, is_cut)) => Err(DumpError {
+            name,
+            line: Some(line),
+            problem: if is_cut { Problem::CutOff } else { Problem::NotJson },
+        }),
+    });
+    match read {
+        Ok(()) => Ok(texts),
+        Err(error) => {
+            let hint = error.hint();
+            Err(with_hint(error.into(), hint))
+        }
+    }
+}
+
+/// The nodes among objects.
+fn nodes(texts: &[Text]) -> Vec<Object> {
+    texts
+        .iter()
+        .filter(|text| text.kind() == "Node")
+        .filter_map(|text| serde_json::from_slice::<Value>(text.json()).ok())
+        .filter_map(|node| Object::try_from(node).ok())
+        .collect()
 }
 
 fn afflict(sandbox: &Sandbox, path: &Path) -> anyhow::Result<()> {

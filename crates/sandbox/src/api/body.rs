@@ -25,7 +25,8 @@ pub(super) fn read(request: &Request) -> Result<Value> {
             if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{') {
                 return read_json(request);
             }
-            let text = std::str::from_utf8(body).map_err(Status::internal)?;
+            let text = std::str::from_utf8(body)
+                .map_err(|_| Status::bad_request("error decoding YAML: yaml: invalid leading UTF-8 octet"))?;
             serde_saphyr::from_str(text)
                 .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))
         }
