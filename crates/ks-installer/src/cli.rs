@@ -249,6 +249,9 @@ pub(crate) struct RehearseArgs {
     /// Kubernetes version of the copy; by default the nodes' highest kubelet version
     #[arg(long, value_name = "VERSION", value_parser = kubernetes_version)]
     pub kubernetes_version: Option<String>,
+    /// What does not work in the copy: a YAML file with lists `images`, `pods`, `claims` and `services` of patterns
+    #[arg(long, value_name = "FILE")]
+    pub troubles: Option<PathBuf>,
     /// Write the state after the upgrade to a file, one JSON object a line (compressed when it ends in .zst). It holds
     /// the cluster's secrets
     #[arg(long, value_name = "FILE")]

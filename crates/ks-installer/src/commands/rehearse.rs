@@ -87,6 +87,9 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
         .as_ref()
         .map_or_else(|| "the cluster".to_owned(), |path| path.display().to_string());
     let sandbox = sandbox(&version, objects).with_context(|| format!("cannot copy {source}"))?;
+    if let Some(path) = &args.troubles {
+        super::sandbox::afflict(&sandbox, path)?;
+    }
     progress.end(&format!(
         "{} on Kubernetes {version}",
         text::count(count, "object")

@@ -144,7 +144,8 @@ fn nodes(texts: &[Text]) -> Vec<Object> {
         .collect()
 }
 
-fn afflict(sandbox: &Sandbox, path: &Path) -> anyhow::Result<()> {
+/// Lets go wrong in the cluster what a file lists.
+pub(super) fn afflict(sandbox: &Sandbox, path: &Path) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let troubles = Trouble::read(&text).with_context(|| format!("cannot use {}", path.display()))?;
     for trouble in troubles {

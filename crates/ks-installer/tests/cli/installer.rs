@@ -59,7 +59,7 @@ impl Installer {
         path.display().to_string()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ks-installer"));
         command
             .args(arguments)

@@ -19,3 +19,4 @@ mod operator;
 mod plans;
 mod registry;
 mod s3;
+mod sandbox;
