@@ -142,7 +142,8 @@ async fn use_kubectl(program: PathBuf) {
     kubectl.check("api-resources", "deployments");
     kubectl.check("explain deployment.spec.strategy", "rollingUpdate");
     kubectl.check("explain pods.spec.containers --recursive", "livenessProbe");
-    kubectl.file("typo.yaml", &MANIFEST.replace("replicas: 2", "replica: 2"));
+    let (deployment, _) = MANIFEST.split_once("---").unwrap();
+    kubectl.file("typo.yaml", &deployment.replace("replicas: 2", "replica: 2"));
     kubectl.check_refused("create -f typo.yaml", "unknown field");
     kubectl.check(
         "create -n default -f typo.yaml --validate=false --dry-run=server",

@@ -14,7 +14,7 @@ use crate::api::request::Request;
 use crate::api::respond::{self, Body};
 use crate::api::{Endpoint, table};
 use crate::json::{Sent, TypeMeta, child};
-use crate::status::{Result, Status};
+use crate::status::{Result, Status, forbidden};
 use crate::store::Change;
 use crate::{Shared, convert};
 
@@ -43,6 +43,18 @@ struct Watch {
 
 pub(crate) fn answer(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoint) -> Result<Response<Body>> {
     let form = Form::of(request, endpoint.resource.is_custom())?;
+    // Clients that want a list by way of a watch (KEP-3157) ask with this, and list where it is refused.
+    if request
+        .query
+        .get("resourceVersionMatch")
+        .is_some_and(|wanted| !wanted.is_empty())
+    {
+        let causes = [forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch",
+        )];
+        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &causes));
+    }
     let mut selection = Selection::of(request, endpoint)?;
     if !endpoint.target.name.is_empty() {
         let selector = format!("metadata.name={}", endpoint.target.name);
