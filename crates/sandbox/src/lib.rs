@@ -8,6 +8,25 @@
 //!                              └─ watch ◀─ changes   controllers ┘ (namespaces, GC, CRDs, workloads: after each write)
 //! ```
 //!
+//! It depends on nothing of this project, and serves whoever needs a Kubernetes API without a cluster: in process, by a client that
+//! sends its requests to a [`Service`], or on a port, with a kubeconfig for any client.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use sandbox::{Config, Sandbox, ServeOptions};
+//!
+//! let sandbox = Sandbox::new(Config::default());
+//! let client = kube::Client::new(sandbox.service(), "default");
+//! let namespaces = kube::Api::<k8s_openapi::api::core::v1::Namespace>::all(client);
+//! assert_eq!(namespaces.list(&Default::default()).await?.items.len(), 4);
+//!
+//! let server = sandbox.serve(ServeOptions::default()).await?;
+//! std::fs::write("kubeconfig", server.kubeconfig())?;
+//! server.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! A [`Sandbox`] is a handle to one cluster. Objects are immutable and shared: a list copies none, and a
 //! [fork](Sandbox::fork) takes no time and has its own future. A write runs in a transaction in which the controllers react
 //! until nothing changes any more; a dry run is a transaction that is dropped.
@@ -17,7 +36,11 @@
 //! Requests in process are the administrator's. Over HTTPS they are those of the token's owner, or of whom that one acts as, and
 //! are authorised by the stored roles.
 //!
-//! What is absent: webhooks are never called (one that nobody answers for refuses the writes it matches), nothing runs in pods.
+//! What is due by the clock (pods that take a while to start, schedules of CronJobs) happens when the sandbox is told that time has
+//! passed: [`Sandbox::tick`].
+//!
+//! What is absent: webhooks are never called (one that nobody answers for refuses the writes it matches, one that converts is as if
+//! it were down), nothing runs in pods, protobuf is not written. The README says all of it.
 
 mod access;
 mod admission;
