@@ -2,7 +2,7 @@
 
 It takes the cluster of $KUBECONFIG, says a line per step, and ends with 1 if anything was not as a real Kubernetes has
 it. A section ends at its first failure, the others still run. Arguments name the sections to run; without any all of
-them are. With --skip-known those checks are left out that the sandbox is known not to pass yet.
+them are.
 """
 
 import base64
@@ -64,28 +64,16 @@ def plain(answer):
 class Section:
     """One section at work, with a namespace and a folder of its own."""
 
-    def __init__(self, name, namespace, folder, skip_known):
+    def __init__(self, name, namespace, folder):
         self.name = name
         self.namespace = namespace
         self.folder = folder
-        self.skip_known = skip_known
         self.differences = []
         self.core = client.CoreV1Api()
         self.apps = client.AppsV1Api()
 
     def step(self, text):
         print(f"{self.name}: {text}", flush=True)
-
-    def known(self, what, body):
-        """A check that the sandbox is known not to pass yet. The rest of the section goes on without it."""
-        if self.skip_known:
-            self.step(f"SKIPPED, for it is known to differ: {what}")
-            return
-        try:
-            body()
-            self.step(what)
-        except Failed as error:
-            self.differences.append(f"{what}: {error}")
 
     def eventually(self, what, condition):
         end = time.monotonic() + PATIENCE
@@ -278,11 +266,9 @@ def lists(s):
     equal(names(label_selector="many"), ["many-0", "many-2", "many-4"], "the objects after a deletion of some")
     s.step("deleted a collection")
 
-    def broken():
-        with refused(400, "BadRequest", "found '=', expected: ',' or 'end of string'"):
-            names(label_selector="a=b=c")
-
-    s.known("the error of a broken label selector", broken)
+    with refused(400, "BadRequest", "found '=', expected: ',' or 'end of string'"):
+        names(label_selector="a=b=c")
+    s.step("was told what is wrong with a label selector")
 
 
 def watches(s):
@@ -665,12 +651,12 @@ SECTIONS = {
 }
 
 
-def run(name, body, skip_known):
+def run(name, body):
     """Runs a section in a namespace that is made for it, and returns what is wrong."""
     core = client.CoreV1Api()
     made = core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(generate_name=f"py-{name}-")))
     folder = tempfile.TemporaryDirectory()
-    section = Section(name, made.metadata.name, folder.name, skip_known)
+    section = Section(name, made.metadata.name, folder.name)
     try:
         body(section)
     except Failed as error:
@@ -686,9 +672,7 @@ def run(name, body, skip_known):
 
 def main():
     config.load_kube_config(os.environ["KUBECONFIG"])
-    arguments = sys.argv[1:]
-    wanted = [argument for argument in arguments if argument != "--skip-known"] or list(SECTIONS)
-    failures = {name: run(name, SECTIONS[name], "--skip-known" in arguments) for name in wanted}
+    failures = {name: run(name, SECTIONS[name]) for name in sys.argv[1:] or SECTIONS}
     for name, differences in failures.items():
         for difference in differences:
             print(f"{name} FAILED: {difference}", file=sys.stderr)

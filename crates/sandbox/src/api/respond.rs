@@ -129,12 +129,14 @@ pub(crate) fn to_yaml(mut response: Response<Body>) -> Response<Body> {
     let Body(Inner::Whole(Some(bytes))) = response.body() else {
         return response;
     };
-    let Some(value) = is_json
+    let Some(mut value) = is_json
         .then(|| serde_json::from_slice::<serde_json::Value>(bytes).ok())
         .flatten()
     else {
         return response;
     };
+    // Its YAML is in the order of the names.
+    value.sort_all_objects();
     match serde_saphyr::to_string(&value) {
         Ok(text) => {
             *response.body_mut() = Body(Inner::Whole(Some(Bytes::from(text))));
