@@ -78,7 +78,7 @@ type section struct {
 	differences []string
 }
 
-// Whether the checks are left out that the sandbox is known not to pass yet.
+// Whether answers in protobuf are not asked for.
 var skipProtobuf bool
 
 // The way out of a section at its first failure.
