@@ -52,6 +52,26 @@ fn arguments<'a>(command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     all
 }
 
+/// Waits until no namespace is on its way out: nothing can be made in one, and a busy server takes its time.
+async fn wait_for_namespaces(client: &kube::Client) {
+    let namespaces = kube::Api::<k8s_openapi::api::core::v1::Namespace>::all(client.clone());
+    let end = std::time::Instant::now() + SETTLES;
+    loop {
+        let listed = namespaces.list(&kube::api::ListParams::default()).await.unwrap();
+        let leaving: Vec<_> = listed
+            .items
+            .into_iter()
+            .filter(|namespace| namespace.metadata.deletion_timestamp.is_some())
+            .filter_map(|namespace| namespace.metadata.name)
+            .collect();
+        if leaving.is_empty() {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "{leaving:?} do not go");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn control_plane_takes_every_component_and_gives_it_back() {
     let options = Options {
@@ -93,6 +113,7 @@ async fn control_plane_takes_every_component_and_gives_it_back() {
     assert_eq!(left, Vec::<String>::new());
 
     let writes = writes_of(&real, CALLER).len();
+    wait_for_namespaces(&client).await;
     caller.run(&arguments("enable", &[])).await.expect(0);
     real.wait_until_settled(SETTLES).await.unwrap();
     caller.upgrade_writes_nothing().await;

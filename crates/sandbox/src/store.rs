@@ -65,20 +65,30 @@ pub(crate) struct Change {
 #[derive(Debug, Clone)]
 pub(crate) enum Stored {
     Value(Arc<Value>),
-    Text(Arc<(Box<[u8]>, OnceLock<Arc<Value>>)>),
+    Text(Arc<Unread>),
+}
+
+/// An object as JSON, and as a value once somebody has looked at it.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    json: Box<[u8]>,
+    value: OnceLock<Arc<Value>>,
 }
 
 impl Stored {
     /// An object as JSON, which the caller has found to be JSON.
     pub(crate) fn text(json: Box<[u8]>) -> Stored {
-        Stored::Text(Arc::new((json, OnceLock::new())))
+        Stored::Text(Arc::new(Unread {
+            json,
+            value: OnceLock::new(),
+        }))
     }
 
     pub(crate) fn value(&self) -> &Arc<Value> {
         match self {
             Stored::Value(value) => value,
-            Stored::Text(text) => text.1.get_or_init(|| {
-                let read = serde_json::from_slice(&text.0);
+            Stored::Text(unread) => unread.value.get_or_init(|| {
+                let read = serde_json::from_slice(&unread.json);
                 Arc::new(read.expect("what is kept as text was found to be JSON"))
             }),
         }

@@ -200,11 +200,13 @@ fn start(bench: &Bench<'_>) -> anyhow::Result<Row> {
     })
 }
 
+/// Makes the object of a number.
+type Make = fn(usize) -> Value;
+
 /// A large file is loaded.
 fn load(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let kinds: [(&str, fn(usize) -> Value); 2] =
-        [("ConfigMaps", large_map), ("Deployments", large_deployment)];
+    let kinds: [(&str, Make); 2] = [("ConfigMaps", large_map), ("Deployments", large_deployment)];
     for (kind, make) in kinds {
         (bench.report)(&format!("loading {LOADED} {kind}"));
         let path = bench.folder.join("large.ndjson");
@@ -227,7 +229,7 @@ fn load(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn write(path: &Path, make: fn(usize) -> Value) -> anyhow::Result<()> {
+fn write(path: &Path, make: Make) -> anyhow::Result<()> {
     let writing = || format!("writing {}", path.display());
     let mut out = BufWriter::new(File::create(path).with_context(writing)?);
     for number in 0..LOADED {

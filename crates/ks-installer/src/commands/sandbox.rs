@@ -117,7 +117,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<Text>> {
             })
             .and_then(|file| dump::read_pieces(&name, file, &mut take)),
     };
-    let read = read.and_then(|()| match wrong {
+    let read = read.and(match wrong {
         None => Ok(()),
         Some((line, is_cut)) => Err(DumpError {
             name,

@@ -9,6 +9,8 @@ mod schemas;
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::Response;
 use serde_json::{Map, Value, json};
@@ -97,11 +99,7 @@ fn version_3_index(shared: &Shared, state: &State) -> Value {
     let paths: Map<String, Value> = contents
         .into_iter()
         .map(|(path, digest)| {
-            let hash: String = digest
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02X}"))
-                .collect();
+            let hash = URL_SAFE_NO_PAD.encode(digest.finalize());
             let address = format!("/openapi/v3/{path}?hash={hash}");
             (path, json!({ "serverRelativeURL": address }))
         })

@@ -129,10 +129,10 @@ fn field(out: &mut Vec<u8>, number: u64, content: &[u8]) {
 /// A number in groups of seven bits, the lowest first.
 fn varint(out: &mut Vec<u8>, mut number: u64) {
     while number > 0x7f {
-        out.push((number & 0x7f) as u8 | 0x80);
+        out.push(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
     }
-    out.push(number as u8);
+    out.push(number.to_le_bytes()[0]);
 }
 
 #[cfg(test)]
