@@ -165,7 +165,7 @@ fn an_upgrade_is_rehearsed_on_a_bad_day() {
     assert_ne!(ended.code, 0, "{ended:?}");
     let said = format!("{}{}", ended.out, ended.err);
     assert!(
-        said.contains("ks-apiserver") && said.contains("ImagePullBackOff"),
+        said.contains("ks-apiserver") && said.contains("cannot be pulled"),
         "{said}"
     );
 }
