@@ -49,10 +49,17 @@ pub(crate) fn answer(shared: &Arc<Shared>, request: &Request, endpoint: &Endpoin
         .get("resourceVersionMatch")
         .is_some_and(|wanted| !wanted.is_empty())
     {
-        let causes = [forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch",
-        )];
+        const FIELD: &str = "resourceVersionMatch";
+        let mut causes = vec![forbidden(FIELD, "resourceVersionMatch is forbidden for watch")];
+        if request
+            .query
+            .get("resourceVersion")
+            .unwrap_or_default()
+            .is_empty()
+        {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            causes.push(forbidden(FIELD, why));
+        }
         return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &causes));
     }
     let mut selection = Selection::of(request, endpoint)?;
