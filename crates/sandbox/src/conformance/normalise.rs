@@ -59,6 +59,7 @@ pub(super) fn normalise(answers: &mut [Value], steps: &[Step]) {
     for (answer, step) in answers.iter_mut().zip(steps) {
         reduce(answer, step);
         sort_complaints(answer);
+        sort_rules(answer);
     }
     let mut names = Names::default();
     let mut versions = BTreeSet::new();
@@ -75,6 +76,18 @@ pub(super) fn normalise(answers: &mut [Value], steps: &[Step]) {
         .sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
     for answer in answers {
         *answer = rename(answer, "", &mut names);
+    }
+}
+
+/// The rules of a review come in the order of bindings in the server's cache, which it draws.
+fn sort_rules(answer: &mut Value) {
+    for place in ["/body/status/resourceRules", "/body/status/nonResourceRules"] {
+        if let Some(Value::Array(rules)) = answer.pointer_mut(place) {
+            let key = |rule: &Value, field: &str| rule.get(field).map(Value::to_string);
+            rules.sort_by_cached_key(|rule| {
+                ["apiGroups", "resources", "nonResourceURLs", "verbs"].map(|field| key(rule, field))
+            });
+        }
     }
 }
 
