@@ -59,7 +59,7 @@ pub(super) fn normalise(answers: &mut [Value], steps: &[Step]) {
     for (answer, step) in answers.iter_mut().zip(steps) {
         reduce(answer, step);
         sort_complaints(answer);
-        sort_rules(answer);
+        sort_drawn(answer);
     }
     let mut names = Names::default();
     let mut versions = BTreeSet::new();
@@ -79,8 +79,16 @@ pub(super) fn normalise(answers: &mut [Value], steps: &[Step]) {
     }
 }
 
-/// The rules of a review come in the order of bindings in the server's cache, which it draws.
-fn sort_rules(answer: &mut Value) {
+/// The rules of a review come in the order of bindings in the server's cache, the conflicts of an apply in that of the managers in
+/// a Go map: the server draws both.
+fn sort_drawn(answer: &mut Value) {
+    if let Some(Value::Array(causes)) = answer.pointer_mut("/body/details/causes")
+        && causes
+            .iter()
+            .all(|cause| cause["reason"] == "FieldManagerConflict")
+    {
+        causes.sort_by_cached_key(|cause| ["message", "field"].map(|field| cause[field].to_string()));
+    }
     for place in ["/body/status/resourceRules", "/body/status/nonResourceRules"] {
         if let Some(Value::Array(rules)) = answer.pointer_mut(place) {
             let key = |rule: &Value, field: &str| rule.get(field).map(Value::to_string);
