@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::controllers::workloads::{controller_of, count, is_ready, observe};
+use crate::controllers::workloads::{Rounded, amount, controller_of, count, is_ready, observe, owner_key};
 use crate::controllers::write_status;
 use crate::json::{child, is_deleting, name, namespace, number_at, text, text_at};
 use crate::kinds::Resource;
@@ -108,26 +108,15 @@ fn wanted(transaction: &Transaction, budget: &Value, pods: &[Arc<Value>]) -> (i6
     let scale = || scale_of(transaction, pods);
     if let Some(most) = budget.pointer("/spec/maxUnavailable") {
         let expected = scale();
-        return (expected, (expected - amount(most, expected)).max(0));
+        return (expected, (expected - amount(most, expected, Rounded::Up)).max(0));
     }
     match budget.pointer("/spec/minAvailable") {
         Some(least @ Value::String(_)) => {
             let expected = scale();
-            (expected, amount(least, expected))
+            (expected, amount(least, expected, Rounded::Up))
         }
         Some(least) => (count(pods.len()), least.as_i64().unwrap_or(0)),
         None => (count(pods.len()), 0),
-    }
-}
-
-/// A number, or a part of the whole in percent, rounded up.
-fn amount(value: &Value, whole: i64) -> i64 {
-    let percent = value.as_str().and_then(|text| text.strip_suffix('%'));
-    match percent.and_then(|number| number.parse::<i64>().ok()) {
-        Some(percent) => {
-            (percent.saturating_mul(whole)).div_euclid(100) + i64::from(percent * whole % 100 != 0)
-        }
-        None => value.as_i64().unwrap_or(0),
     }
 }
 
@@ -152,7 +141,7 @@ fn scale_of(transaction: &Transaction, pods: &[Arc<Value>]) -> i64 {
 
 fn owner_of(transaction: &Transaction, object: &Value) -> Option<Arc<Value>> {
     controller_of(object)?;
-    let key = super::workloads::owner_key(transaction, object)?;
+    let key = owner_key(transaction, object)?;
     transaction.state.get(&key).cloned()
 }
 

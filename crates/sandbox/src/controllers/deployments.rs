@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::controllers::workloads::{
-    self, children, count, count_ready, create_pod, delete, delete_pod, hash, is_ready, mk_pod, observe,
-    owner_reference, set_counts, set_label, template,
+    self, Rounded, amount, children, count, count_ready, create_pod, delete, delete_pod, hash, is_ready,
+    mk_pod, observe, owner_reference, set_counts, set_label, template,
 };
 use crate::controllers::{create, write_status};
 use crate::json::{child, is_deleting, list_at, name, namespace, number_at, object, text, text_at};
@@ -112,21 +112,20 @@ fn copied_annotations(deployment: &Value) -> Value {
     copied
 }
 
+/// A bound of a rolling update: a quarter unless the Deployment says something else.
+fn rolling(deployment: &Value, bound: &str, wanted: i64, rounded: Rounded) -> i64 {
+    let given = deployment.pointer(&format!("/spec/strategy/rollingUpdate/{bound}"));
+    amount(given.unwrap_or(&json!("25%")), wanted, rounded)
+}
+
 /// How many pods a rolling update may have at most.
 fn maximum(deployment: &Value) -> i64 {
     let wanted = replicas(deployment);
     if text_at(deployment, "/spec/strategy/type") == "Recreate" || wanted == 0 {
         return wanted;
     }
-    let surge = match deployment.pointer("/spec/strategy/rollingUpdate/maxSurge") {
-        Some(Value::String(percent)) => {
-            let percent: i64 = percent.trim_end_matches('%').parse().unwrap_or(25);
-            (wanted * percent + 99) / 100
-        }
-        Some(number) => number.as_i64().unwrap_or(0),
-        None => (wanted * 25 + 99) / 100,
-    };
-    wanted + surge
+    let surge = rolling(deployment, "maxSurge", wanted, Rounded::Up);
+    wanted.saturating_add(surge)
 }
 
 /// How many of the pods a rolling update may leave missing.
@@ -135,13 +134,7 @@ fn max_unavailable(deployment: &Value) -> i64 {
         return 0;
     }
     let wanted = replicas(deployment);
-    let unavailable = match deployment.pointer("/spec/strategy/rollingUpdate/maxUnavailable") {
-        Some(Value::String(percent)) => {
-            wanted * percent.trim_end_matches('%').parse::<i64>().unwrap_or(25) / 100
-        }
-        Some(number) => number.as_i64().unwrap_or(0),
-        None => wanted * 25 / 100,
-    };
+    let unavailable = rolling(deployment, "maxUnavailable", wanted, Rounded::Down);
     // Where rounding leaves no room at all, the controller makes some.
     if maximum(deployment) == wanted {
         unavailable.max(1)

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::controllers::workloads::{
-    self, children, count, count_ready, create_pod, delete_pod, fitting_nodes, is_finished, is_ready, mk_pod,
-    observe, revise, set_counts, set_label, template,
+    self, Rounded, amount, children, count, count_ready, create_pod, delete_pod, fitting_nodes, is_finished,
+    is_ready, mk_pod, observe, revise, set_counts, set_label, template,
 };
 use crate::controllers::{create, write_status};
 use crate::json::{child, is_deleting, list_at, name, namespace, number_at, object, text, text_at};
@@ -239,14 +239,9 @@ pub(crate) fn reconcile_daemon(transaction: &mut Transaction, key: &Key) -> Resu
 
 /// How many nodes an update of daemons may leave without one.
 fn max_unavailable(set: &Value, nodes: usize) -> i64 {
-    match set.pointer("/spec/updateStrategy/rollingUpdate/maxUnavailable") {
-        Some(Value::String(percent)) => {
-            let percent: i64 = percent.trim_end_matches('%').parse().unwrap_or(0);
-            ((count(nodes) * percent + 99) / 100).max(1)
-        }
-        Some(number) => number.as_i64().unwrap_or(1).max(1),
-        None => 1,
-    }
+    set.pointer("/spec/updateStrategy/rollingUpdate/maxUnavailable")
+        .map_or(1, |most| amount(most, count(nodes), Rounded::Up))
+        .max(1)
 }
 
 /// The node that a daemon's pod runs on, or is meant for.
@@ -296,15 +291,22 @@ fn daemon_pod(set: &Value, template: &Value, node: &str, hash: &str, generation:
     pod
 }
 
+/// `Complete` or `Failed`, once a Job is.
+pub(crate) fn job_outcome(job: &Value) -> Option<&str> {
+    list_at(job, "/status/conditions")
+        .iter()
+        .find(|condition| {
+            matches!(text(condition, "type"), "Complete" | "Failed") && text(condition, "status") == "True"
+        })
+        .map(|condition| text(condition, "type"))
+}
+
 /// Runs a Job: its pods succeed.
 pub(crate) fn reconcile_job(transaction: &mut Transaction, key: &Key) -> Result<()> {
     let Some(job) = transaction.state.get(key).cloned() else {
         return Ok(());
     };
-    let finished = list_at(&job, "/status/conditions").iter().any(|condition| {
-        matches!(text(condition, "type"), "Complete" | "Failed") && text(condition, "status") == "True"
-    });
-    if is_deleting(&job) || finished {
+    if is_deleting(&job) || job_outcome(&job).is_some() {
         return Ok(());
     }
     let kind = transaction.builtin("batch", "jobs")?;

@@ -7,9 +7,10 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
 use serde_json::{Value, json};
 
+use crate::controllers::sets::job_outcome;
 use crate::controllers::workloads::{children, delete, owner_reference};
 use crate::controllers::{create, pods, write_status};
-use crate::json::{child, is_deleting, list_at, name, namespace, number_at, text, text_at, uid};
+use crate::json::{child, is_deleting, name, namespace, number_at, text_at, uid};
 use crate::status::Result;
 use crate::store::{Collection, Key, State};
 use crate::transaction::Transaction;
@@ -120,7 +121,7 @@ fn run(transaction: &mut Transaction, schedule: &Arc<Value>, time: Timestamp) ->
     let jobs = transaction.builtin("batch", "jobs")?;
     let active: Vec<_> = children(transaction, schedule, &jobs)
         .into_iter()
-        .filter(|job| !is_finished(job))
+        .filter(|job| job_outcome(job).is_none())
         .collect();
     let policy = text_at(schedule, "/spec/concurrencyPolicy");
     if policy == "Forbid" && !active.is_empty() {
@@ -165,20 +166,6 @@ fn run(transaction: &mut Transaction, schedule: &Arc<Value>, time: Timestamp) ->
     tidy(transaction, &key)
 }
 
-fn is_finished(job: &Value) -> bool {
-    outcome(job).is_some()
-}
-
-/// `Complete` or `Failed`, once a Job is.
-fn outcome(job: &Value) -> Option<&str> {
-    list_at(job, "/status/conditions")
-        .iter()
-        .find(|condition| {
-            matches!(text(condition, "type"), "Complete" | "Failed") && text(condition, "status") == "True"
-        })
-        .map(|condition| text(condition, "type"))
-}
-
 /// Lists the Jobs that run, and lets those go that are more than the history is to have.
 pub(crate) fn tidy(transaction: &mut Transaction, key: &Key) -> Result<()> {
     let Some(schedule) = transaction.state.get(key).cloned() else {
@@ -196,7 +183,10 @@ pub(crate) fn tidy(transaction: &mut Transaction, key: &Key) -> Result<()> {
         ("Complete", "successfulJobsHistoryLimit", 3),
         ("Failed", "failedJobsHistoryLimit", 1),
     ] {
-        let ended: Vec<_> = all.iter().filter(|job| outcome(job) == Some(wanted)).collect();
+        let ended: Vec<_> = all
+            .iter()
+            .filter(|job| job_outcome(job) == Some(wanted))
+            .collect();
         let limit = number_at(&schedule, &format!("/spec/{limit}")).unwrap_or(otherwise);
         let surplus = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
         for job in ended.into_iter().take(surplus) {
@@ -205,7 +195,7 @@ pub(crate) fn tidy(transaction: &mut Transaction, key: &Key) -> Result<()> {
     }
     let active: Vec<_> = all
         .iter()
-        .filter(|job| !is_finished(job))
+        .filter(|job| job_outcome(job).is_none())
         .map(|job| {
             json!({
                 "apiVersion": "batch/v1", "kind": "Job", "name": name(job), "namespace": namespace(job),

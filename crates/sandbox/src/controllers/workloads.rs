@@ -127,6 +127,26 @@ pub(crate) fn count(items: usize) -> i64 {
     i64::try_from(items).unwrap_or(i64::MAX)
 }
 
+/// Which way a part of the whole is rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rounded {
+    Up,
+    Down,
+}
+
+/// A number as it is, or a percentage of the whole. Whatever stands in the percentage, it is no more than a number can hold.
+pub(crate) fn amount(value: &Value, whole: i64, rounded: Rounded) -> i64 {
+    let Some(percent) = value.as_str() else {
+        return value.as_i64().unwrap_or(0);
+    };
+    let percent: i64 = percent.trim_end_matches('%').parse().unwrap_or(0);
+    let parts = whole.saturating_mul(percent);
+    match rounded {
+        Rounded::Up => parts.saturating_add(99) / 100,
+        Rounded::Down => parts / 100,
+    }
+}
+
 /// A pod made from a template; the caller names it.
 pub(crate) fn mk_pod(owner: &Value, template: &Value) -> Value {
     let mut metadata = Map::new();
@@ -339,4 +359,22 @@ pub(crate) fn owner_key(transaction: &Transaction, object: &Value) -> Option<Key
         .get(&key)
         .filter(|found| uid(found) == text(owner, "uid"))?;
     Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_whole_are_rounded() {
+        let check = |value: Value, up: i64, down: i64| {
+            assert_eq!(amount(&value, 3, Rounded::Up), up, "{value}");
+            assert_eq!(amount(&value, 3, Rounded::Down), down, "{value}");
+        };
+        check(json!(2), 2, 2);
+        check(json!("25%"), 1, 0);
+        check(json!("100%"), 3, 3);
+        check(json!("0%"), 0, 0);
+        check(json!("9223372036854775807%"), i64::MAX / 100, i64::MAX / 100);
+    }
 }
