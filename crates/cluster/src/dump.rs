@@ -68,20 +68,32 @@ impl DumpError {
     }
 }
 
-/// Reads the objects of a file.
+/// What there is to read behind a path, and what errors call it: a file, or standard input for `-`.
 ///
 /// # Errors
-/// One error that names the line, never its contents.
-pub fn read(path: &Path) -> Result<Vec<Object>, DumpError> {
+/// The file cannot be opened.
+pub fn source(path: &Path) -> Result<(String, Box<dyn Read>), DumpError> {
+    if path.to_str() == Some("-") {
+        return Ok(("standard input".to_owned(), Box::new(io::stdin())));
+    }
     let name = path.display().to_string();
     match File::open(path) {
-        Ok(file) => read_from(&name, file),
+        Ok(file) => Ok((name, Box::new(file))),
         Err(error) => Err(DumpError {
             name,
             line: None,
             problem: error.into(),
         }),
     }
+}
+
+/// Reads the objects behind a path, see [`source`].
+///
+/// # Errors
+/// One error that names the line, never its contents.
+pub fn read(path: &Path) -> Result<Vec<Object>, DumpError> {
+    let (name, source) = source(path)?;
+    read_from(&name, source)
 }
 
 /// Reads the objects of a stream; `name` is what errors call it.

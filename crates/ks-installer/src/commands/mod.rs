@@ -101,6 +101,12 @@ fn confirm(question: &str) -> anyhow::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+/// What was wrong with a dump, and what to do about it.
+pub(crate) fn dump_error(error: cluster::dump::DumpError) -> anyhow::Error {
+    let hint = error.hint();
+    with_hint(error.into(), hint)
+}
+
 pub(crate) fn with_hint(error: anyhow::Error, hint: Option<String>) -> anyhow::Error {
     match hint {
         Some(hint) => anyhow!("{error:#}\nhint: {hint}"),

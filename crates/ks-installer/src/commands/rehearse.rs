@@ -8,7 +8,7 @@ use object::Object;
 use sandbox::{Config, Sandbox};
 use serde_json::json;
 
-use super::{Verdict, Waits, connect, plan, read_error, releases, session, upgrade_command, with_hint};
+use super::{Verdict, Waits, connect, dump_error, plan, read_error, releases, session, upgrade_command};
 use crate::{
     cli::{Format, Global, RehearseArgs},
     output::{self, progress::Progress, text},
@@ -49,14 +49,7 @@ pub(super) async fn copy(
         let objects = snapshot.objects.into_values().collect();
         return Ok((version, objects));
     };
-    let read = match path.to_str() {
-        Some("-") => dump::read_from("standard input", std::io::stdin().lock()),
-        _ => dump::read(path),
-    };
-    let objects = read.map_err(|error| {
-        let hint = error.hint();
-        with_hint(error.into(), hint)
-    })?;
+    let objects = dump::read(path).map_err(dump_error)?;
     let version = version(path, kubernetes_version, || dump::kubernetes_version(&objects))?;
     Ok((version, objects))
 }

@@ -1,6 +1,5 @@
 //! `sandbox`: a Kubernetes API of one's own, with what a cluster holds.
 
-use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,7 +13,7 @@ use sandbox::{Config, Sandbox, ServeOptions, Text};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Verdict, rehearse, with_hint};
+use super::{Verdict, dump_error, rehearse};
 use crate::{
     cli::{Global, SandboxArgs},
     output::{self, text},
@@ -29,7 +28,7 @@ pub(super) async fn serve(global: &Global, args: SandboxArgs) -> anyhow::Result<
         ..Config::default()
     };
     let sandbox = if let Some(path) = &args.from {
-        let texts = read(path)?;
+        let texts = read(path).map_err(dump_error)?;
         config.kubernetes_version = rehearse::version(path, args.kubernetes_version.as_ref(), || {
             dump::kubernetes_version(&nodes(&texts))
         })?;
@@ -76,61 +75,46 @@ pub(super) async fn serve(global: &Global, args: SandboxArgs) -> anyhow::Result<
 }
 
 /// The objects of a file, as text: most of a large copy nobody ever looks at.
-fn read(path: &Path) -> anyhow::Result<Vec<Text>> {
-    let name = match path.to_str() {
-        Some("-") => "standard input".to_owned(),
-        _ => path.display().to_string(),
-    };
+fn read(path: &Path) -> Result<Vec<Text>, DumpError> {
+    let (name, source) = dump::source(path)?;
     let mut texts = Vec::new();
     let mut wrong = None;
-    let mut take = |piece| match piece {
-        Piece::Lines(first, text) => {
-            for (number, line) in (first..).zip(text.split(|byte| *byte == b'\n')) {
-                if line.iter().all(u8::is_ascii_whitespace) {
-                    continue;
-                }
-                match Text::parse(line) {
-                    Ok(text) => texts.push(text),
-                    Err(error) => {
-                        wrong = Some((number, error.is_eof()));
-                        return false;
+    dump::read_pieces(&name, source, |piece| {
+        match piece {
+            Piece::Lines(first, text) => {
+                for (number, line) in (first..).zip(text.split(|byte| *byte == b'\n')) {
+                    if line.iter().all(u8::is_ascii_whitespace) {
+                        continue;
+                    }
+                    match Text::parse(line) {
+                        Ok(text) => texts.push(text),
+                        Err(error) => {
+                            wrong = Some((number, error));
+                            return false;
+                        }
                     }
                 }
             }
-            true
+            Piece::Objects(objects) => {
+                let read = objects
+                    .iter()
+                    .map(|object| Text::parse(object.as_value().to_string().as_bytes()));
+                texts.extend(read.flatten());
+            }
         }
-        Piece::Objects(objects) => {
-            let read = objects
-                .iter()
-                .map(|object| Text::parse(object.as_value().to_string().as_bytes()));
-            texts.extend(read.flatten());
-            true
-        }
-    };
-    let read = match path.to_str() {
-        Some("-") => dump::read_pieces(&name, std::io::stdin().lock(), &mut take),
-        _ => File::open(path)
-            .map_err(|error| DumpError {
-                name: name.clone(),
-                line: None,
-                problem: error.into(),
-            })
-            .and_then(|file| dump::read_pieces(&name, file, &mut take)),
-    };
-    let read = read.and(match wrong {
-        None => Ok(()),
-        Some((line, is_cut)) => Err(DumpError {
+        true
+    })?;
+    match wrong {
+        None => Ok(texts),
+        Some((line, error)) => Err(DumpError {
             name,
             line: Some(line),
-            problem: if is_cut { Problem::CutOff } else { Problem::NotJson },
+            problem: if error.is_eof() {
+                Problem::CutOff
+            } else {
+                Problem::NotJson
+            },
         }),
-    });
-    match read {
-        Ok(()) => Ok(texts),
-        Err(error) => {
-            let hint = error.hint();
-            Err(with_hint(error.into(), hint))
-        }
     }
 }
 

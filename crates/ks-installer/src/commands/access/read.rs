@@ -1,7 +1,6 @@
 //! Reading what access depends on, from a file or from the cluster.
 
 use std::{
-    fs::File,
     io::Read,
     path::Path,
     sync::{Mutex, mpsc},
@@ -19,7 +18,7 @@ use release::Version;
 
 use crate::{
     cli::Global,
-    commands::{connect, read_error, with_hint},
+    commands::{connect, dump_error, read_error},
     output,
 };
 
@@ -51,22 +50,9 @@ pub(super) async fn records(global: &Global, from: Option<&Path>) -> anyhow::Res
         }
         return Ok(snapshot.objects.values().collect());
     };
-    let name = path.display().to_string();
-    let read = if path.to_str() == Some("-") {
-        read("standard input", std::io::stdin().lock())
-    } else {
-        File::open(path)
-            .map_err(|error| DumpError {
-                name: name.clone(),
-                line: None,
-                problem: error.into(),
-            })
-            .and_then(|file| read(&name, file))
-    };
-    read.map_err(|error| {
-        let hint = error.hint();
-        with_hint(error.into(), hint)
-    })
+    dump::source(path)
+        .and_then(|(name, source)| read(&name, source))
+        .map_err(dump_error)
 }
 
 /// One thread takes the compression off, others read the text.
