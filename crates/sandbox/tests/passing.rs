@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
 use sandbox::{Config, Sandbox};
 use serde_json::{Value, json};
-use tower::Service as _;
+
+use common::send;
+
+#[allow(dead_code, reason = "shared with tests that look at headers")]
+mod common;
 
 /// A sandbox and the hand that moves its clock.
 struct World {
@@ -40,16 +42,8 @@ impl World {
     }
 
     async fn send(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
-        let request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))
-            .expect("a request");
-        let response = self.sandbox.service().call(request).await.expect("an answer");
-        let code = response.status().as_u16();
-        let body = response.into_body().collect().await.expect("a body").to_bytes();
-        (code, serde_json::from_slice(&body).expect("JSON"))
+        let answer = send(&self.sandbox, method, path, "*/*", body).await;
+        (answer.code, answer.json())
     }
 
     async fn get(&self, path: &str) -> Value {
