@@ -351,12 +351,20 @@ fn is_blank(line: &[u8]) -> bool {
     line.iter().all(u8::is_ascii_whitespace)
 }
 
-/// Writes objects to a file, one JSON object a line, compressed when its name ends in `.zst`. The file is there
-/// whole or not at all, and only its owner may read it: it holds Secrets.
+/// Whether a file could be written there: better known before the work than after it.
+///
+/// # Errors
+/// Its folder is not there, or nothing can be written to it.
+pub fn check_writable(path: &Path) -> io::Result<()> {
+    Pending::begin(path).map(drop)
+}
+
+/// Writes a dump to a file: lines of one JSON object each, compressed when its name ends in `.zst`. The file is there whole or not
+/// at all, and only its owner may read it: it holds Secrets.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write<'a>(path: &Path, objects: impl IntoIterator<Item = &'a Object>) -> Result<(), DumpError> {
+pub fn write(path: &Path, lines: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), DumpError> {
     let compressed = path.extension().is_some_and(|extension| extension == "zst");
     let write = || -> io::Result<()> {
         let mut file = Pending::begin(path)?;
@@ -364,10 +372,10 @@ pub fn write<'a>(path: &Path, objects: impl IntoIterator<Item = &'a Object>) -> 
         if compressed {
             let mut encoder = zstd::Encoder::new(&mut out, LEVEL)?;
             encoder.include_checksum(true)?;
-            write_to(&mut encoder, objects)?;
+            lines(&mut encoder)?;
             encoder.finish()?;
         } else {
-            write_to(&mut out, objects)?;
+            lines(&mut out)?;
         }
         out.flush()?;
         drop(out);
@@ -378,14 +386,6 @@ pub fn write<'a>(path: &Path, objects: impl IntoIterator<Item = &'a Object>) -> 
         line: None,
         problem: error.into(),
     })
-}
-
-fn write_to<'a>(mut out: impl Write, objects: impl IntoIterator<Item = &'a Object>) -> io::Result<()> {
-    for object in objects {
-        serde_json::to_writer(&mut out, object.as_value())?;
-        out.write_all(b"\n")?;
-    }
-    Ok(())
 }
 
 /// The Kubernetes version of a dump: the highest kubelet's, since no kubelet is newer than its API server.
@@ -525,7 +525,11 @@ mod tests {
         for name in ["a.ndjson", "a.ndjson.zst"] {
             let path = folder.path().join(name);
             let objects = [mk_object("a"), mk_object("b")];
-            write(&path, &objects).unwrap();
+            let lines: String = objects
+                .iter()
+                .map(|object| format!("{}\n", object.as_value()))
+                .collect();
+            write(&path, |out| out.write_all(lines.as_bytes())).unwrap();
             assert_eq!(read(&path).unwrap(), objects);
             assert_eq!(
                 std::fs::read(&path).unwrap().starts_with(&ZSTD_MAGIC),

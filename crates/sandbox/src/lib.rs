@@ -65,6 +65,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -423,6 +424,25 @@ impl Sandbox {
                     .collect::<Vec<_>>()
             })
             .collect()
+    }
+
+    /// How many objects there are.
+    pub fn count(&self) -> usize {
+        let state = self.shared.state();
+        state.collections().map(|(_, collection)| collection.len()).sum()
+    }
+
+    /// Writes every object, one in JSON a line, in the order of [`Sandbox::objects`]. What nobody has looked at is written as it was
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// When the writer has one.
+    pub fn write_to(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        for (_, collection) in self.shared.state().collections() {
+            collection.write_to(out)?;
+        }
+        Ok(())
     }
 
     /// A second cluster with the same past and a future of its own. Takes no time, whatever the size.

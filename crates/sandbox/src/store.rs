@@ -1,5 +1,6 @@
 //! The objects, their history and what is derived from them: persistent maps, so that a copy costs nothing.
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
@@ -122,6 +123,18 @@ pub(crate) struct Collection {
 impl Collection {
     pub(crate) fn get(&self, path: &str) -> Option<&Arc<Value>> {
         self.objects.get(path).map(Stored::value)
+    }
+
+    /// Writes the objects, one a line.
+    pub(crate) fn write_to(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        for (_, object) in self.objects.iter() {
+            match object {
+                Stored::Text(unread) if unread.value.get().is_none() => out.write_all(&unread.json)?,
+                read => serde_json::to_writer(&mut *out, read.value())?,
+            }
+            out.write_all(b"\n")?;
+        }
+        Ok(())
     }
 
     pub(crate) fn len(&self) -> usize {

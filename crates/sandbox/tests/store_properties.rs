@@ -201,6 +201,12 @@ proptest! {
             prop_assert_eq!(&objects(&loaded), &saved);
             let texts = saved.iter().map(|object| Text::parse(object.to_string().as_bytes()).expect("JSON"));
             let read = Sandbox::from_texts(Config::default(), texts).expect("loaded from texts");
+            prop_assert_eq!(read.count(), saved.len());
+            let mut written = Vec::new();
+            read.write_to(&mut written).expect("written");
+            let lines: Vec<Value> = written.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+                .map(|line| serde_json::from_slice(line).expect("JSON")).collect();
+            prop_assert_eq!(&lines, &saved);
             prop_assert_eq!(list(&read, "").await.1, list(&sandbox, "").await.1);
             prop_assert_eq!(&objects(&read), &saved);
             // It also goes on as the other does.

@@ -1,6 +1,9 @@
 //! `rehearse`: the upgrade on a copy in the sandbox.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context as _, anyhow};
 use cluster::{Cluster, Scope, dump};
@@ -69,6 +72,7 @@ pub(super) fn version(
 }
 
 pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Result<Verdict> {
+    check_save(args.save.as_ref())?;
     let json = global.output == Format::Json;
     let started = Instant::now();
     let progress = Progress::new(!json);
@@ -159,11 +163,19 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
     Ok(verdict)
 }
 
+/// Writes all that a sandbox holds to a file.
 pub(super) fn save(sandbox: &Sandbox, path: &Path) -> anyhow::Result<()> {
-    let objects = sandbox
-        .objects()
-        .iter()
-        .map(|object| Object::try_from(object.as_ref().clone()))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(dump::write(path, &objects)?)
+    Ok(dump::write(path, |out| sandbox.write_to(out))?)
+}
+
+/// Refuses to begin what could not be saved in the end.
+pub(super) fn check_save(path: Option<&PathBuf>) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    dump::check_writable(path).map_err(|error| {
+        anyhow!(
+            "{} cannot be written: {}\nhint: make its folder, or name a file in one that is there and yours",
+            path.display(),
+            error.kind()
+        )
+    })
 }

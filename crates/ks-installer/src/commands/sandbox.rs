@@ -21,6 +21,7 @@ use crate::{
 
 /// Serves until interrupted.
 pub(super) async fn serve(global: &Global, args: SandboxArgs) -> anyhow::Result<Verdict> {
+    rehearse::check_save(args.save.as_ref())?;
     let mut config = Config {
         // Tokens of accounts follow from it: nobody is to guess them.
         seed: RandomState::new().hash_one("seed"),
@@ -59,18 +60,29 @@ pub(super) async fn serve(global: &Global, args: SandboxArgs) -> anyhow::Result<
     output::print(&server.kubeconfig());
     output::note(&format!(
         "{} at {}. Put the kubeconfig above into a file for kubectl; stop with Ctrl-C.",
-        text::count(sandbox.objects().len(), "object"),
+        text::count(sandbox.count(), "object"),
         server.url()
     ));
-    tokio::select! {
-        _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
-    }
-    server.shutdown().await;
+    let mut stopped = async || {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+    };
+    stopped().await;
     if let Some(path) = &args.save {
-        rehearse::save(&sandbox, path)?;
+        if let Err(error) = rehearse::save(&sandbox, path) {
+            // The state is in this process and nowhere else.
+            output::note(&format!(
+                "error: {error:#}\nhint: it is still served; make room for {}, then stop it again to save",
+                path.display()
+            ));
+            stopped().await;
+            rehearse::save(&sandbox, path)?;
+        }
         output::note(&format!("saved to {} (it holds secrets)", path.display()));
     }
+    server.shutdown().await;
     Ok(Verdict::Done)
 }
 

@@ -152,6 +152,16 @@ fn what_cannot_be_served_is_said_with_its_line() {
         &["--kubernetes-version"],
     );
     installer.check_error(&["sandbox", "--from", "missing"], &["missing"]);
+    // Before it begins, not when all is lost.
+    installer.check_error(
+        &["sandbox", "--save", "no/such/a.ndjson"],
+        &["no/such/a.ndjson", "hint: make its folder"],
+    );
+    let from = support::tenants_file().display().to_string();
+    installer.check_error(
+        &["rehearse", "--from", &from, "--save", "no/such/a.ndjson"],
+        &["hint: make its folder"],
+    );
     installer.write("bad.yaml", "image: []\n");
     installer.check_error(&["sandbox", "--troubles", "bad.yaml"], &["bad.yaml"]);
 }
