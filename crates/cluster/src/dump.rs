@@ -525,11 +525,12 @@ mod tests {
         for name in ["a.ndjson", "a.ndjson.zst"] {
             let path = folder.path().join(name);
             let objects = [mk_object("a"), mk_object("b")];
-            let lines: String = objects
-                .iter()
-                .map(|object| format!("{}\n", object.as_value()))
-                .collect();
-            write(&path, |out| out.write_all(lines.as_bytes())).unwrap();
+            write(&path, |out| {
+                objects
+                    .iter()
+                    .try_for_each(|object| writeln!(out, "{}", object.as_value()))
+            })
+            .unwrap();
             assert_eq!(read(&path).unwrap(), objects);
             assert_eq!(
                 std::fs::read(&path).unwrap().starts_with(&ZSTD_MAGIC),

@@ -500,7 +500,7 @@ impl Sandbox {
     /// # Errors
     ///
     /// When the address cannot be listened on or no certificate can be made.
-    pub async fn serve(&self, options: ServeOptions) -> std::io::Result<Server> {
+    pub async fn serve(&self, options: ServeOptions) -> io::Result<Server> {
         Server::start(self.service(), options).await
     }
 }

@@ -127,7 +127,7 @@ impl Collection {
 
     /// Writes the objects, one a line.
     pub(crate) fn write_to(&self, out: &mut dyn io::Write) -> io::Result<()> {
-        for (_, object) in self.objects.iter() {
+        for (_, object) in &self.objects {
             match object {
                 Stored::Text(unread) if unread.value.get().is_none() => out.write_all(&unread.json)?,
                 read => serde_json::to_writer(&mut *out, read.value())?,
