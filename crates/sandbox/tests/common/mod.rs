@@ -8,20 +8,20 @@ use serde_json::Value;
 use tower::Service as _;
 
 /// An answer as it came.
-pub struct Answer {
-    pub code: u16,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 }
 
 /// Sends a request with a body in JSON; `accept` is what is wanted in answer.
-pub async fn send(sandbox: &Sandbox, method: &str, path: &str, accept: &str, body: Value) -> Answer {
+pub(crate) async fn send(sandbox: &Sandbox, method: &str, path: &str, accept: &str, body: Value) -> Answer {
     let request = http::Request::builder()
         .method(method)
         .uri(path)
