@@ -154,7 +154,7 @@ impl Writer<'_> {
                             .resource_version()
                             .unwrap_or_default()
                             .clone_into(&mut version),
-                        Err(error) if is_conflict(&error) => {
+                        Err(error) if is_changed(&error) => {
                             let Some(now) = self.reread(step).await? else {
                                 return Ok(Outcome::Superseded);
                             };
@@ -177,7 +177,7 @@ impl Writer<'_> {
                 Ok(object) => return Ok(self.note(object)),
                 // Made by somebody else meanwhile, or by a try whose answer was lost.
                 Err(error) if is_taken(&error) => return Ok(Outcome::Superseded),
-                Err(error) if is_conflict(&error) => {
+                Err(error) if is_conflict(&error) || live.is_some() && is_changed(&error) => {
                     let Some(now) = self.reread(step).await? else {
                         return Ok(Outcome::Superseded);
                     };
@@ -208,7 +208,7 @@ impl Writer<'_> {
             };
             match written {
                 Ok(object) => return Ok(self.note(object)),
-                Err(error) if is_conflict(&error) => {
+                Err(error) if is_changed(&error) => {
                     let Some(now) = self.reread(step).await? else {
                         return Ok(Outcome::Superseded);
                     };
@@ -278,6 +278,12 @@ fn is_taken(error: &RunError) -> bool {
 
 fn is_conflict(error: &RunError) -> bool {
     matches!(error, RunError::WriteObject(error) if matches!(error.class(), ErrorClass::Conflict))
+}
+
+/// Whether an object that was there is another now, or is gone: somebody deleted it meanwhile.
+fn is_changed(error: &RunError) -> bool {
+    is_conflict(error)
+        || matches!(error, RunError::WriteObject(error) if matches!(error.class(), ErrorClass::NotFound))
 }
 
 /// The patch with the placeholder for the present time filled in.

@@ -60,6 +60,54 @@ async fn an_edit_in_between_is_not_lost_and_is_gone_on_from() {
     }
 }
 
+/// Somebody deletes what we are about to change: what users made stays deleted, what the release has is made again.
+#[tokio::test]
+async fn a_deletion_in_between_does_not_stop_it() {
+    let theirs = [
+        member_manager(),
+        iam("GlobalRole", "hr-desk"),
+        iam("GlobalRoleBinding", "adam-users-manager"),
+    ];
+    let ours = [
+        iam("WorkspaceRole", "role-template-view-basic"),
+        system("apps", "Deployment", "ks-apiserver"),
+        system("", "ConfigMap", "ks-router-config"),
+    ];
+    for (key, stays) in theirs
+        .map(|key| (key, false))
+        .into_iter()
+        .chain(ours.map(|key| (key, true)))
+    {
+        let sandbox = support::tenants();
+        let (deleted, end) = (key.clone(), format!("/{}", key.name));
+        let cluster = support::meddled(&sandbox, move |_, path, times| {
+            when(
+                path.ends_with(&end) && times == 1,
+                Meddle::Delete(deleted.clone()),
+            )
+        });
+        support::upgrade_with(&cluster, Options::default()).await;
+        assert_eq!(State::of(&sandbox).find(&key).is_some(), stays, "{key}");
+        support::check_nothing_to_do(&sandbox).await;
+    }
+}
+
+/// Custom roles are sent whole: of these there may be thousands, and a server replaces faster than it patches.
+#[tokio::test]
+async fn custom_roles_are_replaced_and_not_patched() {
+    let sandbox = support::tenants();
+    let methods = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = methods.clone();
+    let cluster = support::meddled(&sandbox, move |method, path, _| {
+        if path.ends_with("/ws1-member-manager") || path.ends_with("/hr-desk") {
+            seen.lock().unwrap().push(method.clone());
+        }
+        Meddle::Pass
+    });
+    support::upgrade_with(&cluster, Options::default()).await;
+    assert_eq!(*methods.lock().unwrap(), [http::Method::PUT, http::Method::PUT]);
+}
+
 /// Somebody gives a role one more revoked permission while the upgrade runs: that one goes, too.
 #[tokio::test]
 async fn what_is_granted_in_between_is_revoked_as_well() {

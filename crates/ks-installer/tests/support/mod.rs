@@ -276,6 +276,8 @@ pub(crate) enum Meddle {
     Answer(u16, &'static str),
     /// Edits an object first, as another user, then lets it pass.
     Edit(object::ObjectKey, Value),
+    /// Deletes an object first, as another user, then lets it pass.
+    Delete(object::ObjectKey),
     /// Lets it be carried out, and loses the answer.
     LoseAnswer,
 }
@@ -306,6 +308,14 @@ pub(crate) fn meddled(
                 Meddle::Edit(key, patch) => {
                     let other = client(&sandbox).merge_patch(&key, &patch).await;
                     other.expect("the other's edit is accepted");
+                    sandbox.service().call(request).await
+                }
+                Meddle::Delete(key) => {
+                    let uid = State::of(&sandbox).get(&key)["metadata"]["uid"].clone();
+                    let other = client(&sandbox)
+                        .delete(&key, uid.as_str().expect("a uid"))
+                        .await;
+                    other.expect("the other's deletion is accepted");
                     sandbox.service().call(request).await
                 }
                 Meddle::LoseAnswer => {
