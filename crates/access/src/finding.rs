@@ -8,6 +8,7 @@ use crate::{
     records::{FEDERATED_GROUP, FederatedRecord},
     role::{Outcome, Releases},
     state::{Binding, Role},
+    words::visible,
 };
 
 /// Stable names of findings. Never renamed.
@@ -34,6 +35,8 @@ pub mod reason {
     pub const NO_PLATFORM_ROLE: &str = "NoPlatformRole";
     /// Nobody in a workspace can manage its members after the upgrade.
     pub const NO_MEMBER_MANAGER: &str = "NoMemberManager";
+    /// A role has a Rego policy of its own, which can allow more than its rules do.
+    pub const REGO_POLICY: &str = "RegoPolicy";
     /// A role or binding that is on member clusters only, where its own cluster decides.
     pub const ON_MEMBER_CLUSTERS: &str = "OnMemberClusters";
 }
@@ -58,14 +61,14 @@ impl AccessFinding {
         Self {
             object,
             reason: reason.to_owned(),
-            message,
+            message: visible(&message).into_owned(),
             hint: None,
             needs_decision: false,
         }
     }
 
     fn hint(mut self, hint: String) -> Self {
-        self.hint = Some(hint);
+        self.hint = Some(visible(&hint).into_owned());
         self
     }
 
@@ -139,6 +142,24 @@ pub(crate) fn grants_revoked(role: &Role<'_>, what: &str) -> AccessFinding {
         format!("rules of its own grant what the new release takes out of custom roles: {what}; they stay");
     AccessFinding::about(role.record.key(), reason::GRANTS_REVOKED_PERMISSION, message)
         .hint(format!("kubectl edit {}", kubectl_name(role)))
+        .for_decision()
+}
+
+/// A role whose policy goes on allowing what it allows, whatever becomes of its rules.
+pub(crate) fn keeps_policy(role: &Role<'_>) -> AccessFinding {
+    let message = "it has a Rego policy, which stays and may allow what the new release revokes; the impact counts \
+                   its rules only";
+    AccessFinding::about(role.record.key(), reason::REGO_POLICY, message.to_owned())
+        .hint("read the policy, and ask afterwards with: ks-installer access check".to_owned())
+        .for_decision()
+}
+
+/// A role that goes, and takes along what only its policy allowed.
+pub(crate) fn loses_policy(role: &Role<'_>) -> AccessFinding {
+    let message =
+        "it is removed, and what its Rego policy allowed goes with it; the impact counts its rules only";
+    AccessFinding::about(role.record.key(), reason::REGO_POLICY, message.to_owned())
+        .hint("read the policy, and give its users a role that allows the same".to_owned())
         .for_decision()
 }
 

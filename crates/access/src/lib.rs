@@ -32,6 +32,7 @@ mod rego;
 mod role;
 mod rule;
 mod state;
+mod words;
 
 pub use authorizer::{Authorizer, Held, Holder};
 pub use canonical::Canonical;
@@ -52,6 +53,7 @@ pub use records::{Loader, Records, Text};
 pub use rego::Interpreter;
 pub use role::{Renamed, RoleChange};
 pub use rule::{Rule, RuleList};
+pub use words::visible;
 
 /// The API group of KubeSphere's own roles, bindings, users and groups.
 pub const IAM_GROUP: &str = "iam.kubesphere.io";

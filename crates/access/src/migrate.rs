@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AccessFinding, Catalog, Impact, Level, Policy, Records, RemovedRole, RoleChange, Suggestion,
     finding::{
-        check_name_taken, dangling, grants_revoked, on_member_clusters, still_referred_to, trimmed, twice,
-        unknown_template, unreadable_aggregation, unreadable_rules,
+        check_name_taken, dangling, grants_revoked, keeps_policy, loses_policy, on_member_clusters,
+        still_referred_to, trimmed, twice, unknown_template, unreadable_aggregation, unreadable_rules,
     },
     hash::FastSet,
     impact,
@@ -123,6 +123,7 @@ pub fn migrate_records(
             remove(&state, policy, &roles.references, &mut migration);
             find_dangling(&state, releases, &bindings, &mut migration.findings);
             find_oddities(&state, policy, &mut migration.findings);
+            find_policies(&state, policy, &mut migration.findings);
         },
     );
     migration.suggestions = suggestions;
@@ -390,5 +391,22 @@ fn find_oddities(state: &State<'_>, policy: &Policy, findings: &mut Vec<AccessFi
             .filter(|name| policy.is_revoked(level, name))
             .collect();
         findings.push(on_member_clusters(record, &revoked));
+    }
+}
+
+/// Rego policies of people's own roles, and of those that go: what they allow is not computed. Built-in ones come with the release.
+fn find_policies(state: &State<'_>, policy: &Policy, findings: &mut Vec<AccessFinding>) {
+    let bound: BTreeSet<usize> = state
+        .bindings
+        .iter()
+        .filter_map(|binding| binding.found)
+        .filter(|place| state.roles[*place].record.rego.is_some())
+        .collect();
+    for role in bound.into_iter().map(|place| &state.roles[place]) {
+        if policy.removed_role(role.id.kind, role.id.name).is_some() {
+            findings.push(loses_policy(role));
+        } else if !policy.is_built_in(role.level, role.id.name, role.workspace) {
+            findings.push(keeps_policy(role));
+        }
     }
 }

@@ -230,6 +230,11 @@ const FOREIGN: &[Reason] = &[
         "A role or binding is on member clusters only, which decide by themselves",
     ),
     reason(
+        access::REGO_POLICY,
+        &[Warning, Info],
+        "A role that somebody made, or that goes, has a Rego policy, which the impact does not count",
+    ),
+    reason(
         access::SAME_NAME_TWICE,
         &[Warning, Info],
         "An object that says who may do what is there twice",

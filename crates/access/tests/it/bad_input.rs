@@ -223,3 +223,38 @@ fn who_is_left_without_a_role_or_a_manager_is_told() {
         .collect();
     assert_eq!(suggested, [("boss", Some("w"), Some("w-admin"))]);
 }
+
+/// A policy goes on allowing what the rules of its role no longer do, and one of a removed role goes with it.
+#[test]
+fn a_policy_that_somebody_is_bound_to_is_told() {
+    let policy = "package authz\ndefault allow = false\nallow { input.Resource == \"users\" }";
+    let with_policy = |name: &str| {
+        let mut role = role(name, &json!([]).to_string().into(), json!([]));
+        role["metadata"]["annotations"]["iam.kubesphere.io/rego-override"] = policy.into();
+        role
+    };
+    let told = |state: &[Value]| reasons(state).contains(&reason::REGO_POLICY.to_owned());
+    for name in ["mine", "users-manager"] {
+        assert!(told(&[with_policy(name), binding("b", name, "u")]), "{name}");
+    }
+    // Built in, or bound to nobody.
+    assert!(!told(&[
+        with_policy("authenticated"),
+        binding("b", "authenticated", "u")
+    ]));
+    assert!(!told(&[with_policy("mine")]));
+}
+
+/// What somebody writes into a rule is read on an operator's screen.
+#[test]
+fn a_finding_holds_no_control_characters() {
+    let rules = json!([{"apiGroups": ["iam.kubesphere.io"], "resources": ["users"], "verbs": ["\u{1b}[2J\nx", "create"]}]);
+    let objects = [mk(role("r", &"[]".into(), rules)), mk(binding("b", "r", "u"))];
+    for finding in upgrade(&objects).findings {
+        assert!(
+            !finding.message.contains(char::is_control),
+            "{:?}",
+            finding.message
+        );
+    }
+}

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use access::Changes;
+use access::{Changes, visible};
 use object::{diff::Change, drift::Drift};
 use serde_json::Value;
 use upgrade::{Action, Finding, Plan, Severity, Step};
@@ -281,7 +281,7 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
     let losing = impact
         .subjects
         .iter()
-        .filter(|s| !s.lost.is_empty())
+        .filter(|s| s.loses())
         .map(|s| (&s.kind, &s.name));
     let losing: std::collections::BTreeSet<_> = losing.collect();
     if losing.is_empty() && impact.everyone.iter().any(|e| !e.lost.is_empty()) {
@@ -289,11 +289,7 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
     } else if losing.is_empty() {
         let _ = writeln!(out, "\n{BOLD}Access{RESET}: nobody loses a permission");
     } else {
-        let names: Vec<_> = losing
-            .iter()
-            .take(NAMED)
-            .map(|(_, name)| (*name).clone())
-            .collect();
+        let names: Vec<_> = losing.iter().take(NAMED).map(|(_, name)| visible(name)).collect();
         let more = match losing.len().saturating_sub(NAMED) {
             0 => String::new(),
             more => format!(" and {more} more"),
@@ -319,8 +315,12 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
         };
         let _ = writeln!(
             out,
-            "  {} {}{members}, {}{through}:",
-            subject.kind, subject.name, subject.scope
+            "  {} {}{}, {}{}:",
+            subject.kind,
+            visible(&subject.name),
+            visible(&members),
+            visible(&subject.scope.to_string()),
+            visible(&through)
         );
         let mut list = |changes: &Changes, sign: &'static str| {
             let words = known.entry((changes.address(), sign)).or_insert_with(|| {
@@ -346,11 +346,11 @@ pub(crate) fn impact(impact: &access::Impact) -> String {
             let _ = writeln!(
                 out,
                 "      {DIM}keeps {}{RESET}",
-                clip(&shorten(&subject.kept), 160)
+                visible(&clip(&shorten(&subject.kept), 160))
             );
         }
         for reason in &subject.reasons {
-            let _ = writeln!(out, "      {DIM}because {reason}{RESET}");
+            let _ = writeln!(out, "      {DIM}because {}{RESET}", visible(&reason.to_string()));
         }
     }
     for everyone in &impact.everyone {
@@ -373,10 +373,10 @@ const GAINS_DIRECTLY: &str = "\x1b[32m+ gains\x1b[0m with kubectl";
 
 fn permission(change: &access::PermissionChange) -> String {
     if let Some(words) = &change.permission {
-        return words.clone();
+        return visible(words).into_owned();
     }
     let grants: Vec<_> = change.grants.iter().map(ToString::to_string).collect();
-    clip(&grants.join("; "), 160)
+    clip(&visible(&grants.join("; ")), 160)
 }
 
 #[cfg(test)]
@@ -389,5 +389,36 @@ mod tests {
         check(12, "12 ms");
         check(3400, "3.4 s");
         check(125_000, "2 min 5 s");
+    }
+
+    fn mk_impact(subject: Value) -> access::Impact {
+        serde_json::from_value(serde_json::json!({"subjects": [subject]})).expect("an impact")
+    }
+
+    #[test]
+    fn who_loses_with_kubectl_alone_is_counted() {
+        let change = serde_json::json!([{"permission": "Members Management", "grants": []}]);
+        let impact = mk_impact(serde_json::json!({
+            "kind": "User", "name": "u", "scope": {"kind": "project", "name": "p"},
+            "lost": [], "gained": [], "kubectl": {"lost": change, "gained": []}, "reasons": [],
+        }));
+        let text = super::impact(&impact);
+        assert!(text.contains("1 loses permissions: u"), "{text}");
+        assert!(text.contains("with kubectl  Members Management"), "{text}");
+    }
+
+    #[test]
+    fn nobody_writes_on_the_operators_screen() {
+        let change = serde_json::json!([{"permission": "get\u{1b}[2J\nAccess: nobody loses a permission", "grants": []}]);
+        let impact = mk_impact(serde_json::json!({
+            "kind": "User", "name": "u\u{1b}[8m", "scope": {"kind": "project", "name": "p"},
+            "lost": change, "gained": [], "reasons": [],
+        }));
+        let text = super::impact(&impact);
+        assert!(
+            !text.contains("\u{1b}[2J") && !text.contains("\u{1b}[8m"),
+            "{text:?}"
+        );
+        assert!(!text.contains("\nAccess: nobody"), "{text:?}");
     }
 }

@@ -66,7 +66,10 @@ fn line(through: &str, answer: &Answer) -> String {
         Some(false) => "no",
         None => "unknown",
     };
-    format!("{BOLD}{word}{RESET} through {through}: {}", answer.reason)
+    format!(
+        "{BOLD}{word}{RESET} through {through}: {}",
+        access::visible(&answer.reason)
+    )
 }
 
 /// How much text is read before it is given to a thread; less where there is no more for now.

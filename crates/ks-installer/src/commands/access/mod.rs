@@ -3,13 +3,12 @@
 mod check;
 mod impact;
 mod read;
+mod rego;
 mod suggest;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io::Write as _;
 
-use access::{Authorizer, Question, Records, RequestScope};
+use access::{Authorizer, Question, Records, RequestScope, visible};
 use anyhow::anyhow;
 
 use super::Verdict;
@@ -33,30 +32,8 @@ pub(super) async fn access(global: &Global, args: AccessArgs) -> anyhow::Result<
     }
 }
 
-thread_local! {
-    /// Policies that were read, by their text. `None`: they cannot be.
-    static POLICIES: RefCell<HashMap<String, Option<regorus::Engine>>> = RefCell::default();
-}
-
-/// Evaluates a Rego policy of a role, as ks-apiserver does.
-fn evaluate(policy: &str, input: &str) -> Option<bool> {
-    POLICIES.with_borrow_mut(|policies| {
-        if !policies.contains_key(policy) {
-            let mut engine = regorus::Engine::new();
-            // What ks-apiserver links is of before Rego 1.
-            engine.set_rego_v0(true);
-            let read = engine.add_policy("authz.rego".to_owned(), policy.to_owned());
-            policies.insert(policy.to_owned(), read.ok().map(|_| engine));
-        }
-        let engine = policies.get_mut(policy)?.as_mut()?;
-        engine.set_input(regorus::Value::from_json_str(input).ok()?);
-        let allowed = engine.eval_rule("data.authz.allow".to_owned()).ok()?;
-        Some(matches!(allowed, regorus::Value::Bool(true)))
-    })
-}
-
 fn authorizer(records: &Records) -> Authorizer<'_> {
-    Authorizer::new(records).with_interpreter(evaluate)
+    Authorizer::new(records).with_interpreter(rego::evaluate)
 }
 
 /// Puts a resource as it is written on the command line, and a place, into a question.
@@ -94,7 +71,10 @@ fn place<'q>(question: &mut Question<'q>, scope: &'q ScopeArgs) {
 /// A no about what is not there is easily taken for a no about what was meant.
 fn tell_unknown(authorizer: &Authorizer<'_>, question: &Question<'_>) {
     for what in authorizer.unknown_names(question) {
-        output::note(&format!("warning: the cluster knows {what}: is the name right?"));
+        output::note(&format!(
+            "warning: the cluster knows {}: is the name right?",
+            visible(&what)
+        ));
     }
 }
 
@@ -122,8 +102,12 @@ async fn who_can(global: &Global, args: WhoCanArgs) -> anyhow::Result<Verdict> {
             (false, None) => "its Rego policy".to_owned(),
         };
         out.push_str(&format!(
-            "{BOLD}{} {}{RESET}{members}  {DIM}{} → {}, {how}{RESET}\n",
-            holder.kind, holder.name, holder.binding, holder.role
+            "{BOLD}{} {}{RESET}{}  {DIM}{} → {}, {how}{RESET}\n",
+            holder.kind,
+            visible(&holder.name),
+            visible(&members),
+            visible(&holder.binding),
+            visible(&holder.role)
         ));
     }
     if holders.is_empty() {
@@ -152,7 +136,7 @@ async fn show(global: &Global, args: ShowArgs) -> anyhow::Result<Verdict> {
     let mut scope = None;
     for held in &held {
         if scope != Some(&held.scope) {
-            out.push_str(&format!("{BOLD}{}{RESET}\n", held.scope));
+            out.push_str(&format!("{BOLD}{}{RESET}\n", visible(&held.scope.to_string())));
             scope = Some(&held.scope);
         }
         let group = held
@@ -161,15 +145,15 @@ async fn show(global: &Global, args: ShowArgs) -> anyhow::Result<Verdict> {
             .map(|group| format!(", as a member of {group}"));
         out.push_str(&format!(
             "  {}  {DIM}by {}{}{RESET}\n",
-            held.role,
-            held.binding,
-            group.unwrap_or_default()
+            visible(&held.role),
+            visible(&held.binding),
+            visible(&group.unwrap_or_default())
         ));
         if held.is_unknown {
             out.push_str("    (it does not exist, or its rules cannot be read)\n");
         }
         for words in &held.allows {
-            out.push_str(&format!("    {words}\n"));
+            out.push_str(&format!("    {}\n", visible(words)));
         }
         if held.has_policy {
             out.push_str("    and what its Rego policy allows\n");
