@@ -360,10 +360,6 @@ mod tests {
                 "allow { input.Verb == \"{{{{{{{{{{{{\" } else = true { input.Verb == `get` }",
                 true,
             ),
-            (
-                "import future.keywords.in\nallow { input.Verb in [\"get\"] }",
-                true,
-            ),
         ] {
             assert_eq!(ask(body), Some(allowed), "{body}");
         }
