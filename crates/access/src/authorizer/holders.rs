@@ -150,10 +150,12 @@ impl Authorizer<'_> {
         let records = self.state.records;
         let (user, workspace) = (&*question.user, &*question.workspace);
         let (namespace, devops) = (&*question.namespace, &*question.devops);
+        let mut federated = records.federated.iter();
         let knows_user = user.starts_with("system:")
             || records.users.contains(user)
             || self.users.contains_key(user)
-            || self.member_of.contains_key(user);
+            || self.member_of.contains_key(user)
+            || federated.any(|record| record.brings(user));
         let knows_devops = records.devops.contains_key(devops) || self.devops.contains_key(devops);
         let names = [
             ("user", user, knows_user),
