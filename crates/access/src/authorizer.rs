@@ -9,13 +9,19 @@
 
 mod holders;
 
+use std::borrow::Cow;
+
 pub use self::holders::{Held, Holder};
 use crate::{
     Answer, Question, Records, RequestScope, Rule,
     hash::FastMap,
     rego::{Interpreter, Policy},
-    state::{Binding, Place, RoleId, State},
+    state::{Binding, Place, RoleId, State, SubjectId},
 };
+
+/// Before the namespace and the name of a service account in its user name.
+const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
+const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 
 const AUTHENTICATED: &str = "system:authenticated";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
@@ -133,6 +139,23 @@ pub struct Authorizer<'a> {
     interpreter: Option<Interpreter>,
 }
 
+/// The user that a subject names; `None`: it is a group, or names nobody.
+fn user_of<'s>(subject: &SubjectId<'s>) -> Option<Cow<'s, str>> {
+    match subject.kind {
+        "User" => Some(subject.name.into()),
+        "ServiceAccount" if !subject.namespace.is_empty() => {
+            Some(format!("{SERVICE_ACCOUNT}{}:{}", subject.namespace, subject.name).into())
+        }
+        _ => None,
+    }
+}
+
+/// The namespace of a service account, by its user name.
+fn service_account_namespace(user: &str) -> Option<&str> {
+    let (namespace, name) = user.strip_prefix(SERVICE_ACCOUNT)?.split_once(':')?;
+    (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some(namespace)
+}
+
 fn pair(subject: u32, place: u32) -> u64 {
     u64::from(subject) << 32 | u64::from(place)
 }
@@ -180,18 +203,12 @@ impl<'a> Authorizer<'a> {
             let place = *places.entry(binding.place).or_insert(next);
             let index = u32::try_from(index).unwrap_or(NOBODY);
             for subject in binding.subjects() {
-                let Some((name, names)) = (match subject.kind {
-                    "User" => Some((subject.name.into(), &mut users)),
-                    "Group" => Some((subject.name.into(), &mut groups)),
-                    "ServiceAccount" if !subject.namespace.is_empty() => Some((
-                        format!("system:serviceaccount:{}:{}", subject.namespace, subject.name).into(),
-                        &mut users,
-                    )),
-                    _ => None,
-                }) else {
-                    continue;
+                let (name, names) = match (user_of(&subject), subject.kind) {
+                    (Some(user), _) => (user, &mut users),
+                    (None, "Group") => (subject.name.into(), &mut groups),
+                    _ => continue,
                 };
-                let number = *names.entry(name).or_insert_with(|| {
+                let number = *names.entry(name.into()).or_insert_with(|| {
                     subjects += 1;
                     subjects
                 });
@@ -233,8 +250,15 @@ impl<'a> Authorizer<'a> {
         self
     }
 
-    fn policy_allows(&self, policy: usize, question: &Question<'_>, groups: &[&str]) -> Option<bool> {
-        self.policies[policy].allows(question, groups, self.interpreter)
+    fn policy_allows(&self, policy: usize, question: &Question<'_>, groups: &[Cow<'_, str>]) -> Option<bool> {
+        let policy = &self.policies[policy];
+        // Only programs look at groups.
+        let groups: Vec<&str> = if policy.is_program() {
+            groups.iter().map(|group| &**group).collect()
+        } else {
+            Vec::new()
+        };
+        policy.allows(question, &groups, self.interpreter)
     }
 }
 
@@ -249,7 +273,7 @@ impl<'a> Authorizer<'a> {
     /// Whether Kubernetes allows it to somebody who comes with a kubeconfig: by Roles and ClusterRoles alone.
     pub fn check_kubernetes(&self, question: &Question<'_>) -> Answer {
         let groups = self.groups_of(question);
-        if groups.contains(&MASTERS) {
+        if groups.iter().any(|group| group == MASTERS) {
             return Answer {
                 allowed: Some(true),
                 reason: "members of system:masters may do everything".into(),
@@ -262,13 +286,20 @@ impl<'a> Authorizer<'a> {
         self.decide(question, &groups, places.into_iter().flatten(), false)
     }
 
-    fn groups_of<'q>(&'q self, question: &'q Question<'_>) -> Vec<&'q str> {
-        let mut groups: Vec<&str> = question.groups.iter().map(|group| &**group).collect();
-        groups.extend(self.member_of.get(&*question.user).into_iter().flatten());
+    /// All groups that somebody who asks is in.
+    fn groups_of<'q>(&'q self, question: &'q Question<'_>) -> Vec<Cow<'q, str>> {
+        let user = question.user_name();
+        let said = question.groups.iter().map(|group| &**group);
+        let bound = self.member_of.get(user).into_iter().flatten().copied();
+        let mut groups: Vec<Cow<'_, str>> = said.chain(bound).map(Cow::from).collect();
+        if let Some(namespace) = service_account_namespace(user) {
+            groups.push(SERVICE_ACCOUNTS.into());
+            groups.push(format!("{SERVICE_ACCOUNTS}:{namespace}").into());
+        }
         groups.push(if question.is_anonymous() {
-            UNAUTHENTICATED
+            UNAUTHENTICATED.into()
         } else {
-            AUTHENTICATED
+            AUTHENTICATED.into()
         });
         groups
     }
@@ -345,17 +376,13 @@ impl<'a> Authorizer<'a> {
     fn decide<'q>(
         &self,
         question: &Question<'_>,
-        groups: &[&str],
+        groups: &[Cow<'_, str>],
         places: impl Iterator<Item = Place<'q>>,
         with_policies: bool,
     ) -> Answer {
-        let user = match &*question.user {
-            "" => "system:anonymous",
-            user => user,
-        };
-        let subjects = self.users.get(user).into_iter();
+        let subjects = self.users.get(question.user_name()).into_iter();
         let subjects: Vec<u32> = subjects
-            .chain(groups.iter().filter_map(|group| self.groups.get(*group)))
+            .chain(groups.iter().filter_map(|group| self.groups.get(&**group)))
             .copied()
             .collect();
         let numbered = self.number(question);
@@ -422,7 +449,7 @@ impl<'a> Authorizer<'a> {
         policy: Option<usize>,
         question: &Question<'_>,
         numbered: &NumberedQuestion,
-        groups: &[&str],
+        groups: &[Cow<'_, str>],
     ) -> Verdict {
         let by_policy = policy.map_or(Some(false), |policy| self.policy_allows(policy, question, groups));
         if by_policy == Some(true) {

@@ -4,7 +4,7 @@ use object::ObjectKey;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AGGREGATION, Grants, IAM_GROUP,
+    AGGREGATION, DEPENDENCIES, Grants, IAM_GROUP,
     records::{FEDERATED_GROUP, FederatedRecord},
     role::{Outcome, Releases},
     state::{Binding, Role},
@@ -37,8 +37,12 @@ pub mod reason {
     pub const NO_MEMBER_MANAGER: &str = "NoMemberManager";
     /// A role has a Rego policy of its own, which can allow more than its rules do.
     pub const REGO_POLICY: &str = "RegoPolicy";
-    /// A role or binding that is on member clusters only, where its own cluster decides.
+    /// A role or binding is on member clusters, too or only, where its own cluster decides.
     pub const ON_MEMBER_CLUSTERS: &str = "OnMemberClusters";
+    /// Role templates take each other.
+    pub const CYCLIC_TEMPLATES: &str = "CyclicTemplates";
+    /// A custom role's rules name a verb that neither Kubernetes nor KubeSphere asks for.
+    pub const UNKNOWN_VERB: &str = "UnknownVerb";
 }
 
 /// One thing to know, or to decide.
@@ -200,33 +204,109 @@ pub(crate) fn twice(key: ObjectKey) -> AccessFinding {
     AccessFinding::about(key, reason::SAME_NAME_TWICE, message).for_decision()
 }
 
-/// What KubeFed carries to member clusters, and this cluster does not have itself.
-pub(crate) fn on_member_clusters(record: &FederatedRecord, revoked: &[String]) -> AccessFinding {
-    let places = if record.clusters.is_empty() {
-        "the member clusters that its placement selects".to_owned()
-    } else {
-        format!("member clusters {}", record.clusters.join(", "))
-    };
-    let kind = format!("Federated{}", record.kind);
-    let key = match &*record.namespace {
-        "" => ObjectKey::cluster(FEDERATED_GROUP, &kind, &record.name),
-        namespace => ObjectKey::namespaced(FEDERATED_GROUP, &kind, namespace, &record.name),
-    };
-    let what = match &record.role {
-        Some(role) => format!("it binds to {role} on {places} only"),
-        None => format!("it is on {places} only"),
-    };
-    if revoked.is_empty() {
-        let message = format!("{what}; what it grants is decided there");
-        return AccessFinding::about(key, reason::ON_MEMBER_CLUSTERS, message);
+/// What of a role or binding does not go on in the new release.
+#[derive(Debug, Default)]
+pub(crate) struct Going {
+    /// Names in its list of templates.
+    pub(crate) revoked: Vec<String>,
+    pub(crate) removed: Vec<String>,
+    pub(crate) renamed: Vec<String>,
+    /// What bindings to its role, which is removed, get.
+    pub(crate) replacement: Option<String>,
+}
+
+fn placed_on(record: &FederatedRecord) -> String {
+    match &record.clusters[..] {
+        [] => "the member clusters that its placement selects".to_owned(),
+        [one] => format!("member cluster {one}"),
+        more => format!("member clusters {}", more.join(", ")),
     }
+}
+
+/// `kubectl edit federatedglobalroles.types.kubefed.io far`
+fn edit_federated(record: &FederatedRecord) -> String {
+    let plural = record.kind.to_ascii_lowercase();
+    let place = match &*record.namespace {
+        "" => String::new(),
+        namespace => format!("-n {namespace} "),
+    };
+    format!("kubectl edit {place}{plural}s.{FEDERATED_GROUP} {}", record.name)
+}
+
+/// What KubeFed carries to member clusters; `is_here`: this cluster has it, too.
+pub(crate) fn on_member_clusters(record: &FederatedRecord, is_here: bool, going: &Going) -> AccessFinding {
+    let places = placed_on(record);
+    let is_on = match (&record.role, is_here) {
+        (Some(role), false) => format!("it binds to {role} on {places} only"),
+        (Some(role), true) => format!("it binds to {role} here and on {places}"),
+        (None, false) => format!("it is on {places} only"),
+        (None, true) => format!("it is here and on {places}"),
+    };
+    let about = |message| AccessFinding::about(record.key(), reason::ON_MEMBER_CLUSTERS, message);
+    if let Some(replacement) = &going.replacement {
+        return about(format!(
+            "{is_on}, which the new release removes; there it stays as it is"
+        ))
+        .hint(format!(
+            "{}: let it refer to {replacement}; and upgrade {places} too",
+            edit_federated(record)
+        ))
+        .for_decision();
+    }
+    let lists = [
+        ("revokes", &going.revoked),
+        ("removes", &going.removed),
+        ("renames", &going.renamed),
+    ];
+    let lists = lists.into_iter().filter(|(_, names)| !names.is_empty());
+    let lists: Vec<String> = lists
+        .map(|(what, names)| format!("{what} {}", names.join(", ")))
+        .collect();
+    if lists.is_empty() {
+        return about(format!("{is_on}; what it grants there is decided there"));
+    }
+    about(format!(
+        "{is_on}, and names templates that change: the new release {}; there it stays as it is",
+        lists.join("; it ")
+    ))
+    .hint(format!(
+        "upgrade {places} too, and edit the role in the console or with {}",
+        edit_federated(record)
+    ))
+    .for_decision()
+}
+
+pub(crate) fn unreadable_federated_aggregation(record: &FederatedRecord) -> AccessFinding {
     let message = format!(
-        "{what}, and names what the new release revokes: {}; it stays",
-        revoked.join(", ")
+        "the annotation {AGGREGATION} that it carries to {} is not a JSON list of names; it stays as it is",
+        placed_on(record)
     );
-    AccessFinding::about(key, reason::ON_MEMBER_CLUSTERS, message)
-        .hint("upgrade the member clusters too, and edit the role in the console".to_owned())
+    AccessFinding::about(record.key(), reason::UNREADABLE_AGGREGATION, message)
+        .hint(format!(
+            "{}: make it a list such as [], and upgrade {} too",
+            edit_federated(record),
+            placed_on(record)
+        ))
         .for_decision()
+}
+
+/// A ring of templates, from its first name on.
+pub(crate) fn cyclic_templates(ring: &[&Role<'_>]) -> AccessFinding {
+    let names = ring.iter().chain(ring.first()).map(|role| role.id.name);
+    let names: Vec<&str> = names.collect();
+    let message = format!("templates depend on each other in a ring: {}", names.join(" → "));
+    AccessFinding::about(ring[0].record.key(), reason::CYCLIC_TEMPLATES, message).hint(format!(
+        "take one of the names out of the annotation {DEPENDENCIES} before it"
+    ))
+}
+
+pub(crate) fn unknown_verbs(role: &Role<'_>, verbs: &[&str]) -> AccessFinding {
+    let verbs: Vec<String> = verbs.iter().map(|verb| format!("{verb:?}")).collect();
+    let message = format!(
+        "its rules name verbs that neither Kubernetes nor KubeSphere knows: {}",
+        verbs.join(", ")
+    );
+    AccessFinding::about(role.record.key(), reason::UNKNOWN_VERB, message)
 }
 
 pub(crate) fn no_platform_role(key: ObjectKey, had_one: bool) -> AccessFinding {

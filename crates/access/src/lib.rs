@@ -25,6 +25,7 @@ mod impact;
 mod line;
 mod migrate;
 mod names;
+mod oddities;
 mod policy;
 mod question;
 mod records;
@@ -49,7 +50,7 @@ pub use migrate::{BindingAction, BindingChange, MigrateOptions, Migration, migra
 pub use names::Names;
 pub use policy::{Level, Policy, RemovedRole};
 pub use question::{Answer, Question, RequestScope};
-pub use records::{Loader, Records, Text};
+pub use records::{FEDERATED_GROUP, FEDERATED_KINDS, Loader, Records, Text};
 pub use rego::Interpreter;
 pub use role::{Renamed, RoleChange};
 pub use rule::{Rule, RuleList};
@@ -61,6 +62,8 @@ pub const IAM_GROUP: &str = "iam.kubesphere.io";
 pub const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 /// On a custom role: a JSON list of the templates that it was put together from.
 pub const AGGREGATION: &str = "iam.kubesphere.io/aggregation-roles";
+/// On a template: a JSON list of the templates that it takes.
+pub const DEPENDENCIES: &str = "iam.kubesphere.io/dependencies";
 /// On a role: it is a template; `"false"` hides it from the console.
 pub const TEMPLATE: &str = "iam.kubesphere.io/role-template";
 /// On a role: a Rego policy that can allow a request before the rules are looked at.

@@ -10,7 +10,7 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    AGGREGATION, DEVOPS_PROJECT, REGO, TEMPLATE, USER_REF, WORKSPACE,
+    AGGREGATION, DEPENDENCIES, DEVOPS_PROJECT, REGO, TEMPLATE, USER_REF, WORKSPACE,
     records::{FEDERATED_GROUP, INSTALLER_GROUP, Loader, Parts, is_relevant},
 };
 
@@ -46,6 +46,7 @@ struct Marks<'a> {
     template: Option<Str<'a>>,
     aggregation: Option<Str<'a>>,
     rego: Option<Str<'a>>,
+    dependencies: Option<Str<'a>>,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Marks<'a> {
@@ -69,6 +70,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Marks<'a> {
                         TEMPLATE => &mut marks.template,
                         AGGREGATION => &mut marks.aggregation,
                         REGO => &mut marks.rego,
+                        DEPENDENCIES => &mut marks.dependencies,
                         _ => {
                             map.next_value::<IgnoredAny>()?;
                             continue;
@@ -185,6 +187,7 @@ impl Loader {
             template: get(labels.template.as_ref()),
             aggregation: get(annotations.aggregation.as_ref()),
             rego: get(annotations.rego.as_ref()),
+            dependencies: get(annotations.dependencies.as_ref()),
             rules: line.rules.map(RawValue::get),
             role_kind: &role.kind.0,
             role: &role.name.0,

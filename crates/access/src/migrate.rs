@@ -1,19 +1,19 @@
 //! The migration: what has to change so that a cluster's roles and bindings are those of the new release.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessFinding, Catalog, Impact, Level, Policy, Records, RemovedRole, RoleChange, Suggestion,
+    AccessFinding, Catalog, Impact, Policy, Records, RemovedRole, RoleChange, Suggestion,
     finding::{
-        check_name_taken, dangling, grants_revoked, keeps_policy, loses_policy, on_member_clusters,
-        still_referred_to, trimmed, twice, unknown_template, unreadable_aggregation, unreadable_rules,
+        check_name_taken, dangling, grants_revoked, keeps_policy, loses_policy, still_referred_to, trimmed,
+        unknown_template, unreadable_aggregation, unreadable_rules,
     },
     hash::FastSet,
     impact,
-    records::FederatedRecord,
+    oddities::find_oddities,
     role::{Judgement, Outcome, Releases, judge_shapes},
     state::{Binding, Place, Role, RoleId, State, SubjectId},
 };
@@ -122,7 +122,7 @@ pub fn migrate_records(
             migration.findings.extend(findings);
             remove(&state, policy, &roles.references, &mut migration);
             find_dangling(&state, releases, &bindings, &mut migration.findings);
-            find_oddities(&state, policy, &mut migration.findings);
+            find_oddities(&state, releases, &mut migration.findings);
             find_policies(&state, policy, &mut migration.findings);
         },
     );
@@ -344,53 +344,6 @@ fn find_dangling(
         {
             findings.push(dangling(binding));
         }
-    }
-}
-
-/// What is there twice, and what is on member clusters only.
-fn find_oddities(state: &State<'_>, policy: &Policy, findings: &mut Vec<AccessFinding>) {
-    for (kind, namespace, name) in &state.twice {
-        findings.push(twice(crate::records::key(kind, namespace, name)));
-    }
-    let records = state.records;
-    if records.federated.is_empty() {
-        return;
-    }
-    let bindings: HashSet<_> = records
-        .bindings
-        .iter()
-        .map(|own| (own.kind, &*own.namespace, &*own.name))
-        .collect();
-    let is_here = |record: &FederatedRecord| {
-        let id = RoleId {
-            kind: &record.kind,
-            namespace: &record.namespace,
-            name: &record.name,
-        };
-        match id.kind {
-            "GlobalRole" | "WorkspaceRole" | "ClusterRole" | "Role" => records.roles.iter().any(|own| {
-                own.name == record.name && own.kind == id.kind && own.namespace == record.namespace
-            }),
-            kind => bindings.contains(&(kind, id.namespace, id.name)),
-        }
-    };
-    for record in &state.records.federated {
-        if &*record.kind == "User" || is_here(record) {
-            continue;
-        }
-        let level = match &*record.kind {
-            "GlobalRole" => Level::Platform,
-            "WorkspaceRole" => Level::Workspace,
-            "ClusterRole" => Level::Cluster,
-            _ => Level::Project,
-        };
-        let list = record.aggregation.as_deref().unwrap_or("[]");
-        let list: Vec<String> = serde_json::from_str(list).unwrap_or_default();
-        let revoked: Vec<String> = list
-            .into_iter()
-            .filter(|name| policy.is_revoked(level, name))
-            .collect();
-        findings.push(on_member_clusters(record, &revoked));
     }
 }
 

@@ -35,7 +35,8 @@ impl RequestScope {
 pub struct Question<'q> {
     #[serde(borrow)]
     pub user: Cow<'q, str>,
-    /// Besides those that GroupBindings put the user into, and `system:authenticated`.
+    /// Besides those that GroupBindings put the user into, and those that Kubernetes puts everybody or every service
+    /// account into.
     #[serde(borrow, default)]
     pub groups: Vec<Cow<'q, str>>,
     #[serde(borrow)]
@@ -64,11 +65,19 @@ pub struct Question<'q> {
     pub kubernetes_request: Option<bool>,
 }
 
+const ANONYMOUS: &str = "system:anonymous";
+
 impl Question<'_> {
+    /// Who asks; nobody in particular is `system:anonymous`.
+    pub(crate) fn user_name(&self) -> &str {
+        match &*self.user {
+            "" => ANONYMOUS,
+            user => user,
+        }
+    }
+
     pub(crate) fn is_anonymous(&self) -> bool {
-        self.user.is_empty()
-            || self.user == "system:anonymous"
-            || self.groups.iter().any(|group| group == "system:unauthenticated")
+        self.user_name() == ANONYMOUS || self.groups.iter().any(|group| group == "system:unauthenticated")
     }
 }
 

@@ -205,6 +205,11 @@ const FOREIGN: &[Reason] = &[
         "A role of somebody's own has the name of a role that the new release brings",
     ),
     reason(
+        access::CYCLIC_TEMPLATES,
+        &[Info],
+        "Role templates depend on each other in a ring",
+    ),
+    reason(
         access::DANGLING_BINDING,
         &[Warning, Info],
         "A binding refers to a role that does not exist",
@@ -227,7 +232,7 @@ const FOREIGN: &[Reason] = &[
     reason(
         access::ON_MEMBER_CLUSTERS,
         &[Warning, Info],
-        "A role or binding is on member clusters only, which decide by themselves",
+        "A role or binding is on member clusters, too or only, which decide by themselves",
     ),
     reason(
         access::REGO_POLICY,
@@ -253,6 +258,11 @@ const FOREIGN: &[Reason] = &[
         access::UNKNOWN_TEMPLATE,
         &[Warning, Info],
         "A custom role names a template that no release and no object of the cluster has",
+    ),
+    reason(
+        access::UNKNOWN_VERB,
+        &[Info],
+        "The rules of a custom role name a verb that neither Kubernetes nor KubeSphere knows",
     ),
     reason(
         access::UNREADABLE_AGGREGATION,

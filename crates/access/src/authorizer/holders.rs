@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{AUTHENTICATED, Authorizer, Verdict};
+use super::{Authorizer, Verdict, user_of};
 use crate::{
     Grants, Question, Scope,
     state::{Role, SubjectId},
@@ -63,17 +63,26 @@ impl Authorizer<'_> {
             let Some(granting) = &self.granting[index] else {
                 continue;
             };
+            let by_rule = self.verdict(granting.rules, None, question, &numbered, &[]);
             for subject in binding.subjects() {
-                // A policy may look at who asks.
-                let asked = Question {
-                    user: subject.name.into(),
-                    ..question.clone()
-                };
-                let is_user = subject.kind == "User";
-                let mut verdict = self.verdict(granting.rules, granting.policy, &asked, &numbered, &[]);
-                if !is_user && granting.policy.is_some() && !matches!(verdict, Verdict::Rule(_)) {
-                    verdict = Verdict::Open;
+                let user = user_of(&subject);
+                if user.is_none() && subject.kind != "Group" {
+                    continue;
                 }
+                let verdict = match (by_rule, granting.policy, user) {
+                    (Verdict::Rule(_), ..) | (_, None, _) => by_rule,
+                    // It may look at who of the group asks.
+                    (_, Some(_), None) => Verdict::Open,
+                    (_, Some(_), Some(user)) => {
+                        let asked = Question {
+                            user,
+                            groups: Vec::new(),
+                            ..question.clone()
+                        };
+                        let groups = self.groups_of(&asked);
+                        self.verdict(granting.rules, granting.policy, &asked, &numbered, &groups)
+                    }
+                };
                 let rule = match verdict {
                     Verdict::Nothing => continue,
                     Verdict::Rule(rule) => Some(rule),
@@ -98,16 +107,20 @@ impl Authorizer<'_> {
         holders
     }
 
-    /// Everything that a user holds, by scope.
+    /// Everything that a user holds, by scope. A service account is named as Kubernetes does:
+    /// `system:serviceaccount:NAMESPACE:NAME`.
     pub fn show(&self, user: &str) -> Vec<Held> {
-        let groups = self.member_of.get(user).into_iter().flatten().copied();
-        let groups: Vec<&str> = groups.chain([AUTHENTICATED]).collect();
+        let asked = Question {
+            user: user.into(),
+            ..Question::default()
+        };
+        let groups = self.groups_of(&asked);
         let mut held = Vec::new();
         for (index, binding) in self.state.bindings.iter().enumerate() {
-            let as_whom = binding.subjects().find_map(|subject| match subject.kind {
-                "User" if subject.name == user => Some(None),
-                "Group" => groups.contains(&subject.name).then_some(Some(subject.name)),
-                _ => None,
+            let as_whom = binding.subjects().find_map(|subject| match user_of(&subject) {
+                Some(user) => (user == asked.user_name()).then_some(None),
+                None => (subject.kind == "Group" && groups.iter().any(|group| group == subject.name))
+                    .then_some(Some(subject.name)),
             });
             let Some(group) = as_whom else { continue };
             let role = binding.found.map(|place| &self.state.roles[place]);
@@ -137,10 +150,12 @@ impl Authorizer<'_> {
         let records = self.state.records;
         let (user, workspace) = (&*question.user, &*question.workspace);
         let (namespace, devops) = (&*question.namespace, &*question.devops);
+        let mut federated = records.federated.iter();
         let knows_user = user.starts_with("system:")
             || records.users.contains(user)
             || self.users.contains_key(user)
-            || self.member_of.contains_key(user);
+            || self.member_of.contains_key(user)
+            || federated.any(|record| record.brings(user));
         let knows_devops = records.devops.contains_key(devops) || self.devops.contains_key(devops);
         let names = [
             ("user", user, knows_user),

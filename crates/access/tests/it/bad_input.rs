@@ -1,6 +1,8 @@
 //! What is broken, odd or huge becomes a finding: no crash, and no guess.
 
-use access::{AGGREGATION, Answer, Authorizer, LineKind, Loader, Question, Records, RequestScope, reason};
+use access::{
+    AGGREGATION, Answer, Authorizer, DEPENDENCIES, LineKind, Loader, Question, Records, RequestScope, reason,
+};
 use object::Object;
 use serde_json::{Value, json};
 
@@ -82,7 +84,7 @@ fn roles_and_templates_that_name_each_other_end() {
         json!({"apiVersion": IAM, "kind": "GlobalRole", "metadata": {"name": name,
             "labels": {"iam.kubesphere.io/role-template": "true"},
             "annotations": {AGGREGATION: json!([other]).to_string(),
-                "iam.kubesphere.io/dependencies": json!([other]).to_string()}},
+                DEPENDENCIES: json!([other]).to_string()}},
             "rules": []})
     };
     let state = [
@@ -91,7 +93,37 @@ fn roles_and_templates_that_name_each_other_end() {
         role("r", &json!(["one", "r"]).to_string().into(), json!([])),
     ];
     // The role names itself, which is no template.
-    assert_eq!(reasons(&state), [reason::UNKNOWN_TEMPLATE]);
+    assert_eq!(
+        reasons(&state),
+        [reason::CYCLIC_TEMPLATES, reason::UNKNOWN_TEMPLATE]
+    );
+}
+
+#[test]
+fn every_ring_of_templates_is_told_once() {
+    let template = |kind: &str, name: &str, takes: &[&str]| {
+        mk(json!({"apiVersion": IAM, "kind": kind, "metadata": {"name": name,
+            "labels": {"iam.kubesphere.io/role-template": "true"},
+            "annotations": {DEPENDENCIES: json!(takes).to_string()}}, "rules": []}))
+    };
+    let state = [
+        template("GlobalRole", "c", &["a"]),
+        template("GlobalRole", "a", &["b", "leaf"]),
+        template("GlobalRole", "b", &["c", "missing", "b"]),
+        template("GlobalRole", "before", &["a"]),
+        template("GlobalRole", "leaf", &[]),
+        // Of another kind, so nothing leads back.
+        template("WorkspaceRole", "leaf", &["a"]),
+    ];
+    let findings = upgrade(&state).findings;
+    let told: Vec<_> = findings
+        .iter()
+        .map(|f| (&*f.object.name, &*f.reason, f.needs_decision))
+        .collect();
+    let expect = reason::CYCLIC_TEMPLATES;
+    assert_eq!(told, [("a", expect, false), ("b", expect, false)]);
+    assert!(findings[0].message.ends_with("a → b → c → a"), "{findings:?}");
+    assert!(findings[1].message.ends_with("b → b"), "{findings:?}");
 }
 
 #[test]
@@ -114,6 +146,27 @@ fn verbs_that_nobody_knows_are_names_like_others() {
     let state = [role("r", &"[]".into(), rules), binding("b", "r", "u")];
     assert_eq!(answer(&state, "frobnicate", "u").allowed, Some(true));
     assert_eq!(answer(&state, "get", "u").allowed, Some(false));
+    let objects: Vec<Object> = state.iter().cloned().map(mk).collect();
+    let findings = upgrade(&objects).findings;
+    // The resource is one whose permissions are revoked.
+    assert_eq!(
+        reasons(&state),
+        [reason::GRANTS_REVOKED_PERMISSION, reason::UNKNOWN_VERB]
+    );
+    assert!(!findings[1].needs_decision && findings[1].message.ends_with("\"\", \"frobnicate\""));
+    // What Kubernetes asks for, and methods where it is about a path, are known.
+    let known = json!([
+        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "deletecollection", "bind", "impersonate", "*"]},
+        {"nonResourceURLs": ["/x"], "verbs": ["post", "GET", "head"]}]);
+    assert_eq!(
+        reasons(&[role("r", &"[\"role-template-view-basic\"]".into(), known)])
+            .iter()
+            .filter(|told| **told == reason::UNKNOWN_VERB)
+            .count(),
+        0
+    );
+    let post = json!([{"apiGroups": ["x"], "resources": ["x"], "verbs": ["post"]}]);
+    assert_eq!(reasons(&[role("r", &"[]".into(), post)]), [reason::UNKNOWN_VERB]);
 }
 
 #[test]
@@ -171,26 +224,6 @@ fn text_that_is_no_object_is_told_from_json_that_is_cut() {
             "subjects": [1, {"kind": 2}], "roleRef": "x"}]});
     assert_eq!(loader.add_json(&odd.to_string()).unwrap(), LineKind::Object);
     assert_eq!(loader.finish().counts()[2], 1);
-}
-
-#[test]
-fn what_is_on_member_clusters_only_is_named_as_such() {
-    let federated = json!({"apiVersion": "types.kubefed.io/v1beta1", "kind": "FederatedGlobalRole",
-        "metadata": {"name": "far"},
-        "spec": {"placement": {"clusters": [{"name": "east"}, {"name": "west"}]},
-            "template": {"metadata": {"annotations": {AGGREGATION: "[\"role-template-manage-users\"]"}}, "rules": []}}});
-    let objects = [mk(federated.clone())];
-    let [finding] = &upgrade(&objects).findings[..] else {
-        panic!("one finding is expected");
-    };
-    assert_eq!(finding.reason, reason::ON_MEMBER_CLUSTERS);
-    assert!(
-        finding.needs_decision && finding.message.contains("east, west"),
-        "{finding:?}"
-    );
-    // One that this cluster has itself is its own.
-    let objects = [mk(federated), mk(role("far", &"[]".into(), json!([])))];
-    assert_eq!(upgrade(&objects).findings, []);
 }
 
 #[test]

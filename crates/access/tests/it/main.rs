@@ -6,6 +6,8 @@ mod bad_input;
 mod cases;
 mod catalog;
 mod common;
+mod federated;
 mod oracle;
 mod properties;
 mod tenants;
+mod twice;

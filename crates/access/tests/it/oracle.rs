@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use access::{Authorizer, Loader, Question, Records, RequestScope};
+use access::{Authorizer, Holder, Loader, Question, Records, RequestScope};
 use object::Object;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
@@ -34,9 +34,17 @@ const USERS: &[&str] = &[
     "用户",
     "system:serviceaccount:n1:robot",
     "system:anonymous",
+    "system:serviceaccount:n2:robot",
     "",
 ];
-const GROUPS: &[&str] = &["team", "ops", "system:authenticated", "system:unauthenticated"];
+const GROUPS: &[&str] = &[
+    "team",
+    "ops",
+    "system:authenticated",
+    "system:unauthenticated",
+    "system:serviceaccounts",
+    "system:serviceaccounts:n1",
+];
 const VERBS: &[&str] = &["get", "list", "create", "delete", "*"];
 const API_GROUPS: &[&str] = &["", "iam.kubesphere.io", "tenant.kubesphere.io", "apps"];
 const RESOURCES: &[&str] = &["users", "pods", "roles"];
@@ -48,15 +56,16 @@ const NAMESPACES: &[&str] = &["n1", "n2", "d1", "free"];
 const ROLES: &[&str] = &["r1", "r2", "r3", "missing"];
 
 /// Policies, and what each means: 0 none.
-const POLICIES: [&str; 4] = [
+const POLICIES: [&str; 5] = [
     "",
     "package authz\ndefault allow = false\nallow = true {\n  input.Verb == \"get\"\n  input.User.Name == input.Name\n}\n",
     "package authz\ndefault allow = false\nallow = true {\n  input.APIGroup == \"tenant.kubesphere.io\"\n  \
      input.KubernetesRequest == false\n}\n",
     "package authz\ndefault allow = false\nallow {\n  startswith(input.Resource, \"po\")\n  input.Verb == \"list\"\n}\n",
+    "package authz\ndefault allow = false\nallow {\n  input.User.Groups[_] == \"team\"\n}\n",
 ];
 
-fn policy(number: usize, question: &Question<'_>) -> Option<bool> {
+fn policy(number: usize, question: &Question<'_>, groups: &BTreeSet<String>) -> Option<bool> {
     let user = if question.user.is_empty() {
         "system:anonymous"
     } else {
@@ -66,6 +75,7 @@ fn policy(number: usize, question: &Question<'_>) -> Option<bool> {
         1 => Some(question.verb == "get" && user == question.name),
         2 if question.api_group == "tenant.kubesphere.io" => None,
         3 => Some(question.resource.starts_with("po") && question.verb == "list"),
+        4 => Some(groups.contains("team")),
         _ => Some(false),
     }
 }
@@ -117,7 +127,7 @@ fn any_world(random: &mut Random) -> Vec<Value> {
     for group in ["team", "ops"] {
         world.push(
             json!({"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "GroupBinding",
-            "metadata": {"name": group}, "groupRef": {"name": group}, "users": random.some(&USERS[..4], 2)}),
+            "metadata": {"name": group}, "groupRef": {"name": group}, "users": random.some(&USERS[..6], 2)}),
         );
     }
     let (iam, rbac) = ("iam.kubesphere.io/v1alpha2", "rbac.authorization.k8s.io/v1");
@@ -278,27 +288,39 @@ fn applies(subject: &Value, user: &str, groups: &BTreeSet<String>, namespace: &s
     }
 }
 
-/// `None`: it cannot be decided.
-fn oracle(world: &[Value], q: &Question<'_>, is_kubernetes: bool) -> Option<bool> {
-    let user = if q.user.is_empty() {
+fn name_of<'q>(q: &'q Question<'_>) -> &'q str {
+    if q.user.is_empty() {
         "system:anonymous"
     } else {
-        &*q.user
-    };
+        &q.user
+    }
+}
+
+fn groups_of(world: &[Value], q: &Question<'_>) -> BTreeSet<String> {
+    let user = name_of(q);
     let mut groups: BTreeSet<String> = q.groups.iter().map(ToString::to_string).collect();
     for binding in world.iter().filter(|o| o["kind"] == "GroupBinding") {
-        if texts(&binding["users"]).contains(&&*q.user) {
+        if texts(&binding["users"]).contains(&user) {
             groups.insert(binding["groupRef"]["name"].as_str().unwrap().to_owned());
         }
     }
-    groups.insert(
-        if user == "system:anonymous" {
-            "system:unauthenticated"
-        } else {
-            "system:authenticated"
-        }
-        .to_owned(),
-    );
+    if let ["system", "serviceaccount", namespace, _] = user.split(':').collect::<Vec<_>>()[..] {
+        groups.insert("system:serviceaccounts".to_owned());
+        groups.insert(format!("system:serviceaccounts:{namespace}"));
+    }
+    let everybody = if user == "system:anonymous" {
+        "system:unauthenticated"
+    } else {
+        "system:authenticated"
+    };
+    groups.insert(everybody.to_owned());
+    groups
+}
+
+/// `None`: it cannot be decided.
+fn oracle(world: &[Value], q: &Question<'_>, is_kubernetes: bool) -> Option<bool> {
+    let user = name_of(q);
+    let groups = groups_of(world, q);
     let namespaces = || world.iter().filter(|o| o["kind"] == "Namespace");
     let namespace = match q.scope {
         RequestScope::Namespace => Some(q.namespace.to_string()),
@@ -362,7 +384,7 @@ fn oracle(world: &[Value], q: &Question<'_>, is_kubernetes: bool) -> Option<bool
                 .iter()
                 .position(|policy| Some(*policy) == text)
                 .unwrap_or_default();
-            match policy(number, q) {
+            match policy(number, q, &groups) {
                 Some(true) => return Some(true),
                 Some(false) => {}
                 None => result = None,
@@ -378,9 +400,12 @@ fn oracle(world: &[Value], q: &Question<'_>, is_kubernetes: bool) -> Option<bool
     result
 }
 
-/// The one policy that takes an interpreter, by hand.
-fn starts_with_po(policy: &str, input: &str) -> Option<bool> {
+/// The policies that take an interpreter, by hand.
+fn interpreter(policy: &str, input: &str) -> Option<bool> {
     let input: Value = serde_json::from_str(input).ok()?;
+    if policy == POLICIES[4] {
+        return Some(texts(&input["User"]["Groups"]).contains(&"team"));
+    }
     assert_eq!(policy, POLICIES[3]);
     Some(input["Resource"].as_str()?.starts_with("po") && input["Verb"] == "list")
 }
@@ -402,7 +427,7 @@ fn a_million_answers_are_those_of_a_plain_evaluator() {
             }
             records = loader.finish();
         }
-        let authorizer = Authorizer::new(&records).with_interpreter(starts_with_po);
+        let authorizer = Authorizer::new(&records).with_interpreter(interpreter);
         for _ in 0..questions {
             let question = any_question(&mut random);
             let expect = oracle(&world, &question, false);
@@ -425,4 +450,89 @@ fn a_million_answers_are_those_of_a_plain_evaluator() {
     }
     // All kinds of answers are asked for.
     assert!(counts.iter().all(|count| *count > 10_000), "{counts:?}");
+}
+
+/// Whether somebody who can do something is, or has among its members, who asks.
+fn includes(holder: &Holder, user: &str, groups: &BTreeSet<String>) -> bool {
+    match holder.kind.as_str() {
+        "Group" => groups.contains(&holder.name),
+        "ServiceAccount" => user == format!("system:serviceaccount:{}", holder.name.replace('/', ":")),
+        _ => holder.name == user,
+    }
+}
+
+#[test]
+fn who_can_and_show_say_what_check_says() {
+    let mut counts = [0_usize; 3];
+    for seed in 0..400 {
+        let mut random = Random(StdRng::seed_from_u64(seed));
+        let world = any_world(&mut random);
+        let objects: Vec<Object> = world.iter().cloned().map(mk).collect();
+        let records: Records = objects.iter().collect();
+        let authorizer = Authorizer::new(&records).with_interpreter(interpreter);
+        let questions: Vec<_> = (0..20).map(|_| any_question(&mut random)).collect();
+        for user in USERS {
+            let asked = |question: &Question<'static>| Question {
+                user: (*user).into(),
+                groups: Vec::new(),
+                ..question.clone()
+            };
+            let somebody = asked(&Question::default());
+            let (name, groups) = (name_of(&somebody), groups_of(&world, &somebody));
+            let shown = authorizer.show(user);
+            let shown: BTreeSet<&str> = shown.iter().map(|held| held.binding.as_str()).collect();
+            let bound = world.iter().filter_map(|binding| {
+                let own = binding["metadata"]["namespace"].as_str().unwrap_or_default();
+                let mut subjects = binding["subjects"].as_array()?.iter();
+                subjects
+                    .any(|subject| applies(subject, name, &groups, own))
+                    .then(|| {
+                        let place = if own.is_empty() {
+                            String::new()
+                        } else {
+                            format!("{own}/")
+                        };
+                        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                        format!(
+                            "{} {place}{}",
+                            text(&binding["kind"]),
+                            text(&binding["metadata"]["name"])
+                        )
+                    })
+            });
+            let bound: BTreeSet<String> = bound.collect();
+            assert_eq!(
+                shown,
+                bound.iter().map(String::as_str).collect(),
+                "seed {seed}: {user}\n{world:#?}"
+            );
+            for question in &questions {
+                let question = asked(question);
+                let answer = authorizer.check(&question);
+                let about = format!("seed {seed}: {question:?}: {answer:?}");
+                let holders = authorizer.who_can(&question);
+                let own: Vec<_> = holders.iter().filter(|h| includes(h, name, &groups)).collect();
+                if own.iter().any(|holder| !holder.is_open) {
+                    assert_eq!(answer.allowed, Some(true), "{about}");
+                }
+                // What depends on which member of a group asks is open.
+                if own.iter().any(|holder| holder.kind != "Group") {
+                    assert_ne!(answer.allowed, Some(false), "{about}");
+                }
+                if answer.allowed != Some(false) {
+                    assert!(!own.is_empty(), "{about}\n{world:#?}");
+                }
+                if answer.allowed == Some(true) {
+                    let (binding, _) = answer.reason.split_once(" → ").unwrap();
+                    assert!(shown.contains(binding), "{about}");
+                }
+                counts[match answer.allowed {
+                    None => 0,
+                    Some(false) => 1,
+                    Some(true) => 2,
+                }] += 1;
+            }
+        }
+    }
+    assert!(counts.iter().all(|count| *count > 1000), "{counts:?}");
 }

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use access::{LineKind, Loader, Records};
+use access::{FEDERATED_GROUP, FEDERATED_KINDS, LineKind, Loader, Records};
 use anyhow::anyhow;
 use cluster::{
     Scope,
@@ -22,24 +22,11 @@ use crate::{
     output,
 };
 
-/// What KubeFed carries to member clusters.
-const FEDERATED: [&str; 9] = [
-    "FederatedUser",
-    "FederatedGlobalRole",
-    "FederatedWorkspaceRole",
-    "FederatedClusterRole",
-    "FederatedRole",
-    "FederatedGlobalRoleBinding",
-    "FederatedWorkspaceRoleBinding",
-    "FederatedClusterRoleBinding",
-    "FederatedRoleBinding",
-];
-
 /// A dump's objects, or the cluster's.
 pub(super) async fn records(global: &Global, from: Option<&Path>) -> anyhow::Result<Records> {
     let Some(path) = from else {
         let cluster = connect(global).await?;
-        let federated = FEDERATED.map(|kind| ("types.kubefed.io", kind));
+        let federated = FEDERATED_KINDS.map(|kind| (FEDERATED_GROUP, kind));
         let scope = Scope::upgrade().with_kinds(federated);
         let snapshot = cluster.snapshot(&scope).await.map_err(read_error)?;
         for unreadable in &snapshot.unreadable {
