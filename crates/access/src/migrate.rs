@@ -334,12 +334,10 @@ fn find_dangling(
 ) {
     for (index, binding) in state.bindings.iter().enumerate() {
         let is_kubespheres = binding.record.is_iam() || binding.record.user.is_some();
-        let workspace = binding.record.workspace.as_deref();
-        let level = state.level(binding.role);
         if is_kubespheres
             && !changes.contains_key(&index)
             && binding.found.is_none()
-            && releases.to.role(level, binding.role.name, workspace).is_none()
+            && releases.brought(state, binding).is_none()
         {
             findings.push(dangling(binding));
         }

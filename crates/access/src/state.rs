@@ -234,6 +234,13 @@ impl<'a> State<'a> {
         }
     }
 
+    /// Whether a namespace belongs to a workspace or a DevOps project.
+    pub(crate) fn is_kubespheres(&self, namespace: &str) -> bool {
+        self.namespaces
+            .get(namespace)
+            .is_some_and(|record| record.workspace.is_some() || record.devops.is_some())
+    }
+
     pub(crate) fn scope(&self, place: Place<'_>) -> Scope {
         match place {
             Place::Platform => Scope::Platform,

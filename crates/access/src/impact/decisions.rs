@@ -38,7 +38,7 @@ pub(crate) fn find_left_without(
         let (before, after) = assessment.given(index);
         match binding.place {
             Place::Platform => {
-                let is_there = binding.found.is_some();
+                let (is_there, gives_role) = (binding.found.is_some(), assessment.gives_role(index));
                 for subject in binding.subjects() {
                     let own = [subject.name].into_iter().filter(|_| subject.kind == "User");
                     let members = state.members.get(subject.name).into_iter().flatten().copied();
@@ -47,8 +47,7 @@ pub(crate) fn find_left_without(
                         if is_there {
                             had.insert(user);
                         }
-                        // A replacement comes with the release.
-                        if after.is_some_and(|after| is_there || after != before) {
+                        if gives_role {
                             have.insert(user);
                         }
                     }

@@ -58,6 +58,7 @@ pub enum WhyChanged {
     RenamedTemplates { role: String, templates: Arc<[Renamed]> },
     ExtendedTemplates { role: String, templates: Arc<[String]> },
     ChangedBuiltInRole { role: String },
+    BroughtRole { role: String },
 }
 
 impl fmt::Display for WhyChanged {
@@ -81,6 +82,9 @@ impl fmt::Display for WhyChanged {
                 write!(f, "in role {role} the release extends {}", templates.join(", "))
             }
             WhyChanged::ChangedBuiltInRole { role } => write!(f, "the release changes role {role}"),
+            WhyChanged::BroughtRole { role } => {
+                write!(f, "the release brings role {role}, which a binding already names")
+            }
         }
     }
 }
@@ -224,6 +228,7 @@ impl WhyChanged {
             WhyChanged::RenamedTemplates { .. } => "RenamedTemplates",
             WhyChanged::ExtendedTemplates { .. } => "ExtendedTemplates",
             WhyChanged::ChangedBuiltInRole { .. } => "ChangedBuiltInRole",
+            WhyChanged::BroughtRole { .. } => "BroughtRole",
         }
     }
 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod cases;
 mod catalog;
 mod common;
+mod impact;
 mod oracle;
 mod properties;
 mod tenants;
