@@ -4,8 +4,8 @@ use object::ObjectKey;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AGGREGATION, Grants, IAM_GROUP,
-    records::{FEDERATED_GROUP, FederatedRecord},
+    AGGREGATION, Grants, IAM_GROUP, WORKSPACE,
+    records::{BindingRecord, FEDERATED_GROUP, FederatedRecord},
     role::{Outcome, Releases},
     state::{Binding, Role},
 };
@@ -26,6 +26,8 @@ pub mod reason {
     pub const BUILT_IN_NAME_TAKEN: &str = "BuiltInNameTaken";
     /// A binding refers to a role that does not exist.
     pub const DANGLING_BINDING: &str = "DanglingBinding";
+    /// A WorkspaceRoleBinding says of no workspace that it counts there.
+    pub const BINDING_WITHOUT_WORKSPACE: &str = "BindingWithoutWorkspace";
     /// A template that the new release no longer has is kept, because something refers to it.
     pub const TEMPLATE_STILL_REFERRED_TO: &str = "TemplateStillReferredTo";
     /// An object of a kind that says who may do what is there twice.
@@ -174,6 +176,17 @@ pub(crate) fn dangling(binding: &Binding<'_>) -> AccessFinding {
     AccessFinding::about(binding.record.key(), reason::DANGLING_BINDING, message).for_decision()
 }
 
+/// `workspace` is the one that its role is in, where that is known.
+pub(crate) fn without_workspace(binding: &BindingRecord, workspace: Option<&str>) -> AccessFinding {
+    let message = format!("it has no label {WORKSPACE}, so it counts in no workspace and grants nothing");
+    let (name, workspace) = (&binding.name, workspace.unwrap_or("WORKSPACE"));
+    AccessFinding::about(binding.key(), reason::BINDING_WITHOUT_WORKSPACE, message)
+        .hint(format!(
+            "kubectl label --overwrite workspacerolebindings.{IAM_GROUP} {name} {WORKSPACE}={workspace}"
+        ))
+        .for_decision()
+}
+
 pub(crate) fn twice(key: ObjectKey) -> AccessFinding {
     let message = "it is there twice; what was read last counts".to_owned();
     AccessFinding::about(key, reason::SAME_NAME_TWICE, message).for_decision()
@@ -219,10 +232,13 @@ pub(crate) fn no_platform_role(key: ObjectKey, had_one: bool) -> AccessFinding {
         .for_decision()
 }
 
-pub(crate) fn no_member_manager(key: ObjectKey) -> AccessFinding {
-    let message = "after the upgrade nobody who is bound in this workspace can manage its members; administrators \
-                   of the platform still can";
-    AccessFinding::about(key, reason::NO_MEMBER_MANAGER, message.to_owned())
+/// `what` nobody can do any more: `manage`, `add or remove`.
+pub(crate) fn no_member_manager(key: ObjectKey, what: &str) -> AccessFinding {
+    let message = format!(
+        "after the upgrade nobody who is bound in this workspace can {what} its members; administrators of the \
+         platform still can"
+    );
+    AccessFinding::about(key, reason::NO_MEMBER_MANAGER, message)
         .hint(
             "make somebody its administrator; ks-installer access impact --suggest proposes whom".to_owned(),
         )

@@ -9,7 +9,7 @@ use crate::{
     AccessFinding, Catalog, Impact, Level, Policy, Records, RemovedRole, RoleChange, Suggestion,
     finding::{
         check_name_taken, dangling, grants_revoked, on_member_clusters, still_referred_to, trimmed, twice,
-        unknown_template, unreadable_aggregation, unreadable_rules,
+        unknown_template, unreadable_aggregation, unreadable_rules, without_workspace,
     },
     hash::FastSet,
     impact,
@@ -325,7 +325,8 @@ fn remove(state: &State<'_>, policy: &Policy, references: &References<'_>, migra
     }
 }
 
-/// Bindings of KubeSphere's that refer to nothing, and whose role the new release does not bring either.
+/// Bindings of KubeSphere's that refer to nothing, and whose role the new release does not bring either; and those that
+/// count nowhere.
 fn find_dangling(
     state: &State<'_>,
     releases: Releases<'_>,
@@ -341,6 +342,14 @@ fn find_dangling(
         {
             findings.push(dangling(binding));
         }
+    }
+    for binding in &state.placeless {
+        let role = state.role(RoleId {
+            kind: "WorkspaceRole",
+            namespace: "",
+            name: &binding.role,
+        });
+        findings.push(without_workspace(binding, role.and_then(|role| role.workspace)));
     }
 }
 
