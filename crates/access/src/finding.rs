@@ -94,8 +94,14 @@ pub(crate) fn unknown_template(role: &Role<'_>, template: &str) -> AccessFinding
     AccessFinding::about(role.record.key(), reason::UNKNOWN_TEMPLATE, message)
 }
 
-pub(crate) fn unreadable_rules(role: &Role<'_>, error: &str) -> AccessFinding {
-    let message = format!("its rules cannot be read: {error}; it stays as it is");
+/// `is_replaced`: the release puts its own in the place of the rules, or another role in the place of this one.
+pub(crate) fn unreadable_rules(role: &Role<'_>, error: &str, is_replaced: bool) -> AccessFinding {
+    let then = if is_replaced {
+        "the release replaces it, and what its people lose or gain by that is not known"
+    } else {
+        "it stays as it is"
+    };
+    let message = format!("its rules cannot be read: {error}; {then}");
     AccessFinding::about(role.record.key(), reason::UNREADABLE_RULES, message).for_decision()
 }
 

@@ -170,7 +170,7 @@ fn judge<'a>(releases: Releases<'_>, blocked: &Grants, role: &Role<'a>) -> Judge
 }
 
 /// What rules that come from no template of the role grant, and is revoked from templates.
-fn own_revoked(blocked: &Grants, rules: &[Rule], from_templates: &Grants) -> Option<String> {
+pub(crate) fn own_revoked(blocked: &Grants, rules: &[Rule], from_templates: &Grants) -> Option<String> {
     if blocked.is_empty() {
         return None;
     }

@@ -198,7 +198,12 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
                 Some(BindingAction::Rebind { to }) => Some(self.replacement(binding, to)),
                 Some(BindingAction::DeleteRedundant { .. }) => None,
             };
-            self.given.push((delta.before, after));
+            // Of rules that cannot be read nobody can tell what is lost or gained.
+            let is_unknown = binding
+                .found
+                .is_some_and(|place| state.roles[place].set.error.is_some());
+            let before = after.filter(|_| is_unknown).unwrap_or(delta.before);
+            self.given.push((before, after));
             is_affected[index] = change.is_some() || delta.is_changed;
         }
         let mut affected = Vec::new();

@@ -231,6 +231,80 @@ fn a_manager_through_a_group_is_suggested_for_what_is_theirs() {
     );
 }
 
+#[test]
+fn bindings_of_users_to_nothing_are_told_in_projects_of_workspaces() {
+    let cluster = |name: &str, user: &str| {
+        mk(
+            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": name}, "roleRef": {"kind": "ClusterRole", "name": "gone"},
+            "subjects": [{"kind": "User", "name": user}]}),
+        )
+    };
+    let mut everyone = cluster("everyone", "x");
+    everyone.as_map_mut()["subjects"] =
+        json!([{"kind": "Group", "name": "g"}, {"kind": "ServiceAccount", "name": "s"}]);
+    let state = [
+        mk_project(),
+        mk_role_binding("a", "proj", "Role", "gone", "u"),
+        mk_role_binding("b", "proj", "ClusterRole", "gone", "u"),
+        mk_role_binding("c", "proj", "Role", "gone", "system:kube-scheduler"),
+        // The controllers make it.
+        mk_role_binding("d", "proj", "Role", "operator", "u"),
+        mk_role_binding("e", "kube-system", "Role", "gone", "u"),
+        cluster("f", "u"),
+        cluster("g", "system:kube-proxy"),
+        everyone,
+    ];
+    let told = told(&upgrade(&state), reason::DANGLING_BINDING).join(" ");
+    assert_eq!(told, "f a b");
+}
+
+#[test]
+fn a_cluster_role_is_judged_where_it_is_bound() {
+    let check = |name: &str, list: Option<&str>, is_bound: bool, expect: bool| {
+        let rules = json!([rule(&["members", "rolebindings", "roles"], &["*"])]);
+        let mut state = vec![mk_project(), mk_role("ClusterRole", name, list, rules)];
+        if is_bound {
+            state.push(mk_role_binding("a", "proj", "ClusterRole", name, "u"));
+        }
+        let migration = upgrade(&state);
+        let told = told(&migration, reason::GRANTS_REVOKED_PERMISSION);
+        assert_eq!(
+            told.len(),
+            usize::from(expect),
+            "{name}: {:?}",
+            migration.findings
+        );
+    };
+    check("by-kubectl", None, true, true);
+    check("by-kubectl", None, false, false);
+    check("system:aggregate-to-admin", None, true, false);
+    // Kubernetes' own, and KubeSphere's.
+    check("admin", None, true, false);
+    check("cluster-admin", None, true, false);
+}
+
+#[test]
+fn of_rules_that_cannot_be_read_no_gain_is_told() {
+    let mut boss = mk_role("WorkspaceRole", "ws-admin", None, json!("x"));
+    boss.as_map_mut()["metadata"]["labels"]["kubesphere.io/workspace"] = "ws".into();
+    let state = [
+        boss,
+        mk_workspace_binding("a", "ws-admin", Some("ws"), "u"),
+        mk_role("GlobalRole", "users-manager", None, json!("x")),
+        mk_binding("b", "users-manager", &["v"]),
+        mk_role("GlobalRole", "platform-regular", None, json!([])),
+    ];
+    let migration = upgrade(&state);
+    assert_eq!(migration.impact, Impact::default());
+    assert_eq!(
+        told(&migration, reason::UNREADABLE_RULES),
+        ["users-manager", "ws-admin"]
+    );
+    assert_eq!(migration.binding_changes.len(), 1);
+    assert_eq!(proof(&state, &migration), []);
+}
+
 fn mk_project() -> Object {
     mk(json!({"apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "proj", "labels": {"kubesphere.io/workspace": "ws"}}}))
