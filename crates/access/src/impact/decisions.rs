@@ -42,7 +42,7 @@ impl Managed {
     }
 
     /// What nobody can do any more, in words.
-    fn lost(&self) -> Option<String> {
+    fn lost(self) -> Option<String> {
         let verbs = MANAGE_MEMBERS.iter().zip(self.before.iter().zip(self.after));
         let lost = verbs.filter(|(_, (before, after))| **before && !after);
         let words: Vec<&str> = lost.map(|((_, word), _)| *word).collect();
@@ -119,10 +119,8 @@ pub(crate) fn find_left_without(
                     }
                 }
             }
-            Place::Workspace(workspace) => {
-                if binding.subjects().any(|subject| is_held(&subject)) {
-                    managed.entry(workspace).or_default().add(by(&manages));
-                }
+            Place::Workspace(workspace) if binding.subjects().any(|subject| is_held(&subject)) => {
+                managed.entry(workspace).or_default().add(by(&manages));
             }
             _ => {}
         }

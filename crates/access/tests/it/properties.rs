@@ -96,8 +96,11 @@ fn any_role(level: Level, kind: &'static str, name: &'static str) -> impl Strate
         })
 }
 
-/// Where bindings are, and the kinds and names of the roles that they refer to.
-const BOUND: [(&str, Option<&str>, &[(&str, &str)]); 5] = [
+/// Kinds and names of roles.
+type RoleNames = &'static [(&'static str, &'static str)];
+
+/// Where bindings are, and what they refer to.
+const BOUND: [(&str, Option<&str>, RoleNames); 5] = [
     (
         "GlobalRoleBinding",
         None,
@@ -138,7 +141,7 @@ const BOUND: [(&str, Option<&str>, &[(&str, &str)]); 5] = [
     ("RoleBinding", Some("dev1"), IN_NAMESPACES),
 ];
 
-const IN_NAMESPACES: &[(&str, &str)] = &[
+const IN_NAMESPACES: RoleNames = &[
     ("Role", "admin"),
     ("Role", "operator"),
     ("Role", "a"),
