@@ -4,8 +4,8 @@ use object::ObjectKey;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AGGREGATION, DEPENDENCIES, Grants, IAM_GROUP,
-    records::{FEDERATED_GROUP, FederatedRecord},
+    AGGREGATION, DEPENDENCIES, Grants, IAM_GROUP, WORKSPACE,
+    records::{BindingRecord, FEDERATED_GROUP, FederatedRecord},
     role::{Outcome, Releases},
     state::{Binding, Role},
     words::visible,
@@ -27,6 +27,8 @@ pub mod reason {
     pub const BUILT_IN_NAME_TAKEN: &str = "BuiltInNameTaken";
     /// A binding refers to a role that does not exist.
     pub const DANGLING_BINDING: &str = "DanglingBinding";
+    /// A WorkspaceRoleBinding says of no workspace that it counts there.
+    pub const BINDING_WITHOUT_WORKSPACE: &str = "BindingWithoutWorkspace";
     /// A template that the new release no longer has is kept, because something refers to it.
     pub const TEMPLATE_STILL_REFERRED_TO: &str = "TemplateStillReferredTo";
     /// An object of a kind that says who may do what is there twice.
@@ -99,8 +101,14 @@ pub(crate) fn unknown_template(role: &Role<'_>, template: &str) -> AccessFinding
     AccessFinding::about(role.record.key(), reason::UNKNOWN_TEMPLATE, message)
 }
 
-pub(crate) fn unreadable_rules(role: &Role<'_>, error: &str) -> AccessFinding {
-    let message = format!("its rules cannot be read: {error}; it stays as it is");
+/// `is_replaced`: the release puts its own in the place of the rules, or another role in the place of this one.
+pub(crate) fn unreadable_rules(role: &Role<'_>, error: &str, is_replaced: bool) -> AccessFinding {
+    let then = if is_replaced {
+        "the release replaces it, and what its people lose or gain by that is not known"
+    } else {
+        "it stays as it is"
+    };
+    let message = format!("its rules cannot be read: {error}; {then}");
     AccessFinding::about(role.record.key(), reason::UNREADABLE_RULES, message).for_decision()
 }
 
@@ -197,6 +205,17 @@ pub(crate) fn dangling(binding: &Binding<'_>) -> AccessFinding {
         binding.role.kind, binding.role.name
     );
     AccessFinding::about(binding.record.key(), reason::DANGLING_BINDING, message).for_decision()
+}
+
+/// `workspace` is the one that its role is in, where that is known.
+pub(crate) fn without_workspace(binding: &BindingRecord, workspace: Option<&str>) -> AccessFinding {
+    let message = format!("it has no label {WORKSPACE}, so it counts in no workspace and grants nothing");
+    let (name, workspace) = (&binding.name, workspace.unwrap_or("WORKSPACE"));
+    AccessFinding::about(binding.key(), reason::BINDING_WITHOUT_WORKSPACE, message)
+        .hint(format!(
+            "kubectl label --overwrite workspacerolebindings.{IAM_GROUP} {name} {WORKSPACE}={workspace}"
+        ))
+        .for_decision()
 }
 
 pub(crate) fn twice(key: ObjectKey) -> AccessFinding {
@@ -320,10 +339,13 @@ pub(crate) fn no_platform_role(key: ObjectKey, had_one: bool) -> AccessFinding {
         .for_decision()
 }
 
-pub(crate) fn no_member_manager(key: ObjectKey) -> AccessFinding {
-    let message = "after the upgrade nobody who is bound in this workspace can manage its members; administrators \
-                   of the platform still can";
-    AccessFinding::about(key, reason::NO_MEMBER_MANAGER, message.to_owned())
+/// `what` nobody can do any more: `manage`, `add or remove`.
+pub(crate) fn no_member_manager(key: ObjectKey, what: &str) -> AccessFinding {
+    let message = format!(
+        "after the upgrade nobody who is bound in this workspace can {what} its members; administrators of the \
+         platform still can"
+    );
+    AccessFinding::about(key, reason::NO_MEMBER_MANAGER, message)
         .hint(
             "make somebody its administrator; ks-installer access impact --suggest proposes whom".to_owned(),
         )

@@ -6,15 +6,16 @@ use object::{Object, ObjectKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessFinding, Catalog, Impact, Policy, Records, RemovedRole, RoleChange, Suggestion,
+    AccessFinding, Catalog, Grants, Impact, Level, Policy, Records, RemovedRole, RoleChange, Suggestion,
     finding::{
         check_name_taken, dangling, grants_revoked, keeps_policy, loses_policy, still_referred_to, trimmed,
-        unknown_template, unreadable_aggregation, unreadable_rules,
+        unknown_template, unreadable_aggregation, unreadable_rules, without_workspace,
     },
     hash::FastSet,
     impact,
     oddities::find_oddities,
-    role::{Judgement, Outcome, Releases, judge_shapes},
+    policy::is_kubernetes_own,
+    role::{Judgement, Outcome, Releases, judge_shapes, own_revoked},
     state::{Binding, Place, Role, RoleId, State, SubjectId},
 };
 
@@ -154,27 +155,38 @@ struct References<'a> {
 
 pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judged<'a> {
     let judgements = judge_shapes(state, releases);
-    let bound_to_people: FastSet<usize> = state
+    // Which roles people are bound to in namespaces, and the level of these.
+    let bound_to_people: FastSet<(usize, Level)> = state
         .bindings
         .iter()
-        .filter(|binding| binding.role.kind == "Role")
         .filter(|binding| binding.subjects().any(|subject| subject.is_person()))
-        .filter_map(|binding| binding.found)
+        .filter_map(|binding| match binding.place {
+            Place::Namespace(namespace) => Some((binding.found?, state.namespace_level(namespace))),
+            _ => None,
+        })
         .collect();
+    let mut blocked: BTreeMap<Level, Grants> = BTreeMap::new();
     let mut judged = Judged::default();
     for (place, role) in state.roles.iter().enumerate() {
-        if role.is_template() || releases.policy.removed_role(role.id.kind, role.id.name).is_some() {
-            continue;
-        }
-        if releases
-            .policy
-            .is_built_in(role.level, role.id.name, role.workspace)
-        {
-            judged.findings.extend(check_name_taken(role, releases));
-            continue;
-        }
+        let policy = releases.policy;
+        let is_removed = policy.removed_role(role.id.kind, role.id.name).is_some();
+        let is_built_in = policy.is_built_in(role.level, role.id.name, role.workspace);
         if let Some(error) = &role.set.error {
-            judged.findings.push(unreadable_rules(role, error));
+            let is_released = || {
+                releases
+                    .to
+                    .role(role.level, role.id.name, role.workspace)
+                    .is_some()
+            };
+            let is_replaced = is_removed || ((role.is_template() || is_built_in) && is_released());
+            judged.findings.push(unreadable_rules(role, error, is_replaced));
+            continue;
+        }
+        if role.is_template() || is_removed {
+            continue;
+        }
+        if is_built_in {
+            judged.findings.extend(check_name_taken(role, releases));
             continue;
         }
         match &judgements[role.shape] {
@@ -184,11 +196,20 @@ pub(crate) fn judge_roles<'a>(state: &State<'a>, releases: Releases<'_>) -> Judg
             }
             Judgement::Bare(revoked) => {
                 // Kubernetes and its add-ons keep Roles of their own, which no person is bound to.
-                if let Some(what) = revoked
-                    && (role.id.kind != "Role" || bound_to_people.contains(&place))
-                {
-                    judged.findings.push(grants_revoked(role, what));
+                let is_bound = |level: Level| bound_to_people.contains(&(place, level));
+                let mut what = revoked
+                    .clone()
+                    .filter(|_| role.id.kind != "Role" || is_bound(role.level));
+                // In a namespace a ClusterRole gives what a Role there would.
+                if role.id.kind == "ClusterRole" && !is_kubernetes_own(role.id.name) {
+                    for level in Level::ALL.into_iter().filter(|level| is_bound(*level)) {
+                        let blocked = blocked.entry(level).or_insert_with(|| releases.blocked(level));
+                        what = what.or_else(|| own_revoked(blocked, role.rules(), &Grants::default()));
+                    }
                 }
+                judged
+                    .findings
+                    .extend(what.map(|what| grants_revoked(role, &what)));
             }
             Judgement::Custom(outcome) => {
                 for name in &outcome.leaving {
@@ -326,7 +347,8 @@ fn remove(state: &State<'_>, policy: &Policy, references: &References<'_>, migra
     }
 }
 
-/// Bindings of KubeSphere's that refer to nothing, and whose role the new release does not bring either.
+/// Bindings of KubeSphere's, or of users in its places, that refer to nothing, and whose role the new release does not
+/// bring either; and those that count nowhere.
 fn find_dangling(
     state: &State<'_>,
     releases: Releases<'_>,
@@ -334,16 +356,28 @@ fn find_dangling(
     findings: &mut Vec<AccessFinding>,
 ) {
     for (index, binding) in state.bindings.iter().enumerate() {
-        let is_kubespheres = binding.record.is_iam() || binding.record.user.is_some();
-        let workspace = binding.record.workspace.as_deref();
-        let level = state.level(binding.role);
-        if is_kubespheres
+        let record = binding.record;
+        let is_of_users = || {
+            (record.namespace.is_empty() || state.is_kubespheres(&record.namespace))
+                && binding
+                    .subjects()
+                    .any(|subject| subject.kind == "User" && subject.is_person())
+        };
+        if (record.is_iam() || record.user.is_some() || is_of_users())
             && !changes.contains_key(&index)
             && binding.found.is_none()
-            && releases.to.role(level, binding.role.name, workspace).is_none()
+            && releases.brought(state, binding).is_none()
         {
             findings.push(dangling(binding));
         }
+    }
+    for binding in &state.placeless {
+        let role = state.role(RoleId {
+            kind: "WorkspaceRole",
+            namespace: "",
+            name: &binding.role,
+        });
+        findings.push(without_workspace(binding, role.and_then(|role| role.workspace)));
     }
 }
 

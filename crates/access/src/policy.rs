@@ -59,6 +59,14 @@ pub struct Policy {
     pub built_in: BTreeMap<Level, BTreeSet<String>>,
 }
 
+/// The roles for people that Kubernetes itself brings to every cluster.
+const KUBERNETES_OWN: [&str; 4] = ["admin", "cluster-admin", "edit", "view"];
+
+/// Whether Kubernetes itself brings a ClusterRole.
+pub(crate) fn is_kubernetes_own(name: &str) -> bool {
+    name.starts_with("system:") || KUBERNETES_OWN.contains(&name)
+}
+
 impl Policy {
     /// The entry of a role that the release no longer has.
     pub fn removed_role(&self, kind: &str, name: &str) -> Option<&RemovedRole> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Catalog, Grants, Level, MigrateOptions, Policy, Rule, RuleList, Template, Text,
-    state::{Aggregation, Role, State},
+    state::{Aggregation, Binding, Role, State},
 };
 
 /// A template that goes by a new name.
@@ -63,6 +63,17 @@ impl<'a> Releases<'a> {
 
     pub(crate) fn knows(&self, level: Level, name: &str) -> bool {
         self.from.template(level, name).is_some() || self.to.template(level, name).is_some()
+    }
+
+    /// The role that the release brings where a binding refers to one that does not exist. Those of workspaces and
+    /// namespaces are made by KubeSphere's controllers, which leave namespaces of others alone.
+    pub(crate) fn brought(&self, state: &State<'_>, binding: &Binding<'_>) -> Option<&'a Template> {
+        let role = binding.role;
+        if binding.found.is_some() || (role.kind == "Role" && !state.is_kubespheres(role.namespace)) {
+            return None;
+        }
+        let workspace = binding.record.workspace.as_deref();
+        self.to.role(state.level(role), role.name, workspace)
     }
 
     /// What revoked templates of a level give, and no template that is still offered. One that gives all that a
@@ -159,7 +170,7 @@ fn judge<'a>(releases: Releases<'_>, blocked: &Grants, role: &Role<'a>) -> Judge
 }
 
 /// What rules that come from no template of the role grant, and is revoked from templates.
-fn own_revoked(blocked: &Grants, rules: &[Rule], from_templates: &Grants) -> Option<String> {
+pub(crate) fn own_revoked(blocked: &Grants, rules: &[Rule], from_templates: &Grants) -> Option<String> {
     if blocked.is_empty() {
         return None;
     }

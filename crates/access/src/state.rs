@@ -128,6 +128,8 @@ pub(crate) struct State<'a> {
     pub(crate) shapes: Vec<usize>,
     /// By their names.
     pub(crate) bindings: Vec<Binding<'a>>,
+    /// WorkspaceRoleBindings that name no workspace. They count nowhere.
+    pub(crate) placeless: Vec<&'a BindingRecord>,
     pub(crate) namespaces: FastMap<&'a str, &'a NamespaceRecord>,
     /// The users in each group.
     pub(crate) members: BTreeMap<&'a str, BTreeSet<&'a str>>,
@@ -142,6 +144,7 @@ impl<'a> State<'a> {
             roles: Vec::new(),
             shapes: Vec::new(),
             bindings: Vec::new(),
+            placeless: Vec::new(),
             namespaces: records
                 .namespaces
                 .iter()
@@ -201,12 +204,18 @@ impl<'a> State<'a> {
         let name = |record: &&'a BindingRecord| (record.kind, &*record.namespace, &*record.name);
         records.par_sort_by_key(name);
         self.bindings.reserve(records.len());
-        for record in records {
-            let is_twice = |last: &mut Binding<'a>| name(&last.record) == name(&record);
-            if self.bindings.pop_if(is_twice).is_some() {
+        for (index, record) in records.iter().copied().enumerate() {
+            if records
+                .get(index + 1)
+                .is_some_and(|next| name(next) == name(&record))
+            {
                 self.twice.insert(name(&record));
+                continue;
             }
-            let mut binding = binding(record);
+            let Some(mut binding) = binding(record) else {
+                self.placeless.push(record);
+                continue;
+            };
             binding.found = places.get(&binding.role).copied();
             self.bindings.push(binding);
         }
@@ -227,11 +236,18 @@ impl<'a> State<'a> {
         }
     }
 
-    fn namespace_level(&self, namespace: &str) -> Level {
+    pub(crate) fn namespace_level(&self, namespace: &str) -> Level {
         match self.namespaces.get(namespace) {
             Some(record) if record.devops.is_some() => Level::DevopsProject,
             _ => Level::Project,
         }
+    }
+
+    /// Whether a namespace belongs to a workspace or a DevOps project.
+    pub(crate) fn is_kubespheres(&self, namespace: &str) -> bool {
+        self.namespaces
+            .get(namespace)
+            .is_some_and(|record| record.workspace.is_some() || record.devops.is_some())
     }
 
     pub(crate) fn scope(&self, place: Place<'_>) -> Scope {
@@ -264,12 +280,13 @@ impl<'a> State<'a> {
     }
 }
 
-fn binding(record: &BindingRecord) -> Binding<'_> {
+/// `None`: it counts nowhere.
+fn binding(record: &BindingRecord) -> Option<Binding<'_>> {
     let namespace = &*record.namespace;
-    let workspace = record.workspace.as_deref().unwrap_or_default();
+    let workspace = record.workspace.as_deref().filter(|name| !name.is_empty());
     let (own_kind, place) = match record.kind {
         "GlobalRoleBinding" => ("GlobalRole", Place::Platform),
-        "WorkspaceRoleBinding" => ("WorkspaceRole", Place::Workspace(workspace)),
+        "WorkspaceRoleBinding" => ("WorkspaceRole", Place::Workspace(workspace?)),
         "ClusterRoleBinding" => ("ClusterRole", Place::Cluster),
         _ => ("Role", Place::Namespace(namespace)),
     };
@@ -282,12 +299,12 @@ fn binding(record: &BindingRecord) -> Binding<'_> {
         namespace: if kind == "Role" { namespace } else { "" },
         name: &record.role,
     };
-    Binding {
+    Some(Binding {
         place,
         role,
         record,
         found: None,
-    }
+    })
 }
 
 fn role_id(record: &RoleRecord) -> RoleId<'_> {

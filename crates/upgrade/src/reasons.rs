@@ -200,6 +200,11 @@ const fn reason(name: &'static str, severities: &'static [Severity], description
 /// Reasons that other modules define.
 const FOREIGN: &[Reason] = &[
     reason(
+        access::BINDING_WITHOUT_WORKSPACE,
+        &[Warning, Info],
+        "A WorkspaceRoleBinding lacks the label that says in which workspace it counts, and grants nothing",
+    ),
+    reason(
         access::BUILT_IN_NAME_TAKEN,
         &[Warning, Info],
         "A role of somebody's own has the name of a role that the new release brings",
@@ -222,7 +227,7 @@ const FOREIGN: &[Reason] = &[
     reason(
         access::NO_MEMBER_MANAGER,
         &[Warning, Info],
-        "After the upgrade nobody who is bound in a workspace can manage its members",
+        "After the upgrade nobody but administrators of the platform can manage the members of a workspace",
     ),
     reason(
         access::NO_PLATFORM_ROLE,
@@ -272,7 +277,7 @@ const FOREIGN: &[Reason] = &[
     reason(
         access::UNREADABLE_RULES,
         &[Warning, Info],
-        "A role's rules cannot be read, so it is left alone",
+        "A role's rules cannot be read, so what it grants is not known",
     ),
     reason(
         settings::ADMIN_PASSWORD,

@@ -198,7 +198,12 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
                 Some(BindingAction::Rebind { to }) => Some(self.replacement(binding, to)),
                 Some(BindingAction::DeleteRedundant { .. }) => None,
             };
-            self.given.push((delta.before, after));
+            // Of rules that cannot be read nobody can tell what is lost or gained.
+            let is_unknown = binding
+                .found
+                .is_some_and(|place| state.roles[place].set.error.is_some());
+            let before = after.filter(|_| is_unknown).unwrap_or(delta.before);
+            self.given.push((before, after));
             is_affected[index] = change.is_some() || delta.is_changed;
         }
         let mut affected = Vec::new();
@@ -215,19 +220,26 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
 
     fn delta(&mut self, binding: &Binding<'a>) -> Delta {
         let Some(place) = binding.found else {
-            return self.delta_of(self.state.level(binding.role), None, None);
+            let brought = self.releases.brought(self.state, binding);
+            return self.delta_of(self.state.level(binding.role), None, None, brought);
         };
         if let Some(delta) = self.deltas[place] {
             return delta;
         }
         let role = &self.state.roles[place];
-        let delta = self.delta_of(role.level, Some(role), self.changes.get(&place));
+        let (change, released) = (self.changes.get(&place), self.released(role));
+        let delta = self.delta_of(role.level, Some(role), change, released);
         self.deltas[place] = Some(delta);
         delta
     }
 
-    fn delta_of(&mut self, level: Level, role: Option<&Role<'a>>, change: Option<&RoleChange>) -> Delta {
-        let released = role.and_then(|role| self.released(role));
+    fn delta_of(
+        &mut self,
+        level: Level,
+        role: Option<&Role<'a>>,
+        change: Option<&RoleChange>,
+        released: Option<&Template>,
+    ) -> Delta {
         let likeness = (
             level,
             role.map(|role| role.shape),
@@ -475,7 +487,14 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
             });
             return;
         }
-        let Some(place) = binding.found else { return };
+        let Some(place) = binding.found else {
+            if self.gives_role(index) {
+                reasons.push(WhyChanged::BroughtRole {
+                    role: binding.role.name.to_owned(),
+                });
+            }
+            return;
+        };
         if !self.deltas[place].is_some_and(|delta| delta.is_changed) {
             return;
         }
@@ -517,6 +536,17 @@ impl<'s, 'a, 'r> Assessment<'s, 'a, 'r> {
             .found
             .is_some_and(|place| self.changes.contains_key(&place));
         is_carried && !self.bindings.contains_key(&index) && !is_changed
+    }
+
+    /// Whether a binding refers to a role that exists after the upgrade.
+    pub(super) fn gives_role(&self, index: usize) -> bool {
+        let binding = &self.state.bindings[index];
+        match self.bindings.get(&index).map(|change| &change.action) {
+            // The replacement comes with the release.
+            Some(BindingAction::Rebind { .. }) => true,
+            Some(BindingAction::DeleteRedundant { .. }) => false,
+            None => binding.found.is_some() || self.releases.brought(self.state, binding).is_some(),
+        }
     }
 
     pub(super) fn given(&self, index: usize) -> Given {

@@ -15,13 +15,33 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Grant, Renamed};
+use crate::{Grant, IAM_GROUP, Renamed, Request};
 
 pub(crate) use assess::assess;
 pub(crate) use decisions::find_left_without;
 pub use proof::{Deviation, deviations};
 pub use suggest::Suggestion;
 pub(crate) use suggest::suggest;
+
+/// Whoever may do this is all-powerful.
+const EVERYTHING: Request<'_> = Request::Resource {
+    verb: "*",
+    api_group: "*",
+    resource: "*",
+    subresource: "",
+    name: "",
+};
+
+/// A request for KubeSphere's own users, members and roles.
+const fn iam_request<'q>(verb: &'q str, resource: &'q str) -> Request<'q> {
+    Request::Resource {
+        verb,
+        api_group: IAM_GROUP,
+        resource,
+        subresource: "",
+        name: "",
+    }
+}
 
 /// Where a permission counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,6 +78,7 @@ pub enum WhyChanged {
     RenamedTemplates { role: String, templates: Arc<[Renamed]> },
     ExtendedTemplates { role: String, templates: Arc<[String]> },
     ChangedBuiltInRole { role: String },
+    BroughtRole { role: String },
 }
 
 impl fmt::Display for WhyChanged {
@@ -81,6 +102,9 @@ impl fmt::Display for WhyChanged {
                 write!(f, "in role {role} the release extends {}", templates.join(", "))
             }
             WhyChanged::ChangedBuiltInRole { role } => write!(f, "the release changes role {role}"),
+            WhyChanged::BroughtRole { role } => {
+                write!(f, "the release brings role {role}, which a binding already names")
+            }
         }
     }
 }
@@ -224,6 +248,7 @@ impl WhyChanged {
             WhyChanged::RenamedTemplates { .. } => "RenamedTemplates",
             WhyChanged::ExtendedTemplates { .. } => "ExtendedTemplates",
             WhyChanged::ChangedBuiltInRole { .. } => "ChangedBuiltInRole",
+            WhyChanged::BroughtRole { .. } => "BroughtRole",
         }
     }
 }

@@ -78,14 +78,16 @@ pub fn deviations(
     let now: HashMap<_, _> = after
         .bindings
         .iter()
-        .map(|binding| {
+        .filter_map(|binding| {
             let number = match binding.found.map(|place| &after.roles[place]) {
                 None => forms.number(&Grants::default()),
+                // What it gives nobody can tell; that is a finding of its own.
+                Some(role) if role.set.error.is_some() => return None,
                 Some(role) => *rules
                     .entry(role.record.rules)
                     .or_insert_with(|| forms.number(&Grants::of(role.rules()))),
             };
-            (key(binding), (binding, number))
+            Some((key(binding), (binding, number)))
         })
         .collect();
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Changes, Impact, Scope};
-use crate::{Grants, IAM_GROUP, Level, Request, Template, role::Releases, state::State};
+use super::{Changes, EVERYTHING, Impact, Scope, iam_request};
+use crate::{Grants, Level, Request, Template, role::Releases, state::State};
 
 /// Whoever may do this makes workspaces.
 const CREATE_WORKSPACES: Request<'_> = Request::Resource {
@@ -64,13 +64,7 @@ struct Advice<'r> {
 }
 
 const fn manages(resource: &str) -> Request<'_> {
-    Request::Resource {
-        verb: "update",
-        api_group: IAM_GROUP,
-        resource,
-        subresource: "",
-        name: "",
-    }
+    iam_request("update", resource)
 }
 
 fn advise<'r>(releases: Releases<'r>, lost: &Changes) -> Advice<'r> {
@@ -99,15 +93,8 @@ fn advise<'r>(releases: Releases<'r>, lost: &Changes) -> Advice<'r> {
 }
 
 pub(crate) fn suggest(state: &State<'_>, releases: Releases<'_>, impact: &Impact) -> Vec<Suggestion> {
-    let everything = Request::Resource {
-        verb: "*",
-        api_group: "*",
-        resource: "*",
-        subresource: "",
-        name: "",
-    };
     let makes_workspaces = narrowest(releases, Level::Platform, |role| {
-        role.grants.allows(&CREATE_WORKSPACES) && !role.grants.allows(&everything)
+        role.grants.allows(&CREATE_WORKSPACES) && !role.grants.allows(&EVERYTHING)
     });
     let administrator = narrowest(releases, Level::Workspace, |role| {
         let grants = &role.grants;
@@ -123,10 +110,11 @@ pub(crate) fn suggest(state: &State<'_>, releases: Releases<'_>, impact: &Impact
     let mut known: HashMap<usize, Advice<'_>> = HashMap::new();
     let mut suggestions = Vec::new();
     for subject in &impact.subjects {
-        // Members of a group get it back with the group.
-        if subject.lost.is_empty() || subject.kind == "ServiceAccount" || !subject.through.is_empty() {
+        if subject.lost.is_empty() || subject.kind == "ServiceAccount" {
             continue;
         }
+        // Members of a group get it back with the group, but for what they alone are responsible for.
+        let is_own = subject.through.is_empty();
         let advice = known
             .entry(subject.lost.address())
             .or_insert_with(|| advise(releases, &subject.lost));
@@ -140,14 +128,14 @@ pub(crate) fn suggest(state: &State<'_>, releases: Releases<'_>, impact: &Impact
             });
         };
         match &subject.scope {
-            Scope::Workspace(workspace) => {
+            Scope::Workspace(workspace) if is_own => {
                 if let Some(role) = advice.workspace {
                     let why = format!("loses {} in {workspace}", advice.what);
                     push(Some(workspace), Some(in_workspace(role, workspace)), why);
                 }
             }
             Scope::Platform => {
-                if let Some(role) = makes_workspaces.filter(|_| advice.makes_workspaces) {
+                if let Some(role) = makes_workspaces.filter(|_| advice.makes_workspaces && is_own) {
                     push(
                         None,
                         Some(role.name.clone()),
@@ -161,7 +149,7 @@ pub(crate) fn suggest(state: &State<'_>, releases: Releases<'_>, impact: &Impact
                         push(Some(workspace), Some(in_workspace(role, workspace)), why);
                     }
                 }
-                if advice.manages_users {
+                if advice.manages_users && is_own {
                     let why = "managed users, which only administrators of the platform do from now on";
                     push(None, None, why.to_owned());
                 }

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::common::{carry_out, mk, upgrade};
 
-const IAM: &str = "iam.kubesphere.io/v1alpha2";
+pub(crate) const IAM: &str = "iam.kubesphere.io/v1alpha2";
 
-fn mk_role(kind: &str, name: &str, list: Option<&str>, rules: Value) -> Object {
+pub(crate) fn mk_role(kind: &str, name: &str, list: Option<&str>, rules: Value) -> Object {
     let mut metadata = json!({"name": name, "labels": {"kubesphere.io/workspace": "ws"}, "annotations": {}});
     if let Some(list) = list {
         metadata["annotations"][AGGREGATION] = list.into();
@@ -23,7 +23,7 @@ fn mk_role(kind: &str, name: &str, list: Option<&str>, rules: Value) -> Object {
     mk(json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "rules": rules}))
 }
 
-fn mk_binding(name: &str, role: &str, users: &[&str]) -> Object {
+pub(crate) fn mk_binding(name: &str, role: &str, users: &[&str]) -> Object {
     let subjects: Vec<Value> = users
         .iter()
         .map(|name| json!({"kind": "User", "name": name}))
@@ -34,7 +34,7 @@ fn mk_binding(name: &str, role: &str, users: &[&str]) -> Object {
     )
 }
 
-fn rule(resources: &[&str], verbs: &[&str]) -> Value {
+pub(crate) fn rule(resources: &[&str], verbs: &[&str]) -> Value {
     json!({"apiGroups": ["*"], "resources": resources, "verbs": verbs})
 }
 
@@ -66,7 +66,7 @@ fn check_rules(templates: &[&str], before: &[Value], expect: Option<&[Value]>) -
     migration
 }
 
-fn reasons(migration: &Migration) -> Vec<(&str, bool)> {
+pub(crate) fn reasons(migration: &Migration) -> Vec<(&str, bool)> {
     let findings = migration.findings.iter();
     findings.map(|f| (f.reason.as_str(), f.needs_decision)).collect()
 }
@@ -334,7 +334,7 @@ fn groups_are_told_with_their_members() {
             "groupRef": {"name": "g"}, "users": ["v", "u"]}),
         ),
         // Grants nothing: there is no such role.
-        mk_binding("b", "platform-admin", &["u"]),
+        mk_binding("b", "missing", &["u"]),
     ];
     let migration = upgrade(&state);
     let [subject, u, v] = &migration.impact.subjects[..] else {

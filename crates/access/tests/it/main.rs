@@ -7,6 +7,7 @@ mod cases;
 mod catalog;
 mod common;
 mod federated;
+mod impact;
 mod oracle;
 mod properties;
 mod tenants;

@@ -1,16 +1,19 @@
 //! What holds on every cluster, however its roles and bindings were made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use access::{
-    AGGREGATION, Catalog, Grant, Grants, Level, MigrateOptions, Migration, PermissionChange, Request, Rule,
-    Scope, SubjectImpact, migrate,
+    AGGREGATION, Catalog, Grant, Grants, Level, MigrateOptions, Migration, PermissionChange, Question,
+    Request, RequestScope, Rule, Scope, SubjectImpact, migrate,
 };
 use object::{Object, ObjectKey};
 use proptest::{prelude::*, sample::subsequence};
 use serde_json::{Value, json};
 
-use crate::common::{RELEASES, apply_catalog, carry_out, mk, upgrade, upgrade_from};
+use crate::{
+    common::{RELEASES, apply_catalog, carry_out, mk, upgrade, upgrade_from},
+    oracle::oracle,
+};
 
 /// Rules that people write: their own, shares of what templates give, both in one, and all-powerful ones.
 fn own_rules() -> Vec<Rule> {
@@ -93,29 +96,134 @@ fn any_role(level: Level, kind: &'static str, name: &'static str) -> impl Strate
         })
 }
 
-fn any_global_binding(name: String) -> impl Strategy<Value = Object> {
-    let roles = vec![
-        "users-manager",
-        "workspaces-manager",
-        "workspace-manager",
-        "platform-regular",
-        "a",
-        "b-admin",
-        "missing",
+/// Kinds and names of roles.
+type RoleNames = &'static [(&'static str, &'static str)];
+
+/// Where bindings are, and what they refer to.
+const BOUND: [(&str, Option<&str>, RoleNames); 5] = [
+    (
+        "GlobalRoleBinding",
+        None,
+        &[
+            ("GlobalRole", "users-manager"),
+            ("GlobalRole", "workspaces-manager"),
+            ("GlobalRole", "workspace-manager"),
+            ("GlobalRole", "platform-regular"),
+            // Only the new release has it.
+            ("GlobalRole", "platform-self-provisioner"),
+            ("GlobalRole", "a"),
+            ("GlobalRole", "b-admin"),
+            ("GlobalRole", "missing"),
+        ],
+    ),
+    (
+        "WorkspaceRoleBinding",
+        None,
+        &[
+            ("WorkspaceRole", "ws1-admin"),
+            ("WorkspaceRole", "ws1-self-provisioner"),
+            ("WorkspaceRole", "a"),
+            ("WorkspaceRole", "b-admin"),
+            ("WorkspaceRole", "missing"),
+        ],
+    ),
+    (
+        "ClusterRoleBinding",
+        None,
+        &[
+            ("ClusterRole", "cluster-viewer"),
+            ("ClusterRole", "a"),
+            ("ClusterRole", "b-admin"),
+            ("ClusterRole", "missing"),
+        ],
+    ),
+    ("RoleBinding", Some("proj1"), IN_NAMESPACES),
+    ("RoleBinding", Some("dev1"), IN_NAMESPACES),
+];
+
+const IN_NAMESPACES: RoleNames = &[
+    ("Role", "admin"),
+    ("Role", "operator"),
+    ("Role", "a"),
+    ("Role", "b-admin"),
+    ("Role", "missing"),
+    // Only the new release has it, and only for DevOps projects.
+    ("Role", "role-template-view-gitrepositories"),
+    ("ClusterRole", "a"),
+    ("ClusterRole", "b-admin"),
+];
+
+/// A binding in one of the places of [`BOUND`].
+fn any_binding(place: usize, name: String) -> impl Strategy<Value = Object> {
+    let (kind, namespace, roles) = BOUND[place];
+    let subjects = vec![
+        ("User", "u1"),
+        ("User", "u2"),
+        ("User", "u3"),
+        ("Group", "g"),
+        ("Group", "system:authenticated"),
     ];
-    let subjects = vec![("User", "u1"), ("User", "u2"), ("User", "u3"), ("Group", "g")];
-    (subsequence(subjects, 0..4), proptest::sample::select(roles)).prop_map(move |(subjects, role)| {
-        let subjects: Vec<Value> = subjects
-            .into_iter()
-            .map(|(kind, name)| json!({"apiGroup": "iam.kubesphere.io/v1alpha2", "kind": kind, "name": name}))
-            .collect();
-        mk(json!({
-            "apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "GlobalRoleBinding",
-            "metadata": {"name": name},
-            "roleRef": {"apiGroup": "iam.kubesphere.io/v1alpha2", "kind": "GlobalRole", "name": role},
-            "subjects": subjects,
-        }))
-    })
+    // That everyone has something is rare.
+    let subjects = subsequence(subjects, 0..5).prop_shuffle();
+    (subjects, proptest::sample::select(roles.to_vec()), 0..8_u8).prop_map(
+        move |(mut subjects, (role_kind, role), oddity)| {
+            if oddity > 1 {
+                subjects.retain(|(_, name)| *name != "system:authenticated");
+            }
+            let group = match kind {
+                "GlobalRoleBinding" | "WorkspaceRoleBinding" => "iam.kubesphere.io/v1alpha2",
+                _ => "rbac.authorization.k8s.io/v1",
+            };
+            let subjects: Vec<Value> = subjects
+                .into_iter()
+                .map(|(kind, name)| json!({"apiGroup": group, "kind": kind, "name": name}))
+                .collect();
+            let mut metadata = json!({"name": name});
+            if let Some(namespace) = namespace {
+                metadata["namespace"] = namespace.into();
+            }
+            // Without the label it counts nowhere.
+            if kind == "WorkspaceRoleBinding" && oddity != 0 {
+                metadata["labels"] = json!({"kubesphere.io/workspace": "ws1"});
+            }
+            mk(json!({
+                "apiVersion": group, "kind": kind, "metadata": metadata,
+                "roleRef": {"apiGroup": group, "kind": role_kind, "name": role},
+                "subjects": subjects,
+            }))
+        },
+    )
+}
+
+/// What KubeSphere's controllers make of a release's RoleBases in workspace ws1, project proj1 and DevOps project dev1.
+fn by_controllers(state: &mut Vec<Object>, catalog: &Catalog) {
+    let mut made = Vec::new();
+    for base in catalog.objects().filter(|object| object.kind() == "RoleBase") {
+        let role = base.get("/role").unwrap();
+        let name = role["metadata"]["name"].as_str().unwrap();
+        if role["kind"] == "WorkspaceRole" {
+            let mut role = role.clone();
+            role["metadata"]["name"] = format!("ws1-{name}").into();
+            role["metadata"]["labels"]["kubesphere.io/workspace"] = "ws1".into();
+            made.push(mk(role));
+        }
+        for (label, namespace) in [
+            ("scope.kubesphere.io/namespace", "proj1"),
+            ("scope.kubesphere.io/devops", "dev1"),
+        ] {
+            if role["kind"] == "Role" && base.label(label).is_some() {
+                let mut role = role.clone();
+                role["metadata"]["namespace"] = namespace.into();
+                made.push(mk(role));
+            }
+        }
+    }
+    for role in made {
+        match state.iter_mut().find(|object| object.key() == role.key()) {
+            Some(object) => *object = role,
+            None => state.push(role),
+        }
+    }
 }
 
 /// A cluster as v3.2.1 left it, with two roles of each level and some bindings.
@@ -129,8 +237,11 @@ fn any_state() -> impl Strategy<Value = Vec<Object>> {
             ]
         })
         .collect();
-    let bindings: Vec<_> = (0..5)
-        .map(|i| any_global_binding(format!("binding-{i}")))
+    // Most things happen on the platform.
+    let bindings: Vec<_> = [0, 0, 0, 0, 0, 1, 1, 2, 3, 3, 4, 4]
+        .into_iter()
+        .enumerate()
+        .map(|(i, place)| any_binding(place, format!("binding-{i}")))
         .collect();
     let alias_is_a_role = any_role(Level::Platform, "GlobalRole", "workspace-manager");
     (roles, bindings, prop::option::weighted(0.2, alias_is_a_role)).prop_map(|(roles, bindings, alias)| {
@@ -149,6 +260,7 @@ fn any_state() -> impl Strategy<Value = Vec<Object>> {
             ),
         ];
         state.extend(RELEASES.v3_2_1.objects().cloned());
+        by_controllers(&mut state, &RELEASES.v3_2_1);
         state.extend(roles);
         state.extend(bindings);
         state.extend(alias);
@@ -221,52 +333,109 @@ fn global_bindings(state: &[Object]) -> impl Iterator<Item = (&Object, &str)> {
     bindings.map(|binding| (binding, binding.get_str("/roleRef/name").unwrap()))
 }
 
-/// Requests at platform level that tell the templates and the rules above apart.
-fn requests() -> Vec<Request<'static>> {
-    let mut requests = Vec::new();
+/// Questions in one scope that tell the templates and the rules above apart.
+fn questions(scope: &Scope) -> Vec<Question<'static>> {
+    let mut about = Question::default();
+    match scope {
+        Scope::Platform => about.scope = RequestScope::Global,
+        Scope::Cluster => about.scope = RequestScope::Cluster,
+        Scope::Workspace(name) => {
+            about.scope = RequestScope::Workspace;
+            about.workspace = name.clone().into();
+        }
+        Scope::Project(name) => {
+            about.scope = RequestScope::Namespace;
+            about.namespace = name.clone().into();
+        }
+        Scope::DevopsProject(name) => {
+            about.scope = RequestScope::DevOps;
+            about.devops = name.clone().into();
+        }
+    }
+    let resources = [
+        ("users", ""),
+        ("users", "password"),
+        ("globalroles", ""),
+        ("workspaces", ""),
+        ("workspacetemplates", ""),
+        ("workspacemembers", ""),
+        ("workspaceroles", ""),
+        ("members", ""),
+        ("roles", ""),
+        ("rolebindings", ""),
+        ("devopsprojects", ""),
+        ("namespaces", ""),
+        ("deployments", ""),
+        ("secrets", ""),
+        ("badges", ""),
+        ("clusters", ""),
+        ("clustertemplates", ""),
+        ("gitrepositories", ""),
+    ];
+    let mut questions = Vec::new();
     for verb in ["get", "create", "patch"] {
+        about.verb = verb.into();
         for api_group in [
             "iam.kubesphere.io",
             "tenant.kubesphere.io",
             "custom.example.org",
+            "gitops.kubesphere.io",
+            "devops.kubesphere.io",
             "",
         ] {
-            for resource in [
-                "users",
-                "globalroles",
-                "workspaces",
-                "workspacetemplates",
-                "badges",
-                "clusters",
-            ] {
-                for subresource in ["", "password"] {
-                    requests.push(Request::Resource {
-                        verb,
-                        api_group,
-                        resource,
-                        subresource,
-                        name: "a",
-                    });
-                }
-            }
+            questions.extend(resources.map(|(resource, subresource)| Question {
+                api_group: api_group.into(),
+                resource: resource.into(),
+                subresource: subresource.into(),
+                name: "a".into(),
+                ..about.clone()
+            }));
         }
+        questions.push(Question {
+            path: "/metrics/x".into(),
+            ..about.clone()
+        });
     }
-    requests
+    questions
 }
 
-/// Whether a user's own bindings, its group's or everyone's allow a request at platform level.
-fn is_allowed(state: &BTreeMap<ObjectKey, Object>, user: &str, request: &Request<'_>) -> bool {
-    state
-        .values()
-        .filter(|o| o.kind() == "GlobalRoleBinding")
-        .any(|binding| {
-            let is_bound = subjects(binding)
-                .into_iter()
-                .any(|name| name == user || name == "system:authenticated" || (name == "g" && user == "u3"));
-            let role = binding.get_str("/roleRef/name").unwrap();
-            let role = state.get(&ObjectKey::cluster("iam.kubesphere.io", "GlobalRole", role));
-            is_bound && role.is_some_and(|role| rules(role).iter().any(|rule| rule.allows(request)))
-        })
+fn request<'q>(question: &'q Question<'_>) -> Request<'q> {
+    match &*question.path {
+        "" => Request::Resource {
+            verb: &question.verb,
+            api_group: &question.api_group,
+            resource: &question.resource,
+            subresource: &question.subresource,
+            name: &question.name,
+        },
+        path => Request::Url {
+            verb: &question.verb,
+            path,
+        },
+    }
+}
+
+/// What decides a user's access: the bindings that name the user, a group of it or everyone, and their roles.
+fn world(state: &[Object], user: &str) -> Vec<Value> {
+    let is_about = |object: &&Object| {
+        let names = subjects(object);
+        names.contains(&user) || names.contains(&"g") || names.contains(&"system:authenticated")
+    };
+    let bindings: Vec<&Object> = state
+        .iter()
+        .filter(|object| object.kind().ends_with("Binding"))
+        .filter(|object| object.kind() == "GroupBinding" || is_about(object))
+        .collect();
+    let roles: BTreeSet<&str> = bindings
+        .iter()
+        .filter_map(|b| b.get_str("/roleRef/name"))
+        .collect();
+    let is_bound = |object: &&Object| {
+        object.kind() == "Namespace" || (object.kind().ends_with("Role") && roles.contains(object.name()))
+    };
+    let others = state.iter().filter(is_bound);
+    let all = others.chain(bindings.iter().copied());
+    all.map(|object| object.as_value().clone()).collect()
 }
 
 fn holds(changes: &[PermissionChange], request: &Request<'_>) -> bool {
@@ -378,30 +547,58 @@ proptest! {
         }
     }
 
+    /// A plain evaluator is asked everything before and after, in every scope, through KubeSphere and with kubectl.
     #[test]
     fn impact_is_what_requests_would_show(state in any_state()) {
         let migration = upgrade(&state);
         let mut after = all(&state, &migration);
         apply_catalog(&mut after, &RELEASES.v3_3_1);
-        let (before, after) = (by_key(state), by_key(after));
+        by_controllers(&mut after, &RELEASES.v3_3_1);
+        let impact = &migration.impact;
+        let workspace = || Scope::Workspace("ws1".to_owned());
+        let scopes = [
+            (Scope::Platform, vec![]),
+            (Scope::Cluster, vec![Scope::Platform]),
+            (workspace(), vec![Scope::Platform, Scope::Cluster]),
+            (Scope::Project("proj1".to_owned()), vec![Scope::Platform, Scope::Cluster, workspace()]),
+            (Scope::DevopsProject("dev1".to_owned()), vec![Scope::Platform, Scope::Cluster, workspace()]),
+        ];
         for user in ["u1", "u2", "u3"] {
-            let about = |subject: &&SubjectImpact| {
-                let is_the_users = subject.name == user || (subject.name == "g" && user == "u3");
-                is_the_users && subject.scope == Scope::Platform
-            };
-            let impact = &migration.impact;
-            let own: Vec<_> = impact.subjects.iter().filter(about).collect();
-            for request in requests() {
-                let (was, is) = (is_allowed(&before, user, &request), is_allowed(&after, user, &request));
-                let lost = own.iter().any(|s| holds(&s.lost, &request));
-                let gained = own.iter().any(|s| holds(&s.gained, &request));
-                if was != is {
-                    let all_lose = impact.everyone.iter().any(|s| holds(&s.lost, &request));
-                    let all_gain = impact.everyone.iter().any(|s| holds(&s.gained, &request));
-                    prop_assert_eq!((lost || all_lose, gained || all_gain), (was, is), "{} {:?}", user, request);
-                } else if user != "u3" {
-                    // What u3 loses itself, its group may give; what it gains, the group may have given.
-                    prop_assert_eq!((lost, gained), (false, false), "{} {:?}", user, request);
+            let (before, after) = (world(&state, user), world(&after, user));
+            let own: Vec<_> = impact.subjects.iter().filter(|s| s.kind == "User" && s.name == user).collect();
+            for (scope, wider) in &scopes {
+                let at = |at: &SubjectImpact| at.scope == *scope;
+                let around = |at: &SubjectImpact| at.scope == *scope || wider.contains(&at.scope);
+                for mut question in questions(scope) {
+                    question.user = user.into();
+                    let request = request(&question);
+                    for is_kubernetes in [false, true] {
+                        if is_kubernetes && matches!(scope, Scope::Platform | Scope::Workspace(_)) {
+                            continue;
+                        }
+                        let is_allowed = |state| oracle(state, &question, is_kubernetes).unwrap();
+                        let (was, is) = (is_allowed(&before), is_allowed(&after));
+                        let changes = |subject: &SubjectImpact| {
+                            let SubjectImpact { lost, gained, kubectl, .. } = subject;
+                            let [lost, gained] =
+                                if is_kubernetes { [&kubectl.lost, &kubectl.gained] } else { [lost, gained] };
+                            [holds(lost, &request), holds(gained, &request)]
+                        };
+                        let told = [was && !is, !was && is];
+                        let about = || format!("{user} {is_kubernetes} {scope} {request:?}");
+                        for subject in own.iter().filter(|subject| at(subject)) {
+                            for (change, told) in changes(subject).into_iter().zip(told) {
+                                prop_assert!(!change || told, "{} is told, and is not so: {:?}", about(), told);
+                            }
+                        }
+                        let everyone = impact.everyone.iter();
+                        let all: Vec<_> =
+                            own.iter().copied().chain(everyone).filter(|s| around(s)).map(changes).collect();
+                        for (change, told) in told.into_iter().enumerate() {
+                            let is_told = all.iter().any(|changes| changes[change]);
+                            prop_assert!(!told || is_told, "{} is so, and is not told: {}", about(), change);
+                        }
+                    }
                 }
             }
         }

@@ -268,6 +268,7 @@ pub(crate) fn summary(summary: &access::Summary) -> String {
             "RevokedTemplates" => "permissions are revoked from a role of theirs",
             "RenamedTemplates" => "permissions of a role of theirs go by another name",
             "ExtendedTemplates" => "the release extends permissions of a role of theirs",
+            "BroughtRole" => "the release brings a role that a binding of theirs already names",
             _ => "the release changes a built-in role",
         };
         let _ = writeln!(out, "  {}: {why}", count(*users, "user"));
