@@ -290,7 +290,7 @@ fn run(text: &str, question: &Question<'_>, groups: &[&str], interpreter: Interp
         return None;
     }
     let mut input = json!({
-        "User": {"Name": question.user, "Groups": groups},
+        "User": {"Name": question.user_name(), "Groups": groups},
         "Verb": question.verb, "Workspace": question.workspace, "Namespace": question.namespace,
         "DevOps": question.devops, "APIGroup": question.api_group, "Resource": question.resource,
         "Subresource": question.subresource, "Name": question.name, "Path": question.path,
