@@ -132,7 +132,7 @@ fn arb_json() -> impl Strategy<Value = Value> {
 }
 
 fn apply(live: Option<&Value>, spec: &Value, manager: &str, schema: &Schema) -> Value {
-    managed::apply(live, &thing(spec), manager, true, TIME, schema)
+    managed::apply(live, &thing(spec), manager, "", true, TIME, schema)
         .expect("a forced apply of a fitting object")
 }
 
@@ -274,8 +274,8 @@ proptest! {
             }
             let mut new = patch::strategic(&live, &mk(&b), &schema).unwrap_or_else(|_| mk(&b));
             managed::update(Some(&live), &mut new, "x", TIME, &schema);
-            let _ = managed::apply(Some(&live), &mk(&c), "y", true, TIME, &schema);
-            let _ = managed::apply(Some(&live), &c, "y", true, TIME, &schema);
+            let _ = managed::apply(Some(&live), &mk(&c), "y", "", true, TIME, &schema);
+            let _ = managed::apply(Some(&live), &c, "y", "", true, TIME, &schema);
             managed::update(Some(&live), &mut c.clone(), "z", TIME, &schema);
             let _ = patch::strategic(&live, &b, &schema);
             let _ = patch::json(&live, &b);
@@ -286,7 +286,7 @@ proptest! {
         let (mut object, mut other) = (thing(&b), thing(&c));
         managed::update(None, &mut object, "x", TIME, &schema);
         managed::update(Some(&object), &mut other, "y", TIME, &schema);
-        let _ = managed::apply(Some(&object), &thing(&c), "y", true, TIME, &schema);
+        let _ = managed::apply(Some(&object), &thing(&c), "y", "", true, TIME, &schema);
         validate::prune(&a, &mut object);
         validate::default(&a, &mut object);
         validate::check(&a, &object);

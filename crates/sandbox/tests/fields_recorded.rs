@@ -125,7 +125,7 @@ fn replay(kind: &Kind, live: Option<&Value>, step: &Value, time: &str) -> Result
         "status" => {
             let mut new = patch::merge(shown, body);
             kind.finish(&mut new);
-            managed::update_subresource(shown, &mut new, manager, time, &kind.schema);
+            managed::update_subresource(shown, &mut new, manager, "", time, &kind.schema);
             // Only the status is written; who owns what follows from all that was asked for.
             let mut written = shown.clone();
             written["status"] = new["status"].take();
@@ -135,7 +135,7 @@ fn replay(kind: &Kind, live: Option<&Value>, step: &Value, time: &str) -> Result
         "apply" => {
             let force = step["force"] == true;
             let mut new =
-                managed::apply(live, body, manager, force, time, &kind.schema).map_err(refuse_apply)?;
+                managed::apply(live, body, manager, "", force, time, &kind.schema).map_err(refuse_apply)?;
             if let Some(open_api) = &kind.open_api {
                 validate::prune(open_api, &mut new);
                 validate::fill_defaults(open_api, &mut new);

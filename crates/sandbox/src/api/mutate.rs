@@ -608,6 +608,7 @@ fn apply(
             shown.as_ref(),
             &body,
             writer.manager,
+            transaction.recorded(&target.subresource),
             force,
             &transaction.now,
             &resource.schema(endpoint.version()),

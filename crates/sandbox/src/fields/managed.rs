@@ -1,8 +1,8 @@
 //! Who owns which field: `metadata.managedFields`, as kube-apiserver 1.20 keeps it.
 //!
-//! Every entry is a manager: a name, an operation (`Apply` or `Update`) and, for updates, the API version. A write is
-//! compared with what was there; what it adds or changes goes over to its manager, what it removes goes from all.
-//! Entries of 1.20 know no subresource.
+//! Every entry is a manager: a name, an operation (`Apply` or `Update`), the subresource through which it writes and, for
+//! updates, the API version. A write is compared with what was there; what it adds or changes goes over to its manager,
+//! what it removes goes from all. Servers before 1.22 write no subresource down: callers who play one pass none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -109,18 +109,21 @@ struct Entry {
     manager: String,
     operation: String,
     api_version: String,
+    /// Empty for the object itself.
+    subresource: String,
     time: Option<String>,
     set: Set,
 }
 
 impl Entry {
-    fn new(manager: &str, operation: &str, api_version: &str, set: Set) -> Entry {
+    fn new(author: Author, operation: &str, api_version: &str) -> Entry {
         Entry {
-            manager: manager.to_owned(),
+            manager: author.manager.to_owned(),
             operation: operation.to_owned(),
             api_version: api_version.to_owned(),
+            subresource: author.subresource.to_owned(),
             time: None,
-            set,
+            set: Set::default(),
         }
     }
 
@@ -128,34 +131,59 @@ impl Entry {
         self.operation == "Apply"
     }
 
+    /// What tells managers apart: one who applies stays the same in whatever version it applies.
     fn id(&self) -> String {
-        identifier(&self.manager, &self.operation, &self.api_version)
+        let mut fields = Map::new();
+        put_text(&mut fields, "manager", &self.manager);
+        put_text(&mut fields, "operation", &self.operation);
+        if !self.applied() {
+            put_text(&mut fields, "apiVersion", &self.api_version);
+        }
+        put_text(&mut fields, "subresource", &self.subresource);
+        Value::Object(fields).to_string()
     }
 
-    /// As in messages: who did it, and for updates in which version.
+    /// As in messages: who did it, through what, and for updates in which version.
     fn describe(&self) -> String {
-        if self.operation == "Update" {
-            format!("{:?} using {}", self.manager, self.api_version)
-        } else {
-            format!("{:?}", self.manager)
+        let mut text = format!("{:?}", self.manager);
+        if !self.subresource.is_empty() {
+            text += &format!(" with subresource {:?}", self.subresource);
         }
+        if self.operation == "Update" {
+            text += &format!(" using {}", self.api_version);
+        }
+        text
     }
 }
 
-/// What tells managers apart: one who applies stays the same in whatever version it applies.
-fn identifier(manager: &str, operation: &str, api_version: &str) -> String {
-    let mut fields = Map::new();
-    let mut put = |key: &str, value: &str| {
-        if !value.is_empty() {
-            fields.insert(key.to_owned(), value.into());
-        }
-    };
-    put("manager", manager);
-    put("operation", operation);
-    if operation != "Apply" {
-        put("apiVersion", api_version);
+/// Writes a field that is left out where it is empty.
+fn put_text(fields: &mut Map<String, Value>, key: &str, value: &str) {
+    if !value.is_empty() {
+        fields.insert(key.to_owned(), value.into());
     }
-    Value::Object(fields).to_string()
+}
+
+/// Who writes, through what and when.
+#[derive(Debug, Clone, Copy)]
+struct Author<'a> {
+    manager: &'a str,
+    /// Empty for the object itself.
+    subresource: &'a str,
+    time: &'a str,
+}
+
+impl<'a> Author<'a> {
+    fn new(manager: &'a str, subresource: &'a str, time: &'a str) -> Author<'a> {
+        Author {
+            manager: if manager.is_empty() {
+                UNKNOWN_MANAGER
+            } else {
+                manager
+            },
+            subresource,
+            time,
+        }
+    }
 }
 
 type Managers = BTreeMap<String, Entry>;
@@ -174,8 +202,12 @@ fn decode(managed_fields: &Value) -> Option<Managers> {
             Set::parse(fields).ok()?
         };
         let entry = Entry {
+            manager: text("manager").to_owned(),
+            operation: text("operation").to_owned(),
+            api_version: text("apiVersion").to_owned(),
+            subresource: text("subresource").to_owned(),
             time: entry["time"].as_str().map(str::to_owned),
-            ..Entry::new(text("manager"), text("operation"), text("apiVersion"), set)
+            set,
         };
         managers.insert(entry.id(), entry);
     }
@@ -191,23 +223,20 @@ fn encode(managers: &Managers) -> Value {
             entry.time.clone(),
             entry.manager.clone(),
             entry.api_version.clone(),
+            entry.subresource.clone(),
         )
     });
     entries
         .into_iter()
         .map(|entry| {
             let mut fields = Map::new();
-            let mut put = |key: &str, value: &str| {
-                if !value.is_empty() {
-                    fields.insert(key.to_owned(), value.into());
-                }
-            };
-            put("manager", &entry.manager);
-            put("operation", &entry.operation);
-            put("apiVersion", &entry.api_version);
-            put("time", entry.time.as_deref().unwrap_or_default());
-            put("fieldsType", "FieldsV1");
+            put_text(&mut fields, "manager", &entry.manager);
+            put_text(&mut fields, "operation", &entry.operation);
+            put_text(&mut fields, "apiVersion", &entry.api_version);
+            put_text(&mut fields, "time", entry.time.as_deref().unwrap_or_default());
+            put_text(&mut fields, "fieldsType", "FieldsV1");
             fields.insert("fieldsV1".into(), entry.set.to_fields());
+            put_text(&mut fields, "subresource", &entry.subresource);
             Value::Object(fields)
         })
         .collect()
@@ -259,25 +288,56 @@ pub fn update(old: Option<&Value>, new: &mut Value, manager: &str, time: &str, s
             .or_else(|| decode(live))
             .unwrap_or_default()
     };
-    finish_update(old, new, managers, manager, time, schema);
+    finish_update(old, new, managers, Author::new(manager, "", time), schema);
 }
 
 /// Like [`update`], for a write through a subresource: the managed fields of the request are ignored.
 ///
 /// `new` is what the request asks for as a whole, before what the subresource may not change is put back: the writer
-/// comes to own what it tried to change.
-pub fn update_subresource(old: &Value, new: &mut Value, manager: &str, time: &str, schema: &Schema) {
+/// comes to own what it tried to change. `subresource` is what the entry says of it: empty before 1.22.
+pub fn update_subresource(
+    old: &Value,
+    new: &mut Value,
+    manager: &str,
+    subresource: &str,
+    time: &str,
+    schema: &Schema,
+) {
     take(new);
     let managers = decode(&old["metadata"]["managedFields"]).unwrap_or_default();
-    finish_update(Some(old), new, managers, manager, time, schema);
+    let author = Author::new(manager, subresource, time);
+    finish_update(Some(old), new, managers, author, schema);
+}
+
+/// Two writes in one, as controllers make them: of the object itself, and of its status.
+pub fn update_with_status(
+    old: &Value,
+    new: &mut Value,
+    manager: &str,
+    subresource: &str,
+    time: &str,
+    schema: &Schema,
+) {
+    if subresource.is_empty() {
+        update(Some(old), new, manager, time, schema);
+        return;
+    }
+    let mut before_status = new.clone();
+    if let Some(fields) = before_status.as_object_mut() {
+        match old.get("status") {
+            Some(status) => fields.insert("status".into(), status.clone()),
+            None => fields.shift_remove("status"),
+        };
+    }
+    update(Some(old), &mut before_status, manager, time, schema);
+    update_subresource(&before_status, new, manager, subresource, time, schema);
 }
 
 fn finish_update(
     old: Option<&Value>,
     new: &mut Value,
     managers: Managers,
-    manager: &str,
-    time: &str,
+    author: Author,
     schema: &Schema,
 ) {
     shape(new, schema);
@@ -304,7 +364,7 @@ fn finish_update(
     if typed::validate(schema, new).is_err() || typed::validate(schema, old).is_err() {
         return;
     }
-    let mut managers = record(old, new, managers, manager, time, schema);
+    let mut managers = record(old, new, managers, author, schema);
     cap(&mut managers);
     put(new, &managers, schema);
 }
@@ -323,17 +383,12 @@ fn record(
     old: &Value,
     new: &Value,
     managers: Managers,
-    manager: &str,
-    time: &str,
+    author: Author,
     schema: &Schema,
 ) -> Managers {
     let api_version = new["apiVersion"].as_str().unwrap_or_default();
-    let manager = if manager.is_empty() {
-        UNKNOWN_MANAGER
-    } else {
-        manager
-    };
-    let id = identifier(manager, "Update", api_version);
+    let blank = Entry::new(author, "Update", api_version);
+    let id = blank.id();
     let former = managers.get(&id).cloned();
 
     let mut managers = reconcile(old, managers, api_version, schema);
@@ -343,14 +398,12 @@ fn record(
     hand_over(&mut managers, None, &changes);
 
     if !taken.is_empty() {
-        let entry = managers
-            .entry(id)
-            .or_insert_with(|| Entry::new(manager, "Update", api_version, Set::default()));
+        let entry = managers.entry(id).or_insert(blank);
         api_version.clone_into(&mut entry.api_version);
         entry.set.extend(&taken);
         entry.time = match former {
             Some(former) if former.set == entry.set => former.time,
-            _ => Some(time.to_owned()),
+            _ => Some(author.time.to_owned()),
         };
     }
     managers
@@ -475,15 +528,17 @@ fn cap(managers: &mut Managers) {
             first_of_version.insert(version, id);
             continue;
         };
-        let bucket = identifier(ANCIENT_CHANGES, "Update", &version);
+        let ancient = Entry::new(Author::new(ANCIENT_CHANGES, "", ""), "Update", &version);
+        let bucket = ancient.id();
         if !managers.contains_key(&bucket)
             && let Some(entry) = managers.remove(first)
         {
             managers.insert(
                 bucket.clone(),
                 Entry {
-                    manager: ANCIENT_CHANGES.to_owned(),
-                    ..entry
+                    time: entry.time,
+                    set: entry.set,
+                    ..ancient
                 },
             );
         }
@@ -502,11 +557,13 @@ fn cap(managers: &mut Managers) {
 
 /// Applies a configuration server-side and returns the new object, defaults filled in.
 ///
-/// `live` is `None` for an object that does not exist yet. `time` is RFC 3339 in UTC with seconds.
+/// `live` is `None` for an object that does not exist yet. `subresource` is what the entry says of it (empty for the object
+/// itself, and before 1.22). `time` is RFC 3339 in UTC with seconds.
 pub fn apply(
     live: Option<&Value>,
     applied: &Value,
     manager: &str,
+    subresource: &str,
     force: bool,
     time: &str,
     schema: &Schema,
@@ -520,14 +577,14 @@ pub fn apply(
         .ok_or_else(|| ApplyError::Invalid("failed to decode managed fields".to_owned()))?;
     if managers.is_empty() {
         let blank = blank_object(&live, schema);
-        managers = record(&blank, &live, managers, BEFORE_FIRST_APPLY, time, schema);
+        let author = Author::new(BEFORE_FIRST_APPLY, "", time);
+        managers = record(&blank, &live, managers, author, schema);
     }
 
     let request = Request {
         live: &live,
         applied,
-        manager,
-        time,
+        author: Author::new(manager, subresource, time),
         schema,
     };
     let outcome = match request.run(managers.clone(), force) {
@@ -591,8 +648,7 @@ impl Failure {
 struct Request<'a> {
     live: &'a Value,
     applied: &'a Value,
-    manager: &'a str,
-    time: &'a str,
+    author: Author<'a>,
     schema: &'a Schema,
 }
 
@@ -601,8 +657,7 @@ impl Request<'_> {
         let Request {
             live,
             applied,
-            manager,
-            time,
+            author,
             schema,
         } = *self;
         let bad_request = |message: String| Failure::Error(ApplyError::BadRequest(message));
@@ -622,18 +677,13 @@ impl Request<'_> {
         typed::validate(schema, live)
             .map_err(|error| invalid(format!("failed to create typed live object: {error}")))?;
 
-        let manager = if manager.is_empty() {
-            UNKNOWN_MANAGER
-        } else {
-            manager
-        };
-        let id = identifier(manager, "Apply", api_version);
+        let mut entry = Entry::new(author, "Apply", api_version);
+        let id = entry.id();
         let former = managers.clone();
         let mut managers = reconcile(live, managers, api_version, schema);
         let merged = typed::merge(schema, live, applied);
-        let set = typed::field_set(schema, applied);
+        entry.set = typed::field_set(schema, applied);
         let last = managers.get(&id).cloned();
-        let mut entry = Entry::new(manager, "Apply", api_version, set);
         entry.time = last.as_ref().and_then(|last| last.time.clone());
         managers.insert(id.clone(), entry);
 
@@ -657,7 +707,7 @@ impl Request<'_> {
         if (!same || differs(&former, &managers))
             && let Some(entry) = managers.get_mut(&id)
         {
-            entry.time = Some(time.to_owned());
+            entry.time = Some(author.time.to_owned());
         }
         let mut object = if same { live.clone() } else { merged };
         if !same {
