@@ -96,7 +96,11 @@ impl<'a> Transaction<'a> {
 
     /// What owners' entries say of a write through a subresource: nothing before 1.22.
     pub(crate) fn recorded<'s>(&self, subresource: &'s str) -> &'s str {
-        if self.builtins.minor >= 22 { subresource } else { "" }
+        if self.builtins.minor >= 22 {
+            subresource
+        } else {
+            ""
+        }
     }
 
     /// The kind that a collection holds.

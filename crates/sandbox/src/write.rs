@@ -116,7 +116,7 @@ fn bring_into_form(
             object(body).extend(kept);
         }
     } else {
-        defaults::apply_defaults(body);
+        defaults::apply_defaults(body, resource.minor);
     }
 }
 

@@ -256,7 +256,7 @@ proptest! {
                 "CustomResourceDefinition" => "apiextensions.k8s.io/v1",
                 _ => "v1",
             };
-            let schema = Schema::builtin(api_version, kind).expect("a kind of Kubernetes");
+            let schema = Schema::builtin(api_version, kind, 20).expect("a kind of Kubernetes");
             let mk = |value: &Value| {
                 json!({
                     "apiVersion": api_version, "kind": kind,
@@ -266,10 +266,10 @@ proptest! {
             };
             let mut live = mk(&a);
             let fits = check_types(&live, &schema).is_ok();
-            defaults::apply_defaults(&mut live);
+            defaults::apply_defaults(&mut live, 20);
             if fits {
                 let once = live.clone();
-                defaults::apply_defaults(&mut live);
+                defaults::apply_defaults(&mut live, 20);
                 prop_assert_eq!(&once, &live, "defaults are idempotent");
             }
             let mut new = patch::strategic(&live, &mk(&b), &schema).unwrap_or_else(|_| mk(&b));
@@ -280,7 +280,7 @@ proptest! {
             let _ = patch::strategic(&live, &b, &schema);
             let _ = patch::json(&live, &b);
             let _ = patch::merge(&live, &b);
-            defaults::on_create(&mut new);
+            defaults::on_create(&mut new, 20);
         }
         let schema = Schema::from_crd(&a);
         let (mut object, mut other) = (thing(&b), thing(&c));
@@ -292,7 +292,7 @@ proptest! {
         validate::check(&a, &object);
         let _ = Set::parse(&a);
         let mut arbitrary = a.clone();
-        defaults::apply_defaults(&mut arbitrary);
-        defaults::on_create(&mut arbitrary);
+        defaults::apply_defaults(&mut arbitrary, 20);
+        defaults::on_create(&mut arbitrary, 20);
     }
 }

@@ -188,3 +188,157 @@ async fn owners_name_the_subresource_from_1_22_on() {
         }
     }
 }
+
+/// What a version adds to a kind: the object without it, where it goes, and what.
+fn additions() -> Vec<(u32, &'static str, Value, &'static str, Value)> {
+    const SERVICES: &str = "/api/v1/namespaces/default/services";
+    const SETS: &str = "/apis/apps/v1/namespaces/default/statefulsets";
+    const CRON_JOBS: &str = "/apis/batch/v1/namespaces/default/cronjobs";
+    let service = json!({ "metadata": { "name": "a" }, "spec": { "ports": [{ "port": 80 }] } });
+    let pods = json!({ "metadata": { "labels": { "app": "a" } }, "spec": { "restartPolicy": "Never",
+        "containers": [{ "name": "c", "image": "c:1", "livenessProbe": { "exec": { "command": ["true"] } } }] } });
+    let job = json!({ "metadata": { "name": "a" }, "spec": { "template": pods } });
+    let mut set = deployment("a");
+    set["kind"] = "StatefulSet".into();
+    set["spec"]["serviceName"] = "a".into();
+    let cron_job = json!({ "metadata": { "name": "a" }, "spec": { "schedule": "0 0 1 1 *", "jobTemplate": {
+        "spec": { "template": pods } } } });
+    let policy = json!({ "metadata": { "name": "a" }, "spec": { "podSelector": {}, "ingress": [{ "ports": [{ "port": 80 }] }] } });
+    let mut probed = deployment("a");
+    probed["spec"]["template"]["spec"]["containers"][0]["livenessProbe"] =
+        json!({ "exec": { "command": ["true"] } });
+    let mut spread = deployment("a");
+    spread["spec"]["template"]["spec"]["topologySpreadConstraints"] =
+        json!([{ "maxSkew": 1, "topologyKey": "x", "whenUnsatisfiable": "DoNotSchedule" }]);
+    vec![
+        (
+            21,
+            SERVICES,
+            service.clone(),
+            "/spec/internalTrafficPolicy",
+            "Local".into(),
+        ),
+        (21, SERVICES, service, "/spec/loadBalancerClass", "a/b".into()),
+        (
+            21,
+            "/apis/batch/v1/namespaces/default/jobs",
+            job.clone(),
+            "/spec/suspend",
+            true.into(),
+        ),
+        (
+            21,
+            "/apis/batch/v1/namespaces/default/jobs",
+            job,
+            "/spec/completionMode",
+            "NonIndexed".into(),
+        ),
+        (22, SETS, set, "/spec/minReadySeconds", 5.into()),
+        (24, CRON_JOBS, cron_job, "/spec/timeZone", "Etc/UTC".into()),
+        (
+            21,
+            "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
+            policy,
+            "/spec/ingress/0/ports/0/endPort",
+            90.into(),
+        ),
+        (
+            21,
+            DEPLOYMENTS,
+            probed.clone(),
+            "/spec/template/spec/containers/0/livenessProbe/terminationGracePeriodSeconds",
+            7.into(),
+        ),
+        (
+            23,
+            DEPLOYMENTS,
+            probed,
+            "/spec/template/spec/os",
+            json!({ "name": "linux" }),
+        ),
+        (
+            24,
+            DEPLOYMENTS,
+            spread,
+            "/spec/template/spec/topologySpreadConstraints/0/minDomains",
+            2.into(),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn fields_come_with_their_version() {
+    for (since, path, mut object, field, value) in additions() {
+        let (parent, name) = field.rsplit_once('/').expect("a path");
+        object.pointer_mut(parent).expect("a parent")[name] = value.clone();
+        let strict = format!("{path}?fieldValidation=Strict");
+        for minor in since - 1..=25 {
+            let answer = send(&play(minor), "POST", &strict, JSON, object.clone()).await;
+            if minor < since {
+                let refused = answer.expect_err("refused");
+                assert!(
+                    refused.contains(&format!("{name}\\\"")) || refused.contains(&format!("{name}\"")),
+                    "{refused}"
+                );
+            } else {
+                let created = answer.expect("created");
+                assert_eq!(created.pointer(field), Some(&value), "{field} in 1.{minor}");
+            }
+        }
+    }
+    for (minor, there) in [(20, false), (21, true)] {
+        let described = get(&play(minor), "/openapi/v2").await;
+        let fields = &described["definitions"]["io.k8s.api.core.v1.ServiceSpec"]["properties"];
+        assert_eq!(fields.get("internalTrafficPolicy").is_some(), there);
+    }
+}
+
+#[tokio::test]
+async fn a_label_on_a_copy_changes_nothing_else() {
+    let first = Sandbox::new(config(22));
+    let client = Client::new(first.service(), "default");
+    let mut probed = deployment("a");
+    probed["spec"]["template"]["spec"]["containers"][0]["livenessProbe"] =
+        json!({ "exec": { "command": ["true"] }, "terminationGracePeriodSeconds": 7 });
+    create(&client, DEPLOYMENTS, probed).await;
+    let all: Vec<_> = first
+        .objects()
+        .iter()
+        .map(|object| Value::clone(object))
+        .collect();
+    let copied = Sandbox::from_objects(config(22), all).expect("loaded");
+    let client = Client::new(copied.service(), "default");
+    let path = format!("{DEPLOYMENTS}/a");
+    let before = get(&client, &path).await;
+    let label = json!({ "metadata": { "labels": { "x": "y" } } });
+    send(&client, "PATCH", &path, MERGE, label)
+        .await
+        .expect("patched");
+    let after = get(&client, &path).await;
+    assert_eq!(after["spec"], before["spec"]);
+    let sets = get(&client, "/apis/apps/v1/namespaces/default/replicasets").await;
+    assert_eq!(sets["items"].as_array().map(Vec::len), Some(1));
+    for owner in owners(&before) {
+        assert!(owners(&after).contains(&owner), "{owner:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_field_of_a_later_version_costs_no_owners() {
+    let mut stored = deployment("a");
+    let entry = json!({ "manager": "op", "operation": "Update", "apiVersion": "apps/v1", "fieldsType": "FieldsV1",
+        "fieldsV1": { "f:spec": { "f:replicas": {}, "f:newest": { "f:part": {} } } } });
+    stored["metadata"]["namespace"] = "default".into();
+    stored["metadata"]["uid"] = "5e0d1b3c-0000-4000-8000-000000000000".into();
+    stored["metadata"]["managedFields"] = json!([entry]);
+    stored["spec"]["newest"] = json!({ "part": 1 });
+    stored["spec"]["replicas"] = 1.into();
+    let client = copy(22, [stored]);
+    let path = format!("{DEPLOYMENTS}/a");
+    let label = json!({ "metadata": { "labels": { "x": "y" } } });
+    let patched = send(&client, "PATCH", &path, MERGE, label)
+        .await
+        .expect("patched");
+    let kept = patched["metadata"]["managedFields"].as_array().expect("owners");
+    assert!(kept.contains(&entry), "{kept:?}");
+}

@@ -17,11 +17,11 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 /// the order of fields. An object of a kind that is not known here is left as it is.
 ///
 /// Applying it twice changes nothing.
-pub fn apply_defaults(object: &mut Value) {
+pub fn apply_defaults(object: &mut Value, minor: u32) {
     let (Some(api_version), Some(kind)) = (object["apiVersion"].as_str(), object["kind"].as_str()) else {
         return;
     };
-    let Some(schema) = Schema::builtin(api_version, kind) else {
+    let Some(schema) = Schema::builtin(api_version, kind, minor) else {
         return;
     };
     let group = api_version
@@ -36,7 +36,7 @@ pub fn apply_defaults(object: &mut Value) {
 }
 
 /// What a create adds that its writer does not own: a namespace's finalizer, a job's selector. The object has its uid.
-pub fn on_create(object: &mut Value) {
+pub fn on_create(object: &mut Value, minor: u32) {
     let uid = object["metadata"]["uid"].clone();
     let name = object["metadata"]["name"].clone();
     let (api_version, kind) = (object["apiVersion"].clone(), object["kind"].clone());
@@ -78,6 +78,7 @@ pub fn on_create(object: &mut Value) {
     let schema = Schema::builtin(
         api_version.as_str().unwrap_or_default(),
         kind.as_str().unwrap_or_default(),
+        minor,
     );
     if let Some(schema) = schema {
         shape(object, &schema);

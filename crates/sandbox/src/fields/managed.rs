@@ -4,6 +4,7 @@
 //! updates, the API version. A write is compared with what was there; what it adds or changes goes over to its manager,
 //! what it removes goes from all. Servers before 1.22 write no subresource down: callers who play one pass none.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
@@ -11,6 +12,7 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::convert::convert;
+use super::entries::{Author, Entry, Managers, cap, decode, differs, encode};
 use super::schema::{Schema, Source};
 use super::set::{Element, Path, Set, display_path, go_json};
 use super::shape::{shape, store};
@@ -20,11 +22,6 @@ use super::typed::{self, Comparison};
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The manager of fields that were there before the first apply, where nobody had kept track.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
-/// The manager into which the oldest updates are merged.
-const ANCIENT_CHANGES: &str = "ancient-changes";
-/// How many managers of updates an object keeps.
-const MAX_UPDATE_MANAGERS: usize = 10;
-const UNKNOWN_MANAGER: &str = "unknown";
 
 /// Fields that nobody owns: they are the server's own.
 static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
@@ -101,145 +98,6 @@ fn conflicts_message(conflicts: &[Conflict]) -> String {
         conflicts.len(),
         lines.join("\n")
     )
-}
-
-/// One manager and what it owns.
-#[derive(Debug, Clone, PartialEq)]
-struct Entry {
-    manager: String,
-    operation: String,
-    api_version: String,
-    /// Empty for the object itself.
-    subresource: String,
-    time: Option<String>,
-    set: Set,
-}
-
-impl Entry {
-    fn new(author: Author, operation: &str, api_version: &str) -> Entry {
-        Entry {
-            manager: author.manager.to_owned(),
-            operation: operation.to_owned(),
-            api_version: api_version.to_owned(),
-            subresource: author.subresource.to_owned(),
-            time: None,
-            set: Set::default(),
-        }
-    }
-
-    fn applied(&self) -> bool {
-        self.operation == "Apply"
-    }
-
-    /// What tells managers apart: one who applies stays the same in whatever version it applies.
-    fn id(&self) -> String {
-        let mut fields = Map::new();
-        put_text(&mut fields, "manager", &self.manager);
-        put_text(&mut fields, "operation", &self.operation);
-        if !self.applied() {
-            put_text(&mut fields, "apiVersion", &self.api_version);
-        }
-        put_text(&mut fields, "subresource", &self.subresource);
-        Value::Object(fields).to_string()
-    }
-
-    /// As in messages: who did it, through what, and for updates in which version.
-    fn describe(&self) -> String {
-        let mut text = format!("{:?}", self.manager);
-        if !self.subresource.is_empty() {
-            text += &format!(" with subresource {:?}", self.subresource);
-        }
-        if self.operation == "Update" {
-            text += &format!(" using {}", self.api_version);
-        }
-        text
-    }
-}
-
-/// Writes a field that is left out where it is empty.
-fn put_text(fields: &mut Map<String, Value>, key: &str, value: &str) {
-    if !value.is_empty() {
-        fields.insert(key.to_owned(), value.into());
-    }
-}
-
-/// Who writes, through what and when.
-#[derive(Debug, Clone, Copy)]
-struct Author<'a> {
-    manager: &'a str,
-    /// Empty for the object itself.
-    subresource: &'a str,
-    time: &'a str,
-}
-
-impl<'a> Author<'a> {
-    fn new(manager: &'a str, subresource: &'a str, time: &'a str) -> Author<'a> {
-        Author {
-            manager: if manager.is_empty() {
-                UNKNOWN_MANAGER
-            } else {
-                manager
-            },
-            subresource,
-            time,
-        }
-    }
-}
-
-type Managers = BTreeMap<String, Entry>;
-
-fn decode(managed_fields: &Value) -> Option<Managers> {
-    let mut managers = Managers::new();
-    for entry in managed_fields.as_array().map_or(&[][..], Vec::as_slice) {
-        if entry["fieldsType"] != "FieldsV1" {
-            return None;
-        }
-        let text = |key: &str| entry[key].as_str().unwrap_or_default();
-        let fields = &entry["fieldsV1"];
-        let set = if fields.is_null() {
-            Set::default()
-        } else {
-            Set::parse(fields).ok()?
-        };
-        let entry = Entry {
-            manager: text("manager").to_owned(),
-            operation: text("operation").to_owned(),
-            api_version: text("apiVersion").to_owned(),
-            subresource: text("subresource").to_owned(),
-            time: entry["time"].as_str().map(str::to_owned),
-            set,
-        };
-        managers.insert(entry.id(), entry);
-    }
-    Some(managers)
-}
-
-fn encode(managers: &Managers) -> Value {
-    let mut entries: Vec<&Entry> = managers.values().collect();
-    // Times are of one form and in UTC, so their text sorts as they do.
-    entries.sort_by_key(|entry| {
-        (
-            entry.operation.clone(),
-            entry.time.clone(),
-            entry.manager.clone(),
-            entry.api_version.clone(),
-            entry.subresource.clone(),
-        )
-    });
-    entries
-        .into_iter()
-        .map(|entry| {
-            let mut fields = Map::new();
-            put_text(&mut fields, "manager", &entry.manager);
-            put_text(&mut fields, "operation", &entry.operation);
-            put_text(&mut fields, "apiVersion", &entry.api_version);
-            put_text(&mut fields, "time", entry.time.as_deref().unwrap_or_default());
-            put_text(&mut fields, "fieldsType", "FieldsV1");
-            fields.insert("fieldsV1".into(), entry.set.to_fields());
-            put_text(&mut fields, "subresource", &entry.subresource);
-            Value::Object(fields)
-        })
-        .collect()
 }
 
 /// Takes the managed fields out of an object.
@@ -333,13 +191,7 @@ pub fn update_with_status(
     update_subresource(&before_status, new, manager, subresource, time, schema);
 }
 
-fn finish_update(
-    old: Option<&Value>,
-    new: &mut Value,
-    managers: Managers,
-    author: Author,
-    schema: &Schema,
-) {
+fn finish_update(old: Option<&Value>, new: &mut Value, managers: Managers, author: Author, schema: &Schema) {
     shape(new, schema);
     let exists = old.is_some_and(|old| old["metadata"]["uid"].as_str().is_some_and(|uid| !uid.is_empty()));
     if managers.is_empty() && exists {
@@ -360,6 +212,8 @@ fn finish_update(
             &blank
         }
     };
+    let readable = readable(old, schema);
+    let old = &*readable;
     // What the merge cannot read (an environment variable twice) costs the object its managed fields, no more.
     if typed::validate(schema, new).is_err() || typed::validate(schema, old).is_err() {
         return;
@@ -367,6 +221,16 @@ fn finish_update(
     let mut managers = record(old, new, managers, author, schema);
     cap(&mut managers);
     put(new, &managers, schema);
+}
+
+/// A stored object as this version reads it: without the fields that only later ones have.
+fn readable<'a>(stored: &'a Value, schema: &Schema) -> Cow<'a, Value> {
+    if typed::validate(schema, stored).is_ok() {
+        return Cow::Borrowed(stored);
+    }
+    let mut stored = stored.clone();
+    shape(&mut stored, schema);
+    Cow::Owned(stored)
 }
 
 /// The object that a new one is compared with: what the server holds before the first field is set.
@@ -379,13 +243,7 @@ fn blank_object(like: &Value, schema: &Schema) -> Value {
 }
 
 /// The entry of `manager` takes what it added or changed; its time changes where its set does.
-fn record(
-    old: &Value,
-    new: &Value,
-    managers: Managers,
-    author: Author,
-    schema: &Schema,
-) -> Managers {
+fn record(old: &Value, new: &Value, managers: Managers, author: Author, schema: &Schema) -> Managers {
     let api_version = new["apiVersion"].as_str().unwrap_or_default();
     let blank = Entry::new(author, "Update", api_version);
     let id = blank.id();
@@ -433,7 +291,7 @@ fn reconcile(object: &Value, mut managers: Managers, api_version: &str, schema: 
 /// The schema of another version of the same kind. Versions of a custom resource are taken to have one schema.
 fn version_of(schema: &Schema, api_version: &str, object: &Value) -> Option<Schema> {
     match schema.source {
-        Source::Builtin => Schema::builtin(api_version, object["kind"].as_str()?),
+        Source::Builtin => Schema::builtin(api_version, object["kind"].as_str()?, schema.minor),
         Source::Crd | Source::Deduced => Some(schema.clone()),
     }
 }
@@ -504,57 +362,6 @@ fn hand_over(managers: &mut Managers, keeper: Option<&str>, changes: &Changes) {
     managers.retain(|_, entry| !entry.set.is_empty());
 }
 
-/// Merges the oldest updates of a version into one entry while there are too many.
-fn cap(managers: &mut Managers) {
-    let mut updaters: Vec<(Option<String>, String)> = managers
-        .iter()
-        .filter(|(_, entry)| !entry.applied())
-        .map(|(id, entry)| (entry.time.clone(), id.clone()))
-        .collect();
-    if updaters.len() <= MAX_UPDATE_MANAGERS {
-        return;
-    }
-    updaters.sort();
-    let mut length = updaters.len();
-    let mut first_of_version: BTreeMap<String, String> = BTreeMap::new();
-    for (_, id) in updaters {
-        if length <= MAX_UPDATE_MANAGERS {
-            break;
-        }
-        let Some(version) = managers.get(&id).map(|entry| entry.api_version.clone()) else {
-            continue;
-        };
-        let Some(first) = first_of_version.get(&version) else {
-            first_of_version.insert(version, id);
-            continue;
-        };
-        let ancient = Entry::new(Author::new(ANCIENT_CHANGES, "", ""), "Update", &version);
-        let bucket = ancient.id();
-        if !managers.contains_key(&bucket)
-            && let Some(entry) = managers.remove(first)
-        {
-            managers.insert(
-                bucket.clone(),
-                Entry {
-                    time: entry.time,
-                    set: entry.set,
-                    ..ancient
-                },
-            );
-        }
-        if id == bucket {
-            continue;
-        }
-        if let Some(entry) = managers.remove(&id)
-            && let Some(ancient) = managers.get_mut(&bucket)
-        {
-            ancient.set.extend(&entry.set);
-            ancient.time = entry.time;
-            length -= 1;
-        }
-    }
-}
-
 /// Applies a configuration server-side and returns the new object, defaults filled in.
 ///
 /// `live` is `None` for an object that does not exist yet. `subresource` is what the entry says of it (empty for the object
@@ -573,6 +380,9 @@ pub fn apply(
         None => blank_object(applied, schema),
     };
     let managed_fields = take(&mut live);
+    if let Cow::Owned(readable) = readable(&live, schema) {
+        live = readable;
+    }
     let mut managers = decode(&managed_fields)
         .ok_or_else(|| ApplyError::Invalid("failed to decode managed fields".to_owned()))?;
     if managers.is_empty() {
@@ -711,20 +521,10 @@ impl Request<'_> {
         }
         let mut object = if same { live.clone() } else { merged };
         if !same {
-            super::defaults::apply_defaults(&mut object);
+            super::defaults::apply_defaults(&mut object, schema.minor);
         }
         Ok((object, managers))
     }
-}
-
-/// Whether anybody owns something else than before; times do not count.
-fn differs(before: &Managers, after: &Managers) -> bool {
-    before.len() != after.len()
-        || before.iter().any(|(id, entry)| {
-            after
-                .get(id)
-                .is_none_or(|other| other.set != entry.set || other.api_version != entry.api_version)
-        })
 }
 
 fn conflicts(managers: &Managers, keeper: &str, changes: &Changes) -> Vec<(String, Path)> {
