@@ -342,3 +342,107 @@ async fn a_field_of_a_later_version_costs_no_owners() {
     let kept = patched["metadata"]["managedFields"].as_array().expect("owners");
     assert!(kept.contains(&entry), "{kept:?}");
 }
+
+#[tokio::test]
+async fn defaults_come_with_their_version() {
+    let nothing = Value::Null;
+    for minor in 19..=25 {
+        let client = play(minor);
+        let from = |first: u32, value: Value| if minor >= first { value } else { Value::Null };
+        let service = async |name: &str, kind: &str| {
+            let object = json!({ "metadata": { "name": name }, "spec": {
+                "type": kind, "ports": [{ "port": 80 }], "externalName": if kind == "ExternalName" { "a.b" } else { "" } } });
+            create(&client, "/api/v1/namespaces/default/services", object).await["spec"].take()
+        };
+        for kind in ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] {
+            let spec = service(&kind.to_lowercase(), kind).await;
+            let is_external = kind == "ExternalName";
+            let expect = if is_external {
+                Value::Null
+            } else {
+                from(22, "Cluster".into())
+            };
+            assert_eq!(spec["internalTrafficPolicy"], expect, "{kind} in 1.{minor}");
+            let expect = if kind == "LoadBalancer" {
+                from(22, true.into())
+            } else {
+                Value::Null
+            };
+            assert_eq!(
+                spec["allocateLoadBalancerNodePorts"], expect,
+                "{kind} in 1.{minor}"
+            );
+            assert_eq!(
+                spec.get("clusterIPs").is_some(),
+                !is_external && minor >= 20,
+                "{kind} in 1.{minor}"
+            );
+        }
+        let pods = json!({ "metadata": { "labels": { "app": "a" } },
+            "spec": { "restartPolicy": "Never", "containers": [{ "name": "c", "image": "c:1" }] } });
+        let job = json!({ "metadata": { "name": "a" }, "spec": { "template": pods } });
+        let job = create(&client, "/apis/batch/v1/namespaces/default/jobs", job).await;
+        assert_eq!(job["spec"]["completionMode"], from(22, "NonIndexed".into()));
+        assert_eq!(job["spec"]["suspend"], from(22, false.into()));
+        let mut set = deployment("a");
+        set["kind"] = "DaemonSet".into();
+        let set = create(&client, "/apis/apps/v1/namespaces/default/daemonsets", set).await;
+        assert_eq!(
+            set["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"],
+            from(22, 0.into())
+        );
+        if minor >= 21 {
+            let job = json!({ "metadata": { "name": "a" }, "spec": { "schedule": "0 0 1 1 *", "jobTemplate": {
+                "spec": { "template": { "spec": { "restartPolicy": "Never", "containers": [{ "name": "c", "image": "c:1" }] } } } } } });
+            let job = create(&client, "/apis/batch/v1/namespaces/default/cronjobs", job).await;
+            assert_eq!(job["spec"]["concurrencyPolicy"], "Allow");
+            assert_eq!(job["spec"]["jobTemplate"]["spec"]["suspend"], nothing);
+        }
+        if minor >= 23 {
+            let autoscaler = json!({ "metadata": { "name": "a" }, "spec": { "maxReplicas": 3,
+                "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "a" } } });
+            let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+            assert_eq!(create(&client, path, autoscaler).await["spec"]["minReplicas"], 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_load_balancers_goes_with_the_type() {
+    let client = play(22);
+    let path = "/api/v1/namespaces/default/services";
+    let object =
+        json!({ "metadata": { "name": "a" }, "spec": { "type": "LoadBalancer", "ports": [{ "port": 80 }] } });
+    create(&client, path, object).await;
+    let plain = json!({ "spec": { "type": "ClusterIP" } });
+    let patched = send(&client, "PATCH", &format!("{path}/a"), MERGE, plain)
+        .await
+        .expect("patched");
+    assert!(
+        patched["spec"].get("allocateLoadBalancerNodePorts").is_none(),
+        "{patched}"
+    );
+    assert_eq!(patched["spec"]["internalTrafficPolicy"], "Cluster");
+}
+
+#[tokio::test]
+async fn a_service_of_1_19_has_one_address() {
+    let client = play(19);
+    let path = "/api/v1/namespaces/default/services";
+    let object = json!({ "metadata": { "name": "a" }, "spec": { "ports": [{ "port": 80 }] } });
+    let made = create(&client, path, object).await;
+    let path = format!("{path}/a");
+    let label = json!({ "metadata": { "labels": { "x": "y" } } });
+    let patched = send(&client, "PATCH", &path, MERGE, label)
+        .await
+        .expect("patched");
+    assert_eq!(patched["spec"], made["spec"]);
+    let moved = json!({ "spec": { "clusterIP": "10.96.0.77" } });
+    let refused = send(&client, "PATCH", &path, MERGE, moved)
+        .await
+        .expect_err("refused");
+    assert!(
+        refused.contains(r#"spec.clusterIP: Invalid value: "10.96.0.77": field is immutable"#),
+        "{refused}"
+    );
+}
