@@ -446,3 +446,41 @@ async fn a_service_of_1_19_has_one_address() {
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn namespaces_have_their_name_as_a_label_from_1_21_on() {
+    const LABEL: &str = "/metadata/labels/kubernetes.io~1metadata.name";
+    for minor in [20, 21, 25] {
+        let client = play(minor);
+        let expect = |name: &str| (minor >= 21).then(|| Value::from(name));
+        let found = get(&client, "/api/v1/namespaces/kube-system").await;
+        assert_eq!(found.pointer(LABEL).cloned(), expect("kube-system"));
+        let made = create(
+            &client,
+            "/api/v1/namespaces",
+            json!({ "metadata": { "name": "a" } }),
+        )
+        .await;
+        assert_eq!(made.pointer(LABEL).cloned(), expect("a"));
+        for label in [json!(null), json!("other")] {
+            let change =
+                json!({ "metadata": { "labels": { "kubernetes.io/metadata.name": label, "x": "y" } } });
+            let path = "/api/v1/namespaces/a";
+            let patched = send(&client, "PATCH", path, MERGE, change)
+                .await
+                .expect("patched");
+            if minor >= 21 {
+                assert_eq!(patched.pointer(LABEL).cloned(), expect("a"));
+            }
+            assert_eq!(patched["metadata"]["labels"]["x"], "y");
+        }
+        let drawn = create(
+            &client,
+            "/api/v1/namespaces",
+            json!({ "metadata": { "generateName": "b-" } }),
+        )
+        .await;
+        let name = drawn["metadata"]["name"].as_str().expect("a name");
+        assert_eq!(drawn.pointer(LABEL).cloned(), expect(name));
+    }
+}

@@ -49,6 +49,10 @@ pub fn on_create(object: &mut Value, minor: u32) {
         kind.as_str().unwrap_or_default(),
     ) {
         ("v1", "Namespace") => {
+            // Its name may just have been drawn.
+            if minor >= 21 {
+                label_with_name(fields);
+            }
             let Some(spec) = child(fields, "spec") else { return };
             let finalizers = spec.entry("finalizers").or_insert_with(|| json!([]));
             if let Some(finalizers) = finalizers.as_array_mut()
@@ -101,6 +105,9 @@ fn fill(group: &str, kind: &str, object: &mut Fields, minor: Minor) {
         ("", "Service") => service(object, minor),
         ("", "Secret") => secret(object),
         ("", "Namespace") => {
+            if minor >= 21 {
+                label_with_name(object);
+            }
             in_child(object, "status", |status| set(status, "phase", "Active"));
         }
         ("", "PersistentVolumeClaim") => {
@@ -461,6 +468,19 @@ fn inherit_labels(object: &mut Fields, labels: Option<Value>) {
         if metadata.get("labels").is_none_or(empty) {
             metadata.insert("labels".into(), labels);
         }
+    });
+}
+
+/// Namespaces are selected by this label, which follows the name whatever is asked for.
+fn label_with_name(object: &mut Fields) {
+    let name = object.get("metadata").map(|metadata| metadata["name"].clone());
+    let Some(name) = name.filter(|name| !is_unset(name)) else {
+        return;
+    };
+    in_child(object, "metadata", |metadata| {
+        in_child(metadata, "labels", |labels| {
+            labels.insert("kubernetes.io/metadata.name".into(), name);
+        });
     });
 }
 
