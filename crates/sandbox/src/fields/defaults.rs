@@ -165,7 +165,7 @@ fn fill(group: &str, kind: &str, object: &mut Fields, minor: Minor) {
         ("apps" | "extensions", "Deployment") => deployment(object),
         ("networking.k8s.io", "IngressClass") if minor >= 22 => in_present(object, "spec", |spec| {
             in_present(spec, "parameters", |parameters| {
-                set(parameters, "scope", "Cluster")
+                set(parameters, "scope", "Cluster");
             });
         }),
         ("apps" | "extensions", "DaemonSet") => daemon_set(object, minor),
