@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
-use crate::fields::Schema;
+use crate::fields::{BASE, Schema};
 use crate::json::{list, text};
 
 /// The minor version of a Kubernetes 1.x.
@@ -34,6 +34,8 @@ pub(crate) struct Resource {
     pub store: Arc<str>,
     /// The definition, for a custom resource.
     pub definition: Option<Arc<Value>>,
+    /// The version of Kubernetes that a built-in kind is one of.
+    pub minor: Minor,
 }
 
 #[derive(Debug)]
@@ -147,7 +149,8 @@ impl Resource {
                     let definition = self.definition.as_deref().unwrap_or(&Value::Null);
                     Schema::from_definition(&definition["spec"], version)
                 } else {
-                    Schema::builtin(&self.api_version(version), &self.kind).unwrap_or_else(Schema::deduced)
+                    Schema::builtin(&self.api_version(version), &self.kind, self.minor)
+                        .unwrap_or_else(Schema::deduced)
                 }
             })
             .clone()
@@ -199,6 +202,7 @@ impl Resource {
             subresources: Vec::new(),
             generation: Generation::Content,
             definition: Some(Arc::clone(definition)),
+            minor: BASE,
             group,
             plural,
         })
@@ -383,6 +387,7 @@ fn builtin(row: &[&str], minor: Minor) -> Option<Resource> {
             store.into()
         },
         definition: None,
+        minor,
     })
 }
 
@@ -464,6 +469,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn every_version_of_a_kind_has_a_type() {
+        for minor in 19..=25 {
+            for resource in &Builtins::new(minor).resources {
+                for version in &resource.versions {
+                    let api_version = resource.api_version(&version.name);
+                    assert!(
+                        resource.schema(&version.name).is_builtin(),
+                        "{api_version} {} in 1.{minor}",
+                        resource.kind
+                    );
+                }
+            }
+        }
+        assert!(Schema::builtin("batch/v1", "CronJob", 20).is_none());
     }
 
     #[test]

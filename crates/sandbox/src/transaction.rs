@@ -94,6 +94,15 @@ impl<'a> Transaction<'a> {
         resource.api_version(&resource.storage_version)
     }
 
+    /// What owners' entries say of a write through a subresource: nothing before 1.22.
+    pub(crate) fn recorded<'s>(&self, subresource: &'s str) -> &'s str {
+        if self.builtins.minor >= 22 {
+            subresource
+        } else {
+            ""
+        }
+    }
+
     /// The kind that a collection holds.
     pub(crate) fn resource_of(&self, key: &Key) -> Result<Arc<Resource>> {
         let (plural, group) = key.store.split_once('.').unwrap_or((&key.store, ""));

@@ -70,6 +70,8 @@ impl<'a> Place<'a> {
 pub(crate) enum Ownership {
     /// What differs from the live object belongs to the writer.
     Update,
+    /// The same, for a change of the object that was asked for as its `scale`.
+    Scale,
     /// What the new state says of it holds: server-side apply has worked it out, or it stays as it was.
     Given,
 }
@@ -114,7 +116,7 @@ fn bring_into_form(
             object(body).extend(kept);
         }
     } else {
-        defaults::apply_defaults(body);
+        defaults::apply_defaults(body, resource.minor);
     }
 }
 
@@ -231,7 +233,7 @@ pub(crate) fn update(
     keep_metadata(old, &mut new);
     match ownership {
         Ownership::Given => {}
-        Ownership::Update if !keeps_owners(resource) => {}
+        Ownership::Update | Ownership::Scale if !keeps_owners(resource) => {}
         Ownership::Update if subresource.is_empty() => {
             managed::update(
                 Some(old),
@@ -241,9 +243,20 @@ pub(crate) fn update(
                 &resource.schema(version),
             );
         }
-        Ownership::Update => {
-            let schema = resource.schema(version);
-            managed::update_subresource(old, &mut new, writer.manager, &transaction.now, &schema);
+        Ownership::Update | Ownership::Scale => {
+            let through = if ownership == Ownership::Scale {
+                "scale"
+            } else {
+                subresource
+            };
+            managed::update_subresource(
+                old,
+                &mut new,
+                writer.manager,
+                transaction.recorded(through),
+                &transaction.now,
+                &resource.schema(version),
+            );
         }
     }
     prepare::update(transaction, place, old, &mut new)?;

@@ -132,7 +132,7 @@ fn arb_json() -> impl Strategy<Value = Value> {
 }
 
 fn apply(live: Option<&Value>, spec: &Value, manager: &str, schema: &Schema) -> Value {
-    managed::apply(live, &thing(spec), manager, true, TIME, schema)
+    managed::apply(live, &thing(spec), manager, "", true, TIME, schema)
         .expect("a forced apply of a fitting object")
 }
 
@@ -256,7 +256,7 @@ proptest! {
                 "CustomResourceDefinition" => "apiextensions.k8s.io/v1",
                 _ => "v1",
             };
-            let schema = Schema::builtin(api_version, kind).expect("a kind of Kubernetes");
+            let schema = Schema::builtin(api_version, kind, 20).expect("a kind of Kubernetes");
             let mk = |value: &Value| {
                 json!({
                     "apiVersion": api_version, "kind": kind,
@@ -266,33 +266,33 @@ proptest! {
             };
             let mut live = mk(&a);
             let fits = check_types(&live, &schema).is_ok();
-            defaults::apply_defaults(&mut live);
+            defaults::apply_defaults(&mut live, 20);
             if fits {
                 let once = live.clone();
-                defaults::apply_defaults(&mut live);
+                defaults::apply_defaults(&mut live, 20);
                 prop_assert_eq!(&once, &live, "defaults are idempotent");
             }
             let mut new = patch::strategic(&live, &mk(&b), &schema).unwrap_or_else(|_| mk(&b));
             managed::update(Some(&live), &mut new, "x", TIME, &schema);
-            let _ = managed::apply(Some(&live), &mk(&c), "y", true, TIME, &schema);
-            let _ = managed::apply(Some(&live), &c, "y", true, TIME, &schema);
+            let _ = managed::apply(Some(&live), &mk(&c), "y", "", true, TIME, &schema);
+            let _ = managed::apply(Some(&live), &c, "y", "", true, TIME, &schema);
             managed::update(Some(&live), &mut c.clone(), "z", TIME, &schema);
             let _ = patch::strategic(&live, &b, &schema);
             let _ = patch::json(&live, &b);
             let _ = patch::merge(&live, &b);
-            defaults::on_create(&mut new);
+            defaults::on_create(&mut new, 20);
         }
         let schema = Schema::from_crd(&a);
         let (mut object, mut other) = (thing(&b), thing(&c));
         managed::update(None, &mut object, "x", TIME, &schema);
         managed::update(Some(&object), &mut other, "y", TIME, &schema);
-        let _ = managed::apply(Some(&object), &thing(&c), "y", true, TIME, &schema);
+        let _ = managed::apply(Some(&object), &thing(&c), "y", "", true, TIME, &schema);
         validate::prune(&a, &mut object);
         validate::default(&a, &mut object);
         validate::check(&a, &object);
         let _ = Set::parse(&a);
         let mut arbitrary = a.clone();
-        defaults::apply_defaults(&mut arbitrary);
-        defaults::on_create(&mut arbitrary);
+        defaults::apply_defaults(&mut arbitrary, 20);
+        defaults::on_create(&mut arbitrary, 20);
     }
 }

@@ -57,7 +57,7 @@ struct Kind {
 impl Kind {
     fn finish(&self, object: &mut Value) {
         match &self.open_api {
-            None => defaults::apply_defaults(object),
+            None => defaults::apply_defaults(object, 20),
             Some(open_api) => {
                 validate::prune(open_api, object);
                 validate::default(open_api, object);
@@ -125,7 +125,7 @@ fn replay(kind: &Kind, live: Option<&Value>, step: &Value, time: &str) -> Result
         "status" => {
             let mut new = patch::merge(shown, body);
             kind.finish(&mut new);
-            managed::update_subresource(shown, &mut new, manager, time, &kind.schema);
+            managed::update_subresource(shown, &mut new, manager, "", time, &kind.schema);
             // Only the status is written; who owns what follows from all that was asked for.
             let mut written = shown.clone();
             written["status"] = new["status"].take();
@@ -135,7 +135,7 @@ fn replay(kind: &Kind, live: Option<&Value>, step: &Value, time: &str) -> Result
         "apply" => {
             let force = step["force"] == true;
             let mut new =
-                managed::apply(live, body, manager, force, time, &kind.schema).map_err(refuse_apply)?;
+                managed::apply(live, body, manager, "", force, time, &kind.schema).map_err(refuse_apply)?;
             if let Some(open_api) = &kind.open_api {
                 validate::prune(open_api, &mut new);
                 validate::fill_defaults(open_api, &mut new);
@@ -264,7 +264,7 @@ fn the_core_answers_as_kubernetes_1_20_does() {
                     Some(&step["body"]["apiVersion"]),
                 ];
                 let version = of.into_iter().flatten().find_map(Value::as_str).unwrap();
-                Schema::builtin(version, kind).unwrap()
+                Schema::builtin(version, kind, 20).unwrap()
             };
             if !step["live"].is_null() {
                 live = Some(step["live"].clone());
@@ -285,7 +285,7 @@ fn the_core_answers_as_kubernetes_1_20_does() {
                 for key in ["uid", "name"] {
                     object["metadata"][key] = step["answer"]["metadata"][key].clone();
                 }
-                defaults::on_create(object);
+                defaults::on_create(object, 20);
             }
             let found = compare(&ours, step);
             steps += 1;
@@ -323,7 +323,7 @@ fn what_the_server_wrote_does_not_change() {
         for step in case["steps"].as_array().unwrap() {
             if step["code"].as_u64().unwrap() < 300 {
                 let mut object = step["answer"].clone();
-                defaults::apply_defaults(&mut object);
+                defaults::apply_defaults(&mut object, 20);
                 assert_eq!(object.to_string(), step["answer"].to_string(), "{}", case["name"]);
                 seen += 1;
             }
@@ -331,7 +331,7 @@ fn what_the_server_wrote_does_not_change() {
     }
     assert!(seen > 100);
     let mut unknown = json!({"apiVersion": "example.org/v1", "kind": "Thing", "spec": {"a": null}});
-    defaults::apply_defaults(&mut unknown);
+    defaults::apply_defaults(&mut unknown, 20);
     assert_eq!(
         unknown,
         json!({"apiVersion": "example.org/v1", "kind": "Thing", "spec": {"a": null}})

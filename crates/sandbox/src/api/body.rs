@@ -168,7 +168,7 @@ pub(super) fn check_fields(
     if resource.is_custom() {
         // Of a custom resource, the metadata alone has types of the server's.
         let metadata = body.get("metadata").cloned().unwrap_or_default();
-        return match crate::fields::Schema::builtin("v1", "ConfigMap") {
+        return match crate::fields::Schema::builtin("v1", "ConfigMap", resource.minor) {
             Some(schema) => check_types(&serde_json::json!({ "metadata": metadata }), &schema),
             None => Ok(()),
         };
@@ -229,7 +229,7 @@ pub(super) fn other_kind(endpoint: &Endpoint, new: &Value) -> Result<Option<Stri
     Ok(
         if (given == wanted && kind == resource.kind) || given.is_empty() || kind.is_empty() {
             None
-        } else if crate::fields::Schema::builtin(given, kind).is_none() {
+        } else if crate::fields::Schema::builtin(given, kind, resource.minor).is_none() {
             Some(unregistered(given, kind))
         } else if kind == resource.kind {
             None
@@ -302,7 +302,7 @@ fn check_kind(endpoint: &Endpoint, body: &Value) -> Result<()> {
             resource.kind
         ))
     };
-    if crate::fields::Schema::builtin(given, kind).is_none() {
+    if crate::fields::Schema::builtin(given, kind, resource.minor).is_none() {
         return Err(refuse(unregistered(given, kind)));
     }
     if kind == resource.kind {

@@ -13,7 +13,7 @@ use crate::api::query::{find, one};
 use crate::api::request::Request;
 use crate::api::respond::{self, Body};
 use crate::api::scale::{scale_of, set_scale};
-use crate::fields::{Schema, check_types, managed, patch as patches};
+use crate::fields::{BASE, Schema, check_types, managed, patch as patches};
 use crate::golang::{self, POINTER, quote};
 use crate::json::{child, is_deleting, name, namespace, number_at, object, text, text_at, uid};
 use crate::kinds::Resource;
@@ -133,7 +133,8 @@ fn fill_token_request(body: &mut Value, request: &Request, now: &str) {
     let spec = child(body, "spec");
     spec.entry("expirationSeconds").or_insert_with(|| 3600.into());
     child(body, "metadata").insert("creationTimestamp".into(), Value::Null);
-    let schema = Schema::builtin("authentication.k8s.io/v1", "TokenRequest").unwrap_or_else(Schema::deduced);
+    let schema =
+        Schema::builtin("authentication.k8s.io/v1", "TokenRequest", BASE).unwrap_or_else(Schema::deduced);
     managed::update(None, body, &request.manager(), now, &schema);
     let spec = child(body, "spec");
     if spec.get("audiences").is_none_or(Value::is_null) {
@@ -608,6 +609,7 @@ fn apply(
             shown.as_ref(),
             &body,
             writer.manager,
+            transaction.recorded(&target.subresource),
             force,
             &transaction.now,
             &resource.schema(endpoint.version()),

@@ -73,7 +73,9 @@ pub(crate) fn answer(
     object(metadata).insert("creationTimestamp".into(), Value::Null);
     if *kind == "SelfSubjectRulesReview" {
         map.insert("spec".into(), json!({}));
-    } else if let Some(schema) = crate::fields::Schema::builtin(&format!("{group}/{version}"), kind) {
+    } else if let Some(schema) =
+        crate::fields::Schema::builtin(&format!("{group}/{version}"), kind, crate::fields::BASE)
+    {
         let status = map.shift_remove("status");
         managed::update(
             None,

@@ -126,7 +126,7 @@ pub(super) fn set_scale(
     normalise(resource, endpoint.version(), &mut new);
     // Before 1.22, a scale is written past the owners of fields.
     let ownership = if resource.is_custom() || transaction.builtins.minor >= 22 {
-        Ownership::Update
+        Ownership::Scale
     } else {
         Ownership::Given
     };

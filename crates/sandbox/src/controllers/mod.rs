@@ -183,10 +183,11 @@ pub(crate) fn write_status(
     if next == **live {
         return Arc::clone(live);
     }
-    managed::update(
-        Some(live),
+    managed::update_with_status(
+        live,
         &mut next,
         writer.manager,
+        transaction.recorded("status"),
         &transaction.now,
         &resource.schema(&resource.storage_version),
     );

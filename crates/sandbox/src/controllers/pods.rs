@@ -247,6 +247,7 @@ pub(crate) fn run(transaction: &mut Transaction, key: &Key) -> Result<()> {
         &bound,
         &mut next,
         Writer::KUBELET.manager,
+        transaction.recorded("status"),
         &transaction.now,
         &schema,
     );

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::schema::Schema;
 use super::shape::shape;
+use crate::kinds::Minor;
 
 type Fields = Map<String, Value>;
 
@@ -16,12 +17,12 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 /// Fills in the defaults of the object's kind and rewrites it to the server's form: quantities, values that are empty,
 /// the order of fields. An object of a kind that is not known here is left as it is.
 ///
-/// Applying it twice changes nothing.
-pub fn apply_defaults(object: &mut Value) {
+/// Applying it twice changes nothing. The defaults are those of Kubernetes 1.`minor`.
+pub fn apply_defaults(object: &mut Value, minor: u32) {
     let (Some(api_version), Some(kind)) = (object["apiVersion"].as_str(), object["kind"].as_str()) else {
         return;
     };
-    let Some(schema) = Schema::builtin(api_version, kind) else {
+    let Some(schema) = Schema::builtin(api_version, kind, minor) else {
         return;
     };
     let group = api_version
@@ -30,13 +31,13 @@ pub fn apply_defaults(object: &mut Value) {
         .to_owned();
     let kind = kind.to_owned();
     if let Some(fields) = object.as_object_mut() {
-        fill(&group, &kind, fields);
+        fill(&group, &kind, fields, minor);
     }
     shape(object, &schema);
 }
 
 /// What a create adds that its writer does not own: a namespace's finalizer, a job's selector. The object has its uid.
-pub fn on_create(object: &mut Value) {
+pub fn on_create(object: &mut Value, minor: u32) {
     let uid = object["metadata"]["uid"].clone();
     let name = object["metadata"]["name"].clone();
     let (api_version, kind) = (object["apiVersion"].clone(), object["kind"].clone());
@@ -48,6 +49,10 @@ pub fn on_create(object: &mut Value) {
         kind.as_str().unwrap_or_default(),
     ) {
         ("v1", "Namespace") => {
+            // Its name may just have been drawn.
+            if minor >= 21 {
+                label_with_name(fields);
+            }
             let Some(spec) = child(fields, "spec") else { return };
             let finalizers = spec.entry("finalizers").or_insert_with(|| json!([]));
             if let Some(finalizers) = finalizers.as_array_mut()
@@ -78,6 +83,7 @@ pub fn on_create(object: &mut Value) {
     let schema = Schema::builtin(
         api_version.as_str().unwrap_or_default(),
         kind.as_str().unwrap_or_default(),
+        minor,
     );
     if let Some(schema) = schema {
         shape(object, &schema);
@@ -91,14 +97,17 @@ fn is_beta(object: &Fields) -> bool {
         .is_some_and(|version| version.contains("beta"))
 }
 
-fn fill(group: &str, kind: &str, object: &mut Fields) {
+fn fill(group: &str, kind: &str, object: &mut Fields, minor: Minor) {
     match (group, kind) {
         ("", "Pod") => pod(object),
         ("", "PodTemplate") => template(object, "template"),
         ("", "ReplicationController") => replication_controller(object),
-        ("", "Service") => service(object),
+        ("", "Service") => service(object, minor),
         ("", "Secret") => secret(object),
         ("", "Namespace") => {
+            if minor >= 21 {
+                label_with_name(object);
+            }
             in_child(object, "status", |status| set(status, "phase", "Active"));
         }
         ("", "PersistentVolumeClaim") => {
@@ -154,13 +163,18 @@ fn fill(group: &str, kind: &str, object: &mut Fields) {
             });
         }
         ("apps" | "extensions", "Deployment") => deployment(object),
-        ("apps" | "extensions", "DaemonSet") => daemon_set(object),
+        ("networking.k8s.io", "IngressClass") if minor >= 22 => in_present(object, "spec", |spec| {
+            in_present(spec, "parameters", |parameters| {
+                set(parameters, "scope", "Cluster");
+            });
+        }),
+        ("apps" | "extensions", "DaemonSet") => daemon_set(object, minor),
         ("apps", "StatefulSet") => stateful_set(object),
         ("apps" | "extensions", "ReplicaSet") => in_child(object, "spec", |spec| {
             set(spec, "replicas", 1);
             template(spec, "template");
         }),
-        ("batch", "Job") => job(object),
+        ("batch", "Job") => job(object, minor),
         ("batch", "CronJob") => in_child(object, "spec", |spec| {
             set(spec, "concurrencyPolicy", "Allow");
             set(spec, "suspend", false);
@@ -195,6 +209,10 @@ fn fill(group: &str, kind: &str, object: &mut Fields) {
             set(spec, "podInfoOnMount", false);
             set(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
             set(spec, "volumeLifecycleModes", json!(["Persistent"]));
+            if minor >= 21 {
+                set(spec, "storageCapacity", false);
+                set(spec, "requiresRepublish", false);
+            }
         }),
         ("networking.k8s.io", "NetworkPolicy") => in_child(object, "spec", network_policy),
         ("scheduling.k8s.io", "PriorityClass") => set(object, "preemptionPolicy", "PreemptLowerPriority"),
@@ -346,6 +364,7 @@ fn container(container: &mut Fields, host_network: bool) {
             set_number(probe, "successThreshold", 1);
             set_number(probe, "failureThreshold", 3);
             in_present(probe, "httpGet", http_get);
+            in_present(probe, "grpc", |grpc| set(grpc, "service", ""));
         });
     }
     in_present(container, "lifecycle", |lifecycle| {
@@ -452,7 +471,20 @@ fn inherit_labels(object: &mut Fields, labels: Option<Value>) {
     });
 }
 
-fn service(object: &mut Fields) {
+/// Namespaces are selected by this label, which follows the name whatever is asked for.
+fn label_with_name(object: &mut Fields) {
+    let name = object.get("metadata").map(|metadata| metadata["name"].clone());
+    let Some(name) = name.filter(|name| !is_unset(name)) else {
+        return;
+    };
+    in_child(object, "metadata", |metadata| {
+        in_child(metadata, "labels", |labels| {
+            labels.insert("kubernetes.io/metadata.name".into(), name);
+        });
+    });
+}
+
+fn service(object: &mut Fields, minor: Minor) {
     in_child(object, "spec", |spec| {
         set(spec, "sessionAffinity", "None");
         match text(spec, "sessionAffinity") {
@@ -475,6 +507,14 @@ fn service(object: &mut Fields) {
         }
         if matches!(text(spec, "type"), "NodePort" | "LoadBalancer") {
             set(spec, "externalTrafficPolicy", "Cluster");
+        }
+        if minor >= 22 {
+            if text(spec, "type") == "LoadBalancer" {
+                set(spec, "allocateLoadBalancerNodePorts", true);
+            }
+            if text(spec, "type") != "ExternalName" {
+                set(spec, "internalTrafficPolicy", "Cluster");
+            }
         }
     });
 }
@@ -535,7 +575,7 @@ fn deployment(object: &mut Fields) {
     });
 }
 
-fn daemon_set(object: &mut Fields) {
+fn daemon_set(object: &mut Fields, minor: Minor) {
     // A field of the internal type that `apps/v1` shows as an annotation.
     in_child(object, "metadata", |metadata| {
         in_child(metadata, "annotations", |annotations| {
@@ -548,6 +588,9 @@ fn daemon_set(object: &mut Fields) {
             if text(strategy, "type") == "RollingUpdate" {
                 in_child(strategy, "rollingUpdate", |update| {
                     set(update, "maxUnavailable", 1);
+                    if minor >= 22 {
+                        set(update, "maxSurge", 0);
+                    }
                 });
             }
         });
@@ -581,7 +624,7 @@ fn stateful_set(object: &mut Fields) {
     });
 }
 
-fn job(object: &mut Fields) {
+fn job(object: &mut Fields, minor: Minor) {
     let labels = template_labels(object);
     in_child(object, "spec", |spec| {
         let unset = |spec: &Fields, key: &str| spec.get(key).is_none_or(Value::is_null);
@@ -590,6 +633,10 @@ fn job(object: &mut Fields) {
         }
         set(spec, "parallelism", 1);
         set(spec, "backoffLimit", 6);
+        if minor >= 22 {
+            set(spec, "completionMode", "NonIndexed");
+            set(spec, "suspend", false);
+        }
         template(spec, "template");
     });
     inherit_labels(object, labels);

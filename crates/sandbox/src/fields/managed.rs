@@ -1,9 +1,10 @@
 //! Who owns which field: `metadata.managedFields`, as kube-apiserver 1.20 keeps it.
 //!
-//! Every entry is a manager: a name, an operation (`Apply` or `Update`) and, for updates, the API version. A write is
-//! compared with what was there; what it adds or changes goes over to its manager, what it removes goes from all.
-//! Entries of 1.20 know no subresource.
+//! Every entry is a manager: a name, an operation (`Apply` or `Update`), the subresource through which it writes and, for
+//! updates, the API version. A write is compared with what was there; what it adds or changes goes over to its manager,
+//! what it removes goes from all. Servers before 1.22 write no subresource down: callers who play one pass none.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
@@ -11,6 +12,7 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::convert::convert;
+use super::entries::{Author, Entry, Managers, cap, decode, differs, encode};
 use super::schema::{Schema, Source};
 use super::set::{Element, Path, Set, display_path, go_json};
 use super::shape::{shape, store};
@@ -20,11 +22,6 @@ use super::typed::{self, Comparison};
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The manager of fields that were there before the first apply, where nobody had kept track.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
-/// The manager into which the oldest updates are merged.
-const ANCIENT_CHANGES: &str = "ancient-changes";
-/// How many managers of updates an object keeps.
-const MAX_UPDATE_MANAGERS: usize = 10;
-const UNKNOWN_MANAGER: &str = "unknown";
 
 /// Fields that nobody owns: they are the server's own.
 static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
@@ -103,116 +100,6 @@ fn conflicts_message(conflicts: &[Conflict]) -> String {
     )
 }
 
-/// One manager and what it owns.
-#[derive(Debug, Clone, PartialEq)]
-struct Entry {
-    manager: String,
-    operation: String,
-    api_version: String,
-    time: Option<String>,
-    set: Set,
-}
-
-impl Entry {
-    fn new(manager: &str, operation: &str, api_version: &str, set: Set) -> Entry {
-        Entry {
-            manager: manager.to_owned(),
-            operation: operation.to_owned(),
-            api_version: api_version.to_owned(),
-            time: None,
-            set,
-        }
-    }
-
-    fn applied(&self) -> bool {
-        self.operation == "Apply"
-    }
-
-    fn id(&self) -> String {
-        identifier(&self.manager, &self.operation, &self.api_version)
-    }
-
-    /// As in messages: who did it, and for updates in which version.
-    fn describe(&self) -> String {
-        if self.operation == "Update" {
-            format!("{:?} using {}", self.manager, self.api_version)
-        } else {
-            format!("{:?}", self.manager)
-        }
-    }
-}
-
-/// What tells managers apart: one who applies stays the same in whatever version it applies.
-fn identifier(manager: &str, operation: &str, api_version: &str) -> String {
-    let mut fields = Map::new();
-    let mut put = |key: &str, value: &str| {
-        if !value.is_empty() {
-            fields.insert(key.to_owned(), value.into());
-        }
-    };
-    put("manager", manager);
-    put("operation", operation);
-    if operation != "Apply" {
-        put("apiVersion", api_version);
-    }
-    Value::Object(fields).to_string()
-}
-
-type Managers = BTreeMap<String, Entry>;
-
-fn decode(managed_fields: &Value) -> Option<Managers> {
-    let mut managers = Managers::new();
-    for entry in managed_fields.as_array().map_or(&[][..], Vec::as_slice) {
-        if entry["fieldsType"] != "FieldsV1" {
-            return None;
-        }
-        let text = |key: &str| entry[key].as_str().unwrap_or_default();
-        let fields = &entry["fieldsV1"];
-        let set = if fields.is_null() {
-            Set::default()
-        } else {
-            Set::parse(fields).ok()?
-        };
-        let entry = Entry {
-            time: entry["time"].as_str().map(str::to_owned),
-            ..Entry::new(text("manager"), text("operation"), text("apiVersion"), set)
-        };
-        managers.insert(entry.id(), entry);
-    }
-    Some(managers)
-}
-
-fn encode(managers: &Managers) -> Value {
-    let mut entries: Vec<&Entry> = managers.values().collect();
-    // Times are of one form and in UTC, so their text sorts as they do.
-    entries.sort_by_key(|entry| {
-        (
-            entry.operation.clone(),
-            entry.time.clone(),
-            entry.manager.clone(),
-            entry.api_version.clone(),
-        )
-    });
-    entries
-        .into_iter()
-        .map(|entry| {
-            let mut fields = Map::new();
-            let mut put = |key: &str, value: &str| {
-                if !value.is_empty() {
-                    fields.insert(key.to_owned(), value.into());
-                }
-            };
-            put("manager", &entry.manager);
-            put("operation", &entry.operation);
-            put("apiVersion", &entry.api_version);
-            put("time", entry.time.as_deref().unwrap_or_default());
-            put("fieldsType", "FieldsV1");
-            fields.insert("fieldsV1".into(), entry.set.to_fields());
-            Value::Object(fields)
-        })
-        .collect()
-}
-
 /// Takes the managed fields out of an object.
 fn take(object: &mut Value) -> Value {
     object
@@ -259,27 +146,52 @@ pub fn update(old: Option<&Value>, new: &mut Value, manager: &str, time: &str, s
             .or_else(|| decode(live))
             .unwrap_or_default()
     };
-    finish_update(old, new, managers, manager, time, schema);
+    finish_update(old, new, managers, Author::new(manager, "", time), schema);
 }
 
 /// Like [`update`], for a write through a subresource: the managed fields of the request are ignored.
 ///
 /// `new` is what the request asks for as a whole, before what the subresource may not change is put back: the writer
-/// comes to own what it tried to change.
-pub fn update_subresource(old: &Value, new: &mut Value, manager: &str, time: &str, schema: &Schema) {
-    take(new);
-    let managers = decode(&old["metadata"]["managedFields"]).unwrap_or_default();
-    finish_update(Some(old), new, managers, manager, time, schema);
-}
-
-fn finish_update(
-    old: Option<&Value>,
+/// comes to own what it tried to change. `subresource` is what the entry says of it: empty before 1.22.
+pub fn update_subresource(
+    old: &Value,
     new: &mut Value,
-    managers: Managers,
     manager: &str,
+    subresource: &str,
     time: &str,
     schema: &Schema,
 ) {
+    take(new);
+    let managers = decode(&old["metadata"]["managedFields"]).unwrap_or_default();
+    let author = Author::new(manager, subresource, time);
+    finish_update(Some(old), new, managers, author, schema);
+}
+
+/// Two writes in one, as controllers make them: of the object itself, and of its status.
+pub fn update_with_status(
+    old: &Value,
+    new: &mut Value,
+    manager: &str,
+    subresource: &str,
+    time: &str,
+    schema: &Schema,
+) {
+    if subresource.is_empty() {
+        update(Some(old), new, manager, time, schema);
+        return;
+    }
+    let mut before_status = new.clone();
+    if let Some(fields) = before_status.as_object_mut() {
+        match old.get("status") {
+            Some(status) => fields.insert("status".into(), status.clone()),
+            None => fields.shift_remove("status"),
+        };
+    }
+    update(Some(old), &mut before_status, manager, time, schema);
+    update_subresource(&before_status, new, manager, subresource, time, schema);
+}
+
+fn finish_update(old: Option<&Value>, new: &mut Value, managers: Managers, author: Author, schema: &Schema) {
     shape(new, schema);
     let exists = old.is_some_and(|old| old["metadata"]["uid"].as_str().is_some_and(|uid| !uid.is_empty()));
     if managers.is_empty() && exists {
@@ -300,13 +212,25 @@ fn finish_update(
             &blank
         }
     };
+    let readable = readable(old, schema);
+    let old = &*readable;
     // What the merge cannot read (an environment variable twice) costs the object its managed fields, no more.
     if typed::validate(schema, new).is_err() || typed::validate(schema, old).is_err() {
         return;
     }
-    let mut managers = record(old, new, managers, manager, time, schema);
+    let mut managers = record(old, new, managers, author, schema);
     cap(&mut managers);
     put(new, &managers, schema);
+}
+
+/// A stored object as this version reads it: without the fields that only later ones have.
+fn readable<'a>(stored: &'a Value, schema: &Schema) -> Cow<'a, Value> {
+    if typed::validate(schema, stored).is_ok() {
+        return Cow::Borrowed(stored);
+    }
+    let mut stored = stored.clone();
+    shape(&mut stored, schema);
+    Cow::Owned(stored)
 }
 
 /// The object that a new one is compared with: what the server holds before the first field is set.
@@ -319,21 +243,10 @@ fn blank_object(like: &Value, schema: &Schema) -> Value {
 }
 
 /// The entry of `manager` takes what it added or changed; its time changes where its set does.
-fn record(
-    old: &Value,
-    new: &Value,
-    managers: Managers,
-    manager: &str,
-    time: &str,
-    schema: &Schema,
-) -> Managers {
+fn record(old: &Value, new: &Value, managers: Managers, author: Author, schema: &Schema) -> Managers {
     let api_version = new["apiVersion"].as_str().unwrap_or_default();
-    let manager = if manager.is_empty() {
-        UNKNOWN_MANAGER
-    } else {
-        manager
-    };
-    let id = identifier(manager, "Update", api_version);
+    let blank = Entry::new(author, "Update", api_version);
+    let id = blank.id();
     let former = managers.get(&id).cloned();
 
     let mut managers = reconcile(old, managers, api_version, schema);
@@ -343,14 +256,12 @@ fn record(
     hand_over(&mut managers, None, &changes);
 
     if !taken.is_empty() {
-        let entry = managers
-            .entry(id)
-            .or_insert_with(|| Entry::new(manager, "Update", api_version, Set::default()));
+        let entry = managers.entry(id).or_insert(blank);
         api_version.clone_into(&mut entry.api_version);
         entry.set.extend(&taken);
         entry.time = match former {
             Some(former) if former.set == entry.set => former.time,
-            _ => Some(time.to_owned()),
+            _ => Some(author.time.to_owned()),
         };
     }
     managers
@@ -380,7 +291,7 @@ fn reconcile(object: &Value, mut managers: Managers, api_version: &str, schema: 
 /// The schema of another version of the same kind. Versions of a custom resource are taken to have one schema.
 fn version_of(schema: &Schema, api_version: &str, object: &Value) -> Option<Schema> {
     match schema.source {
-        Source::Builtin => Schema::builtin(api_version, object["kind"].as_str()?),
+        Source::Builtin => Schema::builtin(api_version, object["kind"].as_str()?, schema.minor),
         Source::Crd | Source::Deduced => Some(schema.clone()),
     }
 }
@@ -451,62 +362,15 @@ fn hand_over(managers: &mut Managers, keeper: Option<&str>, changes: &Changes) {
     managers.retain(|_, entry| !entry.set.is_empty());
 }
 
-/// Merges the oldest updates of a version into one entry while there are too many.
-fn cap(managers: &mut Managers) {
-    let mut updaters: Vec<(Option<String>, String)> = managers
-        .iter()
-        .filter(|(_, entry)| !entry.applied())
-        .map(|(id, entry)| (entry.time.clone(), id.clone()))
-        .collect();
-    if updaters.len() <= MAX_UPDATE_MANAGERS {
-        return;
-    }
-    updaters.sort();
-    let mut length = updaters.len();
-    let mut first_of_version: BTreeMap<String, String> = BTreeMap::new();
-    for (_, id) in updaters {
-        if length <= MAX_UPDATE_MANAGERS {
-            break;
-        }
-        let Some(version) = managers.get(&id).map(|entry| entry.api_version.clone()) else {
-            continue;
-        };
-        let Some(first) = first_of_version.get(&version) else {
-            first_of_version.insert(version, id);
-            continue;
-        };
-        let bucket = identifier(ANCIENT_CHANGES, "Update", &version);
-        if !managers.contains_key(&bucket)
-            && let Some(entry) = managers.remove(first)
-        {
-            managers.insert(
-                bucket.clone(),
-                Entry {
-                    manager: ANCIENT_CHANGES.to_owned(),
-                    ..entry
-                },
-            );
-        }
-        if id == bucket {
-            continue;
-        }
-        if let Some(entry) = managers.remove(&id)
-            && let Some(ancient) = managers.get_mut(&bucket)
-        {
-            ancient.set.extend(&entry.set);
-            ancient.time = entry.time;
-            length -= 1;
-        }
-    }
-}
-
 /// Applies a configuration server-side and returns the new object, defaults filled in.
 ///
-/// `live` is `None` for an object that does not exist yet. `time` is RFC 3339 in UTC with seconds.
+/// `live` is `None` for an object that does not exist yet. `subresource` is what the entry says of it (empty for the object
+/// itself, and before 1.22). `time` is RFC 3339 in UTC with seconds.
 pub fn apply(
     live: Option<&Value>,
     applied: &Value,
     manager: &str,
+    subresource: &str,
     force: bool,
     time: &str,
     schema: &Schema,
@@ -516,18 +380,21 @@ pub fn apply(
         None => blank_object(applied, schema),
     };
     let managed_fields = take(&mut live);
+    if let Cow::Owned(readable) = readable(&live, schema) {
+        live = readable;
+    }
     let mut managers = decode(&managed_fields)
         .ok_or_else(|| ApplyError::Invalid("failed to decode managed fields".to_owned()))?;
     if managers.is_empty() {
         let blank = blank_object(&live, schema);
-        managers = record(&blank, &live, managers, BEFORE_FIRST_APPLY, time, schema);
+        let author = Author::new(BEFORE_FIRST_APPLY, "", time);
+        managers = record(&blank, &live, managers, author, schema);
     }
 
     let request = Request {
         live: &live,
         applied,
-        manager,
-        time,
+        author: Author::new(manager, subresource, time),
         schema,
     };
     let outcome = match request.run(managers.clone(), force) {
@@ -591,8 +458,7 @@ impl Failure {
 struct Request<'a> {
     live: &'a Value,
     applied: &'a Value,
-    manager: &'a str,
-    time: &'a str,
+    author: Author<'a>,
     schema: &'a Schema,
 }
 
@@ -601,8 +467,7 @@ impl Request<'_> {
         let Request {
             live,
             applied,
-            manager,
-            time,
+            author,
             schema,
         } = *self;
         let bad_request = |message: String| Failure::Error(ApplyError::BadRequest(message));
@@ -622,18 +487,13 @@ impl Request<'_> {
         typed::validate(schema, live)
             .map_err(|error| invalid(format!("failed to create typed live object: {error}")))?;
 
-        let manager = if manager.is_empty() {
-            UNKNOWN_MANAGER
-        } else {
-            manager
-        };
-        let id = identifier(manager, "Apply", api_version);
+        let mut entry = Entry::new(author, "Apply", api_version);
+        let id = entry.id();
         let former = managers.clone();
         let mut managers = reconcile(live, managers, api_version, schema);
         let merged = typed::merge(schema, live, applied);
-        let set = typed::field_set(schema, applied);
+        entry.set = typed::field_set(schema, applied);
         let last = managers.get(&id).cloned();
-        let mut entry = Entry::new(manager, "Apply", api_version, set);
         entry.time = last.as_ref().and_then(|last| last.time.clone());
         managers.insert(id.clone(), entry);
 
@@ -657,24 +517,14 @@ impl Request<'_> {
         if (!same || differs(&former, &managers))
             && let Some(entry) = managers.get_mut(&id)
         {
-            entry.time = Some(time.to_owned());
+            entry.time = Some(author.time.to_owned());
         }
         let mut object = if same { live.clone() } else { merged };
         if !same {
-            super::defaults::apply_defaults(&mut object);
+            super::defaults::apply_defaults(&mut object, schema.minor);
         }
         Ok((object, managers))
     }
-}
-
-/// Whether anybody owns something else than before; times do not count.
-fn differs(before: &Managers, after: &Managers) -> bool {
-    before.len() != after.len()
-        || before.iter().any(|(id, entry)| {
-            after
-                .get(id)
-                .is_none_or(|other| other.set != entry.set || other.api_version != entry.api_version)
-        })
 }
 
 fn conflicts(managers: &Managers, keeper: &str, changes: &Changes) -> Vec<(String, Path)> {

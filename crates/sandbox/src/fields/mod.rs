@@ -1,7 +1,7 @@
 //! What the Kubernetes API server does to the fields of an object, as pure functions over [`serde_json::Value`].
 //!
 //! ```text
-//! types-1.20.json ─▶ Schema ─┬─▶ Set        which fields an object sets (FieldsV1)
+//! types-*.json ────▶ Schema ─┬─▶ Set        which fields an object sets (FieldsV1)
 //! CRD's openAPIV3Schema ─▶───┤   managed    who owns them: create, update, patch, server-side apply
 //!                            ├─▶ patch      JSON patch, merge patch, strategic merge patch
 //!                            └─▶ shape      the form of a built-in object: its Go type written as JSON
@@ -14,6 +14,7 @@
 mod convert;
 mod crd;
 pub mod defaults;
+mod entries;
 pub mod managed;
 pub mod patch;
 mod quantity;
@@ -25,7 +26,7 @@ pub(crate) mod unknown;
 pub mod validate;
 
 pub use schema::Schema;
-pub(crate) use schema::type_file;
+pub(crate) use schema::{BASE, type_file};
 pub use set::{Element, Path, Set, SetError, display_path};
 pub use shape::{check_types, shape};
 

@@ -1,26 +1,73 @@
-//! The types that merging follows: those of Kubernetes 1.20, those of a CRD, and the deduced one.
+//! The types that merging follows: those of Kubernetes 1.19 to 1.25, those of a CRD, and the deduced one.
 //!
 //! A type says what a value may be: a scalar, a list, a map, or (for the untyped ones) any of them, and how lists and
 //! maps merge. Types live in a table and name each other by index, because they refer to themselves
 //! (`JSONSchemaProps`); the table of the built-in types is made once, the table of a CRD with its schema.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use serde_json::Value;
 
 use super::crd;
+use crate::kinds::Minor;
 
 /// The compact form of Kubernetes 1.20's types; `cargo run -p xtask --example types` makes it.
 const TYPES: &str = include_str!("../../data/types-1.20.json");
+/// What other versions have otherwise, written by hand: a list of changes, each for versions `from` a minor on or `below`
+/// one. `kinds` and `types` join those of 1.20, as do `fields` of its types; a field that is null is gone.
+const CHANGES: &str = include_str!("../../data/types-later.json");
 
-static BUILTIN: LazyLock<Builtin> = LazyLock::new(Builtin::parse);
+/// The minor of the types that the changes start from.
+pub(crate) const BASE: Minor = 20;
+/// The minors that have types of their own; others have those of the nearest.
+const OLDEST: Minor = 19;
+const NEWEST: Minor = 25;
+const VERSIONS: usize = (NEWEST - OLDEST + 1) as usize;
 
-/// The type file as it is, for those who describe the types to others; `xtask/src/openapi.rs` says what it means.
-pub(crate) fn type_file() -> &'static Value {
-    static FILE: LazyLock<Value> =
-        LazyLock::new(|| serde_json::from_str(TYPES).expect("the embedded type file is JSON"));
-    &FILE
+/// One of something for every minor that has types of its own.
+type PerMinor<T> = [OnceLock<T>; VERSIONS];
+
+fn of_minor<T>(all: &'static PerMinor<T>, minor: Minor, make: fn(Minor) -> T) -> &'static T {
+    let minor = minor.clamp(OLDEST, NEWEST);
+    all[(minor - OLDEST) as usize].get_or_init(|| make(minor))
+}
+
+/// The type file of a minor version, for those who describe the types to others; `xtask/src/openapi.rs` says what it means.
+pub(crate) fn type_file(minor: Minor) -> &'static Value {
+    static FILES: PerMinor<Value> = [const { OnceLock::new() }; VERSIONS];
+    of_minor(&FILES, minor, read_types)
+}
+
+fn read_types(minor: Minor) -> Value {
+    let mut file: Value = serde_json::from_str(TYPES).expect("the embedded type file is JSON");
+    let changes: Vec<Value> = serde_json::from_str(CHANGES).expect("the embedded changes of types are JSON");
+    for change in changes {
+        let bound = |key: &str| change[key].as_u64();
+        let applies = bound("from").is_none_or(|from| u64::from(minor) >= from)
+            && bound("below").is_none_or(|below| u64::from(minor) < below);
+        if !applies {
+            continue;
+        }
+        for part in ["kinds", "types"] {
+            for (name, added) in change[part].as_object().into_iter().flatten() {
+                file[part][name] = added.clone();
+            }
+        }
+        for (name, fields) in change["fields"].as_object().into_iter().flatten() {
+            let Some(known) = file["types"][name]["f"].as_object_mut() else {
+                continue;
+            };
+            for (field, added) in fields.as_object().into_iter().flatten() {
+                if added.is_null() {
+                    known.shift_remove(field);
+                } else {
+                    known.insert(field.clone(), added.clone());
+                }
+            }
+        }
+    }
+    file
 }
 
 /// An index into a table of types.
@@ -207,17 +254,30 @@ pub struct Schema {
     pub(super) types: Arc<Types>,
     pub(super) root: TypeId,
     pub(super) source: Source,
+    /// The version of Kubernetes whose type it is.
+    pub(super) minor: Minor,
 }
 
 impl Schema {
-    /// The schema of a kind that Kubernetes 1.20 serves itself; `None` for any other.
-    pub fn builtin(api_version: &str, kind: &str) -> Option<Schema> {
-        let root = *BUILTIN.kinds.get(&format!("{api_version}/{kind}"))?;
+    /// The schema of a kind that Kubernetes 1.`minor` serves itself; `None` for any other.
+    pub fn builtin(api_version: &str, kind: &str, minor: u32) -> Option<Schema> {
+        let builtin = Builtin::of(minor);
+        let root = *builtin.kinds.get(&format!("{api_version}/{kind}"))?;
         Some(Schema {
-            types: Arc::clone(&BUILTIN.types),
+            types: Arc::clone(&builtin.types),
             root,
             source: Source::Builtin,
+            minor,
         })
+    }
+
+    fn crd(types: Types, root: TypeId) -> Schema {
+        Schema {
+            types: Arc::new(types),
+            root,
+            source: Source::Crd,
+            minor: BASE,
+        }
     }
 
     /// The schema of a custom resource from its CRD's `openAPIV3Schema`. `Value::Null` stands for a version without a
@@ -229,11 +289,7 @@ impl Schema {
     /// Like [`Schema::from_crd`], for a CRD whose `spec.preserveUnknownFields` is true (it was made as `v1beta1`).
     pub fn from_crd_preserving(open_api: &Value, preserve_unknown_fields: bool) -> Schema {
         match crd::types(open_api, preserve_unknown_fields) {
-            Some((types, root)) => Schema {
-                types: Arc::new(types),
-                root,
-                source: Source::Crd,
-            },
+            Some((types, root)) => Schema::crd(types, root),
             None => Schema::deduced(),
         }
     }
@@ -250,11 +306,7 @@ impl Schema {
                 return Schema::deduced();
             };
             if entry["name"] == version {
-                found = Some(Schema {
-                    types: Arc::new(types),
-                    root,
-                    source: Source::Crd,
-                });
+                found = Some(Schema::crd(types, root));
             }
         }
         found.unwrap_or_else(Schema::deduced)
@@ -267,6 +319,7 @@ impl Schema {
             types: Arc::clone(&TYPES),
             root: DEDUCED,
             source: Source::Deduced,
+            minor: BASE,
         }
     }
 
@@ -283,8 +336,13 @@ struct Builtin {
 }
 
 impl Builtin {
-    fn parse() -> Builtin {
-        let file: Value = serde_json::from_str(TYPES).expect("the embedded type file is JSON");
+    fn of(minor: Minor) -> &'static Builtin {
+        static ALL: PerMinor<Builtin> = [const { OnceLock::new() }; VERSIONS];
+        of_minor(&ALL, minor, Builtin::read)
+    }
+
+    fn read(minor: Minor) -> Builtin {
+        let file = read_types(minor);
         let mut types = Types::new();
         let mut names = HashMap::new();
         let empty = serde_json::Map::new();
@@ -313,29 +371,30 @@ impl Builtin {
 
 /// Copies a built-in type, and all that it refers to, into another table.
 pub(super) fn import(types: &mut Types, name: &str) -> TypeId {
-    let Some(&id) = BUILTIN.names.get(name) else {
+    let builtin = Builtin::of(BASE);
+    let Some(&id) = builtin.names.get(name) else {
         return UNTYPED;
     };
-    copy(types, id, &mut HashMap::new())
+    copy(types, &builtin.types, id, &mut HashMap::new())
 }
 
-fn copy(types: &mut Types, id: TypeId, done: &mut HashMap<TypeId, TypeId>) -> TypeId {
+fn copy(types: &mut Types, from: &Types, id: TypeId, done: &mut HashMap<TypeId, TypeId>) -> TypeId {
     if id == UNTYPED || id == DEDUCED {
         return id;
     }
     if let Some(&copied) = done.get(&id) {
         return copied;
     }
-    let mut kind = BUILTIN.types.get(id).clone();
+    let mut kind = from.get(id).clone();
     let target = types.add(kind.clone());
     done.insert(id, target);
     if let Some(list) = &mut kind.list {
-        list.element = copy(types, list.element, done);
+        list.element = copy(types, from, list.element, done);
     }
     if let Some(map) = &mut kind.map {
-        map.element = map.element.map(|element| copy(types, element, done));
+        map.element = map.element.map(|element| copy(types, from, element, done));
         for field in &mut map.fields {
-            field.kind = copy(types, field.kind, done);
+            field.kind = copy(types, from, field.kind, done);
         }
     }
     types.set(target, kind);

@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn fields_that_a_kind_does_not_have() {
-        let schema = Schema::builtin("apps/v1", "Deployment").expect("built in");
+        let schema = Schema::builtin("apps/v1", "Deployment", 20).expect("built in");
         let object = json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "a", "lable": {} },
             "spec": { "replica": 1, "template": { "metadata": { "labels": { "any": "x" } },

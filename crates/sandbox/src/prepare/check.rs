@@ -425,7 +425,7 @@ mod tests {
         let resource = builtins.find(group, plural).expect("served");
         object["apiVersion"] = resource.api_version(&resource.storage_version).into();
         object["kind"] = resource.kind.as_str().into();
-        apply_defaults(&mut object);
+        apply_defaults(&mut object, 20);
         check(resource, &object)
             .into_iter()
             .map(|cause| cause.field)

@@ -70,7 +70,7 @@ pub(crate) fn create(
         }
         _ => {}
     }
-    defaults::on_create(new);
+    defaults::on_create(new, resource.minor);
     if resource.is("batch", "Job") && new.pointer("/metadata/labels").is_none() {
         // A Job without labels of its own shows those of its template.
         if let Some(labels) = new.pointer("/spec/template/metadata/labels").cloned() {

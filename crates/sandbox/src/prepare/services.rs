@@ -29,16 +29,29 @@ pub(super) fn create(transaction: &mut Transaction, new: &mut Value) -> Result<(
         given if given.parse::<std::net::IpAddr>().is_err() => given.to_owned(),
         given => take_address(transaction, new, given)?,
     };
-    let spec = child(new, "spec");
-    spec.insert("clusterIP".into(), address.as_str().into());
-    spec.insert("clusterIPs".into(), json!([address]));
+    set_address(transaction, new, &address);
     assign_node_ports(transaction, new)
+}
+
+/// A Service has a list of its addresses from 1.20 on.
+fn has_list(transaction: &Transaction) -> bool {
+    transaction.builtins.minor >= 20
+}
+
+fn set_address(transaction: &Transaction, new: &mut Value, address: &str) {
+    let spec = child(new, "spec");
+    spec.insert("clusterIP".into(), address.into());
+    if has_list(transaction) {
+        spec.insert("clusterIPs".into(), json!([address]));
+    }
 }
 
 /// Works out what an update means for the fields that belong to the type, and hands out what is missing.
 pub(super) fn update(transaction: &mut Transaction, old: &Value, new: &mut Value) -> Result<()> {
     drop_families(transaction, new);
-    follow_address(old, new);
+    if has_list(transaction) {
+        follow_address(old, new);
+    }
     let (before, after) = (
         text_at(old, "/spec/type").to_owned(),
         text_at(new, "/spec/type").to_owned(),
@@ -66,11 +79,16 @@ pub(super) fn update(transaction: &mut Transaction, old: &Value, new: &mut Value
             spec_of(new, "healthCheckNodePort");
         }
     }
+    if before == "LoadBalancer" && after != "LoadBalancer" {
+        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+            if same(&format!("/spec/{field}"), new) {
+                spec_of(new, field);
+            }
+        }
+    }
     if before == "ExternalName" && after != "ExternalName" && text_at(new, "/spec/clusterIP").is_empty() {
         let address = free_address(transaction)?;
-        let spec = child(new, "spec");
-        spec.insert("clusterIP".into(), address.as_str().into());
-        spec.insert("clusterIPs".into(), json!([address]));
+        set_address(transaction, new, &address);
     }
     assign_node_ports(transaction, new)
 }
@@ -121,6 +139,16 @@ pub(crate) fn check_address(old: &Value, new: &Value) -> Vec<Cause> {
     let needs = |service: &Value| text_at(service, "/spec/type") != "ExternalName";
     if !needs(old) || !needs(new) || text_at(old, "/spec/clusterIP").is_empty() {
         return Vec::new();
+    }
+    if old.pointer("/spec/clusterIPs").is_none() {
+        // Of 1.19, or a copy of one.
+        let address = new.pointer("/spec/clusterIP").cloned();
+        return if old.pointer("/spec/clusterIP") == address.as_ref() {
+            Vec::new()
+        } else {
+            let address = address.unwrap_or_else(|| "".into());
+            vec![invalid("spec.clusterIP", &address, "field is immutable")]
+        };
     }
     let after = list_at(new, "/spec/clusterIPs");
     let Some(first) = after.first() else {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::fields::type_file;
-use crate::kinds::Resource;
+use crate::kinds::{Minor, Resource};
 
 /// Which OpenAPI is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,17 +68,17 @@ pub(super) fn add(
             schema["properties"]["apiVersion"] = json!({ "type": "string" });
             schema["properties"]["kind"] = json!({ "type": "string" });
             schema["properties"]["metadata"] = dialect.reference(OBJECT_META);
-            add_builtin(definitions, OBJECT_META, dialect);
+            add_builtin(definitions, OBJECT_META, resource.minor, dialect);
         }
         let group: Vec<_> = resource.group.split('.').rev().collect();
         let name = format!("{}.{version}.{}", group.join("."), resource.kind);
         definitions.insert(name.clone(), schema);
         name
     } else {
-        let named = type_file()["kinds"][format!("{api_version}/{}", resource.kind)].as_str();
+        let named = type_file(resource.minor)["kinds"][format!("{api_version}/{}", resource.kind)].as_str();
         // Kinds that came after the type file.
         let Some(name) = named else { return };
-        add_builtin(definitions, name, dialect);
+        add_builtin(definitions, name, resource.minor, dialect);
         name.to_owned()
     };
     // One type may be that of several kinds.
@@ -90,7 +90,7 @@ pub(super) fn add(
     }
 }
 
-fn add_builtin(definitions: &mut Map<String, Value>, name: &str, dialect: Dialect) {
+fn add_builtin(definitions: &mut Map<String, Value>, name: &str, minor: Minor, dialect: Dialect) {
     if definitions.contains_key(name) {
         return;
     }
@@ -105,10 +105,10 @@ fn add_builtin(definitions: &mut Map<String, Value>, name: &str, dialect: Dialec
     // There before what it refers to: types refer to each other in circles.
     definitions.insert(name.to_owned(), Value::Null);
     let mut referred = Vec::new();
-    let schema = described(&type_file()["types"][name], dialect, &mut referred);
+    let schema = described(&type_file(minor)["types"][name], dialect, &mut referred);
     definitions.insert(name.to_owned(), schema);
     for name in referred {
-        add_builtin(definitions, name, dialect);
+        add_builtin(definitions, name, minor, dialect);
     }
 }
 
