@@ -60,7 +60,8 @@ async fn an_edit_in_between_is_not_lost_and_is_gone_on_from() {
     }
 }
 
-/// Somebody deletes what we are about to change: what users made stays deleted, what the release has is made again.
+/// Somebody deletes what we are about to change: what users made stays deleted, which is told, and what the
+/// release has is made again.
 #[tokio::test]
 async fn a_deletion_in_between_does_not_stop_it() {
     let theirs = [
@@ -86,8 +87,24 @@ async fn a_deletion_in_between_does_not_stop_it() {
                 Meddle::Delete(deleted.clone()),
             )
         });
-        support::upgrade_with(&cluster, Options::default()).await;
-        assert_eq!(State::of(&sandbox).find(&key).is_some(), stays, "{key}");
+        let session = support::session(&cluster, Options::default());
+        let prepared = engine::prepare(&session).await.unwrap();
+        let report = session.execute(prepared, &|_| {}).await.unwrap();
+        let state = State::of(&sandbox);
+        assert_eq!(state.find(&key).is_some(), stays, "{key}");
+        assert_eq!(
+            state.get(&configuration())["status"]["core"]["version"],
+            "v3.3.1",
+            "{key}"
+        );
+        // Whoever took away what somebody had is told of it.
+        let is_told = !report.is_verified();
+        assert_eq!(
+            is_told,
+            key.kind.ends_with("Role") && !stays,
+            "{key}: {:?}",
+            report.findings
+        );
         support::check_nothing_to_do(&sandbox).await;
     }
 }
