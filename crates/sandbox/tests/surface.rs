@@ -199,6 +199,7 @@ fn is_like_kubernetes(method: &str, message: &str) -> bool {
         "strconv.ParseUint",
         "failed to merge config: expected objects of the same type",
         "Invalid JSON Patch",
+        "unknown patch type",
         "FieldManager must be installed to run apply",
         "failed to create typed patch object",
     ]
