@@ -173,8 +173,8 @@ fn requested(pod: &Value, resource: &str) -> i128 {
 
 /// Whether a change of a pod leaves room on its node.
 pub(crate) fn gives_room(old: Option<&Value>, new: Option<&Value>) -> bool {
-    let takes = |pod: &&Value| !text_at(pod, "/spec/nodeName").is_empty() && !is_finished(pod);
-    old.filter(takes).is_some_and(|old| !wanted(old).is_empty()) && new.filter(takes).is_none()
+    let takes = |pod: &Value| !text_at(pod, "/spec/nodeName").is_empty() && !is_finished(pod);
+    old.is_some_and(|old| takes(old) && !wanted(old).is_empty()) && !new.is_some_and(takes)
 }
 
 fn selects(spec: &Value, node: &Value) -> bool {
