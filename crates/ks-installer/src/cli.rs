@@ -247,7 +247,7 @@ pub(crate) struct RehearseArgs {
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
     /// Kubernetes version of the copy; by default the nodes' highest kubelet version
-    #[arg(long, value_name = "VERSION", value_parser = kubernetes_version)]
+    #[arg(long, value_name = "VERSION", value_parser = played_version)]
     pub kubernetes_version: Option<String>,
     /// What does not work in the copy: a YAML file with lists `images`, `pods`, `claims` and `services` of patterns
     #[arg(long, value_name = "FILE")]
@@ -272,7 +272,7 @@ pub(crate) struct SandboxArgs {
     #[arg(long)]
     pub live: bool,
     /// Kubernetes version that is played; by default the nodes' highest kubelet version, v1.20.2 for an empty cluster
-    #[arg(long, value_name = "VERSION", value_parser = kubernetes_version)]
+    #[arg(long, value_name = "VERSION", value_parser = played_version)]
     pub kubernetes_version: Option<String>,
     /// Port on loopback; 0 for any that is free
     #[arg(long, value_name = "PORT", default_value_t = 0)]
@@ -297,6 +297,15 @@ fn kubernetes_version(text: &str) -> Result<String, String> {
     match upgrade::preflight::LooseVersion::parse(text) {
         Some(version) => Ok(format!("{}{}", version.base, version.suffix)),
         None => Err("not a version such as v1.21.5".to_owned()),
+    }
+}
+
+/// One of those that a sandbox can play.
+fn played_version(text: &str) -> Result<String, String> {
+    let version = kubernetes_version(text)?;
+    match sandbox::Config::check_version(&version) {
+        Ok(()) => Ok(version),
+        Err(error) => Err(error.to_string()),
     }
 }
 

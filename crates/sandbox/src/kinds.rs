@@ -62,6 +62,26 @@ pub(crate) enum Generation {
 }
 
 impl Resource {
+    /// The one kind that is stored nowhere and is read all the same.
+    pub(crate) fn component_status() -> Resource {
+        Resource {
+            group: String::new(),
+            plural: "componentstatuses".to_owned(),
+            singular: String::new(),
+            kind: "ComponentStatus".to_owned(),
+            list_kind: "ComponentStatusList".to_owned(),
+            namespaced: false,
+            short_names: vec!["cs".to_owned()],
+            categories: Vec::new(),
+            versions: Vec::new(),
+            storage_version: "v1".to_owned(),
+            subresources: Vec::new(),
+            generation: Generation::None,
+            store: "componentstatuses".into(),
+            definition: None,
+        }
+    }
+
     pub(crate) fn api_version(&self, version: &str) -> String {
         if self.group.is_empty() {
             version.to_owned()

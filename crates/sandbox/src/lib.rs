@@ -45,6 +45,7 @@
 mod access;
 mod admission;
 mod api;
+mod authority;
 pub mod conformance;
 mod controllers;
 mod convert;
@@ -88,7 +89,8 @@ pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 /// What kind of cluster a sandbox plays.
 #[derive(Clone)]
 pub struct Config {
-    /// The Kubernetes version that is played: `v1.20.2`. Served groups and versions follow it.
+    /// The Kubernetes version that is played: `v1.20.2`. Served groups and versions follow it;
+    /// [`Config::check_version`] says which ones are known.
     pub kubernetes_version: String,
     /// The clock; the system's unless told otherwise. Times in objects are in whole seconds.
     pub clock: Clock,
@@ -162,11 +164,33 @@ impl Config {
             .unwrap_or(20)
     }
 
-    /// The certificate that `kube-root-ca.crt` holds; nobody serves with it in process.
-    pub(crate) fn ca_certificate() -> &'static str {
-        "-----BEGIN CERTIFICATE-----\nc2FuZGJveA==\n-----END CERTIFICATE-----\n"
+    /// Says whether a Kubernetes version can be played.
+    ///
+    /// # Errors
+    ///
+    /// Names the versions that can be played.
+    pub fn check_version(version: &str) -> std::result::Result<(), VersionError> {
+        let (major, rest) = version
+            .trim_start_matches('v')
+            .split_once('.')
+            .unwrap_or_default();
+        let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        let is_known = minor.parse().is_ok_and(|minor| MINOR_VERSIONS.contains(&minor));
+        if major == "1" && is_known {
+            Ok(())
+        } else {
+            Err(VersionError(version.to_owned()))
+        }
     }
 }
+
+/// The minor versions of Kubernetes 1 whose kinds are known.
+const MINOR_VERSIONS: std::ops::RangeInclusive<kinds::Minor> = 19..=25;
+
+/// Why a Kubernetes version cannot be played.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0} cannot be played: the sandbox knows Kubernetes 1.{first} to 1.{last}", first = MINOR_VERSIONS.start(), last = MINOR_VERSIONS.end())]
+pub struct VersionError(String);
 
 fn format_time(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::respond::{self, Body};
+use crate::authority;
 use crate::service::Service;
 use crate::status::Status;
 
@@ -50,7 +51,6 @@ pub struct Server {
     /// The address that it listens on.
     pub address: SocketAddr,
     token: Arc<str>,
-    certificate: String,
     stop: tokio::sync::watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -74,14 +74,14 @@ impl Server {
             "::1".to_owned(),
             address.ip().to_string(),
         ];
-        let made = rcgen::generate_simple_self_signed(names).map_err(io::Error::other)?;
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let vouched = authority::vouch(names)?;
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(vouched.key));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut tls = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
+            .with_single_cert(vec![vouched.certificate], key)
             .map_err(io::Error::other)?;
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let token: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
@@ -98,7 +98,6 @@ impl Server {
         Ok(Server {
             address,
             token,
-            certificate: made.cert.pem(),
             stop,
             task,
         })
@@ -115,9 +114,9 @@ impl Server {
         format!("https://{}", SocketAddr::new(ip, self.address.port()))
     }
 
-    /// A kubeconfig with the certificate and the token: whoever has it may do everything here.
+    /// A kubeconfig with the certificate of the authority and the token: whoever has it may do everything here.
     pub fn kubeconfig(&self) -> String {
-        let authority = base64::engine::general_purpose::STANDARD.encode(&self.certificate);
+        let authority = base64::engine::general_purpose::STANDARD.encode(authority::certificate());
         format!(
             "apiVersion: v1\n\
              kind: Config\n\

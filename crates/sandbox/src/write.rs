@@ -435,8 +435,9 @@ fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
     let name = name(new);
     if name.is_empty() {
         causes.push(required("metadata.name", "name or generateName is required"));
-    } else if let Some(why) = check_name(resource, name) {
-        causes.push(invalid("metadata.name", &name.into(), &why));
+    } else {
+        let why = prepare::names::not_name(resource, name);
+        prepare::names::refuse("metadata.name", name, why, &mut causes);
     }
     causes.extend(prepare::names::check_metadata(new));
     // Only the built-in kinds are strict about unqualified names; custom resources carry many.
@@ -455,49 +456,6 @@ fn check_metadata(resource: &Resource, new: &Value) -> Vec<validate::Cause> {
         }
     }
     causes
-}
-
-/// Why a name is not one for this kind.
-fn check_name(resource: &Resource, name: &str) -> Option<String> {
-    let label_only = |name: &str| {
-        !name.is_empty()
-            && name.len() <= 63
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && !name.starts_with('-')
-            && !name.ends_with('-')
-    };
-    match (resource.group.as_str(), resource.kind.as_str()) {
-        ("rbac.authorization.k8s.io", _) => match name {
-            "." | ".." => Some(format!("may not be '{name}'")),
-            _ => ['/', '%'].into_iter().find(|&c| name.contains(c)).map(|c| format!("may not contain '{c}'")),
-        },
-        ("apiregistration.k8s.io", _) => None,
-        ("", "Namespace") => (!label_only(name)).then(|| {
-            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and \
-             end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
-             '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
-                .to_owned()
-        }),
-        ("", "Service") => (!label_only(name) || name.starts_with(|c: char| c.is_ascii_digit())).then(|| {
-            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
-             character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
-             validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
-                .to_owned()
-        }),
-        _ if name.len() > 253 => Some("must be no more than 253 characters".to_owned()),
-        _ => (!name.split('.').all(|label| {
-            // Only the whole name is bounded in length, not each label.
-            !label.is_empty() && label_only(&label[..label.len().min(63)]) && !label.ends_with('-')
-        }))
-        .then(|| {
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
-             start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
-             '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-                .to_owned()
-        }),
-    }
 }
 
 /// What becomes of the objects that an object owns.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{
     DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
@@ -17,6 +18,8 @@ use proptest::prelude::*;
 use sandbox::{Config, LoadError, Sandbox, ServeOptions};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+mod common;
 
 fn mk_client(sandbox: &Sandbox) -> Client {
     Client::new(sandbox.service(), "default")
@@ -383,6 +386,15 @@ async fn the_server_speaks_tls_to_those_who_have_the_token() {
     assert!(review.status.expect("a status").allowed);
 
     let kubeconfig = server.kubeconfig();
+    // What pods find is what vouches for the server.
+    let authority = maps.get("kube-root-ca.crt").await.expect("furnished");
+    let authority = authority.data.expect("data")["ca.crt"].clone();
+    let encoded = base64::engine::general_purpose::STANDARD.encode(&authority);
+    assert!(kubeconfig.contains(&format!("certificate-authority-data: {encoded}\n")));
+    let secrets: Api<Secret> = Api::default_namespaced(client.clone());
+    let secrets = secrets.list(&ListParams::default()).await.expect("listed");
+    let token_secret = secrets.items[0].data.as_ref().expect("data");
+    assert_eq!(token_secret["ca.crt"].0, authority.as_bytes());
     let token = kubeconfig
         .lines()
         .find_map(|line| line.trim().strip_prefix("token: "))
@@ -546,4 +558,85 @@ async fn aggregated_roles_follow_their_parts() {
         .await
         .expect("deleted");
     assert_eq!(resources().await, ["pods", "nodes"]);
+}
+
+#[tokio::test]
+async fn health_is_told_check_by_check() {
+    let sandbox = Sandbox::new(Config::default());
+    let get = async |path: &str| {
+        let answer = common::send(&sandbox, "GET", path, "*/*", Value::Null).await;
+        (answer.code, String::from_utf8_lossy(&answer.body).into_owned())
+    };
+    let is_ok = (200, "ok".to_owned());
+    for path in [
+        "/readyz",
+        "/livez/etcd",
+        "/readyz/poststarthook/rbac/bootstrap-roles",
+        "/readyz/shutdown",
+    ] {
+        assert_eq!(get(path).await, is_ok, "{path}");
+    }
+    for path in ["/readyz/nothing", "/livez/shutdown", "/healthz/poststarthook"] {
+        assert_eq!(get(path).await.0, 404, "{path}");
+    }
+    for endpoint in ["readyz", "livez", "healthz"] {
+        let (_, told) = get(&format!("/{endpoint}?verbose")).await;
+        assert!(told.starts_with("[+]ping ok\n[+]log ok\n[+]etcd ok\n"), "{told}");
+        assert!(
+            told.ends_with(&format!("ok\n{endpoint} check passed\n")),
+            "{told}"
+        );
+    }
+    let (_, told) = get("/livez?verbose&exclude=etcd&exclude=x").await;
+    assert!(told.contains("[+]etcd excluded: ok\n"), "{told}");
+    assert!(
+        told.contains("cannot be excluded: no matches for \"x\"\n"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn component_statuses_come_as_a_table() {
+    const PATH: &str = "/api/v1/componentstatuses";
+    let sandbox = Sandbox::new(Config::default());
+    let as_table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+    let answer = common::send(&sandbox, "GET", PATH, as_table, Value::Null).await;
+    assert_eq!(
+        answer.headers["warning"],
+        "299 - \"v1 ComponentStatus is deprecated in v1.19+\""
+    );
+    let table = answer.json();
+    let columns: Vec<_> = table["columnDefinitions"]
+        .as_array()
+        .expect("columns")
+        .iter()
+        .map(|column| &column["name"])
+        .collect();
+    assert_eq!(columns, ["Name", "Status", "Message", "Error"]);
+    assert_eq!(
+        table["rows"][0]["cells"],
+        json!(["scheduler", "Healthy", "ok", ""])
+    );
+    let list = common::send(&sandbox, "GET", PATH, "application/json", Value::Null)
+        .await
+        .json();
+    assert_eq!(list["kind"], "ComponentStatusList");
+    assert_eq!(list["items"][0].get("kind"), None);
+    let one = common::send(&sandbox, "GET", &format!("{PATH}/etcd-0"), "*/*", Value::Null)
+        .await
+        .json();
+    assert_eq!(one["kind"], "ComponentStatus");
+    let none = common::send(&sandbox, "GET", &format!("{PATH}/none"), "*/*", Value::Null).await;
+    assert_eq!(none.code, 404);
+}
+
+#[test]
+fn versions_that_cannot_be_played_are_refused() {
+    for version in ["v1.19.0", "1.25", "v1.21.5-eks-1"] {
+        assert_eq!(Config::check_version(version), Ok(()), "{version}");
+    }
+    for version in ["v1.18.20", "v1.26.0", "v2.20.0", "1", ""] {
+        let refused = Config::check_version(version).expect_err("a refusal").to_string();
+        assert!(refused.ends_with("1.19 to 1.25"), "{refused}");
+    }
 }

@@ -139,12 +139,22 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A name of an object: one that is fine, or one at the bounds of what is looked at.
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => Just("a".to_owned()),
+        1 => (60..66_usize, "[aé_.-]{0,2}").prop_map(|(length, end)| "a".repeat(length) + &end),
+        1 => (250..255_usize, "[aé]{0,1}").prop_map(|(length, end)| "a".repeat(length) + &end),
+        1 => "[é☸a.-]{1,4}",
+    ]
+}
+
 /// A body: something like an object of the path's kind, anything in JSON, or no JSON at all.
 fn body() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         value().prop_map(|value| value.to_string().into_bytes()),
-        (value(), value()).prop_map(|(spec, extra)| {
-            json!({ "metadata": { "name": "a", "labels": extra }, "spec": spec, "data": extra })
+        (name(), value(), value()).prop_map(|(name, spec, extra)| {
+            json!({ "metadata": { "name": name, "labels": extra }, "spec": spec, "data": extra })
                 .to_string()
                 .into_bytes()
         }),
@@ -189,6 +199,7 @@ fn is_like_kubernetes(method: &str, message: &str) -> bool {
         "strconv.ParseUint",
         "failed to merge config: expected objects of the same type",
         "Invalid JSON Patch",
+        "unknown patch type",
         "FieldManager must be installed to run apply",
         "failed to create typed patch object",
     ]

@@ -158,6 +158,10 @@ fn a_kubernetes_version_that_is_none() {
     let from = support::tenants_file().display().to_string();
     let arguments = ["rehearse", "--from", &from, "--kubernetes-version", "new"];
     installer.check_error(&arguments, &["new"]);
+    for version in ["v1.18.20", "v1.26"] {
+        let arguments = ["sandbox", "--kubernetes-version", version];
+        installer.check_error(&arguments, &["cannot be played", "1.19 to 1.25"]);
+    }
 }
 
 #[test]

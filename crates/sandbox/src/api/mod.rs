@@ -3,6 +3,8 @@
 mod body;
 mod delete;
 pub(crate) mod discovery;
+mod health;
+mod logs;
 mod mutate;
 mod openapi;
 mod options;
@@ -94,7 +96,10 @@ fn route(shared: &Arc<Shared>, request: &Request) -> Result<Response<Body>> {
     match words.as_slice() {
         [] if reading => Ok(respond::json(200, &discovery::paths(shared))),
         ["version"] if reading => Ok(respond::json(200, &shared.version())),
-        ["healthz" | "livez" | "readyz", ..] if reading => Ok(respond::text(200, "ok")),
+        [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] if reading => {
+            let answer = health::check(request, endpoint, &check.join("/"));
+            Ok(answer.unwrap_or_else(|| respond::json(404, &discovery::paths(shared))))
+        }
         ["openapi", rest @ ..] if reading => Ok(openapi::answer(shared, request, rest)),
         ["api"] if reading => Ok(discovery::legacy(shared, request)),
         ["apis"] if reading => Ok(discovery::groups(shared, request)),
@@ -216,6 +221,9 @@ fn resource(
     let Some(target) = Target::parse(group, version, rest) else {
         return not_served();
     };
+    if group.is_empty() && target.plural == "componentstatuses" {
+        return health::components(shared, request, &target);
+    }
     if let Some(response) = reviews::answer(shared, request, &target)? {
         return Ok(response);
     }

@@ -207,7 +207,10 @@ pub(crate) fn get(
             super::scale::check(endpoint, &found)?;
             Ok(respond::json(200, &super::scale::scale_of(endpoint, &found)))
         }
-        "log" => Ok(respond::text(200, "")),
+        "log" => {
+            super::logs::check(request, &found)?;
+            Ok(respond::text(200, ""))
+        }
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -415,8 +418,20 @@ pub(crate) fn list(
             metadata["remainingItemCount"] = left.into();
         }
     }
+    many(shared, request, endpoint, form, &items, &metadata)
+}
+
+/// Answers with a list of objects.
+pub(crate) fn many(
+    shared: &Shared,
+    request: &Request,
+    endpoint: &Endpoint,
+    form: Form,
+    items: &[&Arc<Value>],
+    metadata: &Value,
+) -> Result<Response<Body>> {
     Ok(match form {
-        Form::Object => objects(endpoint, &items, &metadata)?,
+        Form::Object => objects(endpoint, items, metadata)?,
         Form::Metadata => {
             let items: Vec<_> = items.iter().map(|object| super::partial(object)).collect();
             respond::json(
@@ -438,7 +453,7 @@ pub(crate) fn list(
                     objects,
                     (shared.config.clock)(),
                     request,
-                    &metadata,
+                    metadata,
                     true,
                 ),
             )

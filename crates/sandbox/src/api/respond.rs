@@ -103,12 +103,8 @@ pub(crate) fn json(code: u16, value: &impl Serialize) -> Response<Body> {
     }
 }
 
-pub(crate) fn text(code: u16, text: &'static str) -> Response<Body> {
-    respond(
-        code,
-        "text/plain; charset=utf-8",
-        Bytes::from_static(text.as_bytes()),
-    )
+pub(crate) fn text(code: u16, text: impl Into<Bytes>) -> Response<Body> {
+    respond(code, "text/plain; charset=utf-8", text.into())
 }
 
 pub(crate) fn status(status: &Status) -> Response<Body> {

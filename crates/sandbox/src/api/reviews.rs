@@ -22,9 +22,6 @@ pub(crate) fn answer(
     request: &Request,
     target: &Target,
 ) -> Result<Option<Response<Body>>> {
-    if target.group.is_empty() && target.plural == "componentstatuses" {
-        return components(request, target).map(Some);
-    }
     let Some((group, _, kind, _)) = REVIEWS
         .iter()
         .find(|(group, plural, ..)| *group == target.group && *plural == target.plural)
@@ -89,35 +86,6 @@ pub(crate) fn answer(
         }
     }
     Ok(Some(respond::json(201, &review)))
-}
-
-/// The health of the control plane's parts: a sandbox has none that could fail.
-fn components(request: &Request, target: &Target) -> Result<Response<Body>> {
-    if request.method != Method::GET {
-        return Err(Status::method_not_allowed());
-    }
-    let component = |name: &str, message: &str| {
-        json!({
-            "metadata": { "name": name, "creationTimestamp": null },
-            "conditions": [{ "type": "Healthy", "status": "True", "message": message }],
-        })
-    };
-    let all = [
-        component("scheduler", "ok"),
-        component("controller-manager", "ok"),
-        component("etcd-0", "{\"health\":\"true\"}"),
-    ];
-    if target.name.is_empty() {
-        return Ok(respond::json(
-            200,
-            &json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": all }),
-        ));
-    }
-    let found = all.into_iter().find(|one| crate::json::name(one) == target.name);
-    let mut found = found.ok_or_else(|| Status::not_found_as("componentstatus", "", &target.name))?;
-    found["kind"] = "ComponentStatus".into();
-    found["apiVersion"] = "v1".into();
-    Ok(respond::json(200, &found))
 }
 
 /// What is wrong with a review of access.

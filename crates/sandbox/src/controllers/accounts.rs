@@ -69,7 +69,7 @@ fn token(transaction: &Transaction, account: &Value) -> Value {
     let drawn = URL_SAFE_NO_PAD.encode(&drawn[..16]);
     let token = format!("sandbox.{}.{}.{drawn}", namespace(account), name(account));
     json!({
-        "ca.crt": STANDARD.encode(crate::Config::ca_certificate()),
+        "ca.crt": STANDARD.encode(crate::authority::certificate()),
         "namespace": STANDARD.encode(namespace(account)),
         "token": STANDARD.encode(token),
     })

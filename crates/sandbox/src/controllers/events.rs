@@ -1,5 +1,7 @@
 //! Events: what the scheduler, the kubelets and the controllers tell of what does not work.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::controllers::create;
@@ -25,6 +27,7 @@ const fn warning(reason: &'static str, component: &'static str) -> Sort {
 
 pub(crate) const FAILED: Sort = warning("Failed", "kubelet");
 pub(crate) const BACK_OFF: Sort = warning("BackOff", "kubelet");
+pub(crate) const FAILED_MOUNT: Sort = warning("FailedMount", "kubelet");
 pub(crate) const FAILED_SCHEDULING: Sort = warning("FailedScheduling", "default-scheduler");
 pub(crate) const EXTERNAL_PROVISIONING: Sort = Sort {
     reason: "ExternalProvisioning",
@@ -32,13 +35,10 @@ pub(crate) const EXTERNAL_PROVISIONING: Sort = Sort {
     component: "persistentvolume-controller",
 };
 
-/// Tells something about an object. What was told before is counted.
-pub(crate) fn tell(transaction: &mut Transaction, about: &Value, sort: &Sort, message: &str) -> Result<()> {
-    let kind = transaction.builtin("", "events")?;
-    let now = transaction.now.clone();
-    let known = transaction
-        .state
-        .objects_of(&kind)
+/// What was told of an object before.
+fn find(transaction: &Transaction, about: &Value, sort: &Sort, message: &str) -> Option<Arc<Value>> {
+    let events = transaction.state.collection("events")?;
+    events
         .range(namespace(about), None)
         .map(|(_, event)| event)
         .find(|event| {
@@ -46,8 +46,27 @@ pub(crate) fn tell(transaction: &mut Transaction, about: &Value, sort: &Sort, me
                 && text(event, "reason") == sort.reason
                 && text(event, "message") == message
         })
-        .cloned();
-    if let Some(known) = known {
+        .cloned()
+}
+
+/// Tells something about an object that goes on; it is not counted how long.
+pub(crate) fn tell_once(
+    transaction: &mut Transaction,
+    about: &Value,
+    sort: &Sort,
+    message: &str,
+) -> Result<()> {
+    match find(transaction, about, sort, message) {
+        Some(_) => Ok(()),
+        None => tell(transaction, about, sort, message),
+    }
+}
+
+/// Tells something about an object. What was told before is counted.
+pub(crate) fn tell(transaction: &mut Transaction, about: &Value, sort: &Sort, message: &str) -> Result<()> {
+    let kind = transaction.builtin("", "events")?;
+    let now = transaction.now.clone();
+    if let Some(known) = find(transaction, about, sort, message) {
         let mut next = Value::clone(&known);
         next["count"] = (number_at(&known, "/count").unwrap_or(1) + 1).into();
         next["lastTimestamp"] = now.into();

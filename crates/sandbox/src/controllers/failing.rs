@@ -57,7 +57,12 @@ pub(crate) fn afflict(
                 events::tell(transaction, before, &events::FAILED, &told)?;
                 json!({ "reason": "ErrImagePull", "message": message })
             };
-            wait_for_image(transaction, pod, &waiting);
+            let troubles = &transaction.state.troubles;
+            hold_up(pod, |container| {
+                troubles
+                    .is_unpullable(text(container, "image"))
+                    .then(|| waiting.clone())
+            });
         }
         Affliction::Crash(exit_code) => {
             events::tell(
@@ -72,18 +77,29 @@ pub(crate) fn afflict(
     Ok(())
 }
 
-fn wait_for_image(transaction: &Transaction, pod: &mut Value, waiting: &Value) {
+/// How the containers of a pod are.
+pub(crate) fn states(pod: &Value) -> Vec<&Value> {
+    ["/status/initContainerStatuses", "/status/containerStatuses"]
+        .into_iter()
+        .flat_map(|key| list_at(pod, key))
+        .filter_map(|status| status.get("state"))
+        .collect()
+}
+
+/// Turns the status of a pod that runs into that of one of which some containers wait, and tells why they do. What comes
+/// after the containers that are first waits as well.
+pub(crate) fn hold_up(pod: &mut Value, why: impl Fn(&Value) -> Option<Value>) {
     let held_up = list_at(pod, "/spec/initContainers")
         .iter()
-        .any(|container| transaction.state.troubles.is_unpullable(text(container, "image")));
+        .any(|container| why(container).is_some());
     let status = child(pod, "status");
     status.insert("phase".into(), "Pending".into());
     for key in ["initContainerStatuses", "containerStatuses"] {
         let statuses = status.get_mut(key).and_then(Value::as_array_mut);
         for container in statuses.into_iter().flatten() {
-            let is_its_image = transaction.state.troubles.is_unpullable(text(container, "image"));
-            let state = if is_its_image && (key == "initContainerStatuses" || !held_up) {
-                waiting.clone()
+            let its_own = why(container).filter(|_| key == "initContainerStatuses" || !held_up);
+            let state = if let Some(waiting) = its_own {
+                waiting
             } else if held_up {
                 json!({ "reason": "PodInitializing" })
             } else {

@@ -8,10 +8,12 @@ mod endpoints;
 mod events;
 mod failing;
 mod garbage;
+mod kubelet;
 mod namespaces;
 pub(crate) mod pods;
 mod registration;
 mod roles;
+mod scheduler;
 mod sets;
 pub(crate) mod time;
 mod volumes;
@@ -67,7 +69,22 @@ fn react(transaction: &mut Transaction, key: &Key, change: &Change) -> Result<()
                 sets::retry_with_account(transaction, key)?;
             }
         }
-        "secrets" if change.old.is_none() => accounts::reconcile_secret(transaction, key)?,
+        "secrets" | "configmaps" => {
+            if change.old.is_none() && &*key.store == "secrets" {
+                accounts::reconcile_secret(transaction, key)?;
+            }
+            if keys_of(change.new.as_deref()) != keys_of(change.old.as_deref()) {
+                pods::retry(transaction, key.namespace(), |pod| {
+                    kubelet::names(pod, &key.store, key.name())
+                })?;
+            }
+        }
+        "persistentvolumeclaims" => {
+            // Before the pods that come with it are looked at, so that they need not wait.
+            volumes::reconcile_claim(transaction, key)?;
+            pods::retry(transaction, key.namespace(), |pod| volumes::uses(pod, key.name()))?;
+        }
+        "storageclasses.storage.k8s.io" => volumes::retry_claims(transaction)?,
         "pods" => {
             pods::run(transaction, key)?;
             let (old, new) = (change.old.as_deref(), change.new.as_deref());
@@ -76,6 +93,9 @@ fn react(transaction: &mut Transaction, key: &Key, change: &Change) -> Result<()
                 volumes::follow_pod(transaction, pod)?;
                 budgets::follow_pod(transaction, pod)?;
                 mark_owner(transaction, pod);
+            }
+            if scheduler::gives_room(old, new) {
+                pods::retry_pending(transaction)?;
             }
         }
         "endpoints" => registration::follow_service(transaction, key),
@@ -87,6 +107,7 @@ fn react(transaction: &mut Transaction, key: &Key, change: &Change) -> Result<()
                     (
                         node.get("spec").cloned(),
                         node.pointer("/metadata/labels").cloned(),
+                        node.pointer("/status/allocatable").cloned(),
                         workloads::is_ready(node),
                     )
                 })
@@ -138,11 +159,17 @@ fn reconcile(transaction: &mut Transaction, key: &Key) -> Result<()> {
         "jobs.batch" => sets::reconcile_job(transaction, key),
         "cronjobs.batch" => time::tidy(transaction, key),
         "poddisruptionbudgets.policy" => budgets::reconcile(transaction, key),
-        "persistentvolumeclaims" => volumes::reconcile_claim(transaction, key),
         "persistentvolumes" => volumes::reconcile_volume(transaction, key),
         "apiservices.apiregistration.k8s.io" => registration::reconcile(transaction, key),
         _ => Ok(()),
     }
+}
+
+/// The keys of a ConfigMap or Secret; none where there is none.
+fn keys_of(object: Option<&Value>) -> Option<Vec<&str>> {
+    let data = ["data", "binaryData"].map(|field| object?.get(field)?.as_object());
+    let keys = data.into_iter().flatten().flat_map(serde_json::Map::keys);
+    object.map(|_| keys.map(String::as_str).collect())
 }
 
 fn mark_owner(transaction: &mut Transaction, object: &Value) {

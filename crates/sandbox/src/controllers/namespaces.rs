@@ -35,7 +35,7 @@ fn furnish(transaction: &mut Transaction, namespace: &str) -> Result<()> {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": { "name": "kube-root-ca.crt", "namespace": namespace },
-            "data": { "ca.crt": crate::Config::ca_certificate() },
+            "data": { "ca.crt": crate::authority::certificate() },
         });
         create(transaction, &resource, map, Writer::CONTROLLER)?;
     }

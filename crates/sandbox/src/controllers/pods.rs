@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::controllers::workloads::{controller_of, fitting_nodes, is_finished};
-use crate::controllers::{events, failing, volumes, write_status};
+use crate::controllers::workloads::{controller_of, is_finished};
+use crate::controllers::{events, failing, kubelet, scheduler, volumes, write_status};
 use crate::faults::Affliction;
 use crate::fields::managed;
 use crate::json::{child, is_deleting, list, list_at, name, namespace, object, text, text_at};
@@ -211,23 +211,26 @@ pub(crate) fn run(transaction: &mut Transaction, key: &Key) -> Result<()> {
         return Ok(());
     }
     let kind = transaction.builtin("", "pods")?;
-    if volumes::is_waiting(transaction, &pod) {
-        let why = "pod has unbound immediate PersistentVolumeClaims.";
-        return leave_pending(transaction, &kind, &pod, why);
-    }
     let node = match text_at(&pod, "/spec/nodeName") {
-        "" => choose(transaction, &pod),
-        given => transaction.state.find("nodes", "", given).cloned(),
+        "" => match scheduler::choose(transaction, &pod) {
+            Ok(node) => node,
+            Err(why) => return leave_pending(transaction, &kind, &pod, &why),
+        },
+        given => match transaction.state.find("nodes", "", given) {
+            Some(node) => Arc::clone(node),
+            // There is no kubelet that would run it.
+            None => return Ok(()),
+        },
     };
-    let Some(node) = node else {
-        let why = "node(s) didn't match Pod's node affinity.";
-        return leave_pending(transaction, &kind, &pod, why);
-    };
+    volumes::provide(transaction, &pod)?;
     let mut bound = Value::clone(&pod);
     child(&mut bound, "spec").insert("nodeName".into(), name(&node).into());
     let mut next = bound.clone();
     let starts = transaction.config.pod_start();
-    if !has_started(&pod, starts, (transaction.config.clock)()) {
+    let is_early = !has_started(&pod, starts, (transaction.config.clock)());
+    // A pod that ran once has all that it needs.
+    let runs = text_at(&pod, "/status/phase") == "Running";
+    if is_early || (!runs && kubelet::cannot_mount(transaction, &pod)?) {
         if is_starting(&pod) {
             return Ok(());
         }
@@ -238,6 +241,8 @@ pub(crate) fn run(transaction: &mut Transaction, key: &Key) -> Result<()> {
     start(transaction, &node, &mut next);
     if let Some(affliction) = affliction {
         failing::afflict(transaction, &affliction, &pod, &mut next)?;
+    } else if !runs {
+        kubelet::check_environment(transaction, &pod, &mut next)?;
     }
     if next == *pod {
         return Ok(());
@@ -338,23 +343,6 @@ pub(crate) fn bind(
     Ok(())
 }
 
-/// The node with the fewest pods among those that fit; the first of them by name.
-fn choose(transaction: &Transaction, pod: &Value) -> Option<Arc<Value>> {
-    let fitting = fitting_nodes(transaction, pod.get("spec").unwrap_or(&Value::Null), false);
-    let mut load = std::collections::BTreeMap::new();
-    for (_, other) in transaction
-        .state
-        .collection("pods")
-        .into_iter()
-        .flat_map(Collection::iter)
-    {
-        *load.entry(text_at(other, "/spec/nodeName")).or_insert(0) += 1;
-    }
-    fitting
-        .into_iter()
-        .min_by_key(|node| load.get(name(node)).copied().unwrap_or(0))
-}
-
 fn leave_pending(
     transaction: &mut Transaction,
     kind: &Arc<Resource>,
@@ -362,28 +350,17 @@ fn leave_pending(
     why: &str,
 ) -> Result<()> {
     let mut next = Value::clone(pod);
-    let nodes = transaction.state.collection("nodes").map_or(0, Collection::len);
-    let message = if nodes == 0 {
-        "no nodes available to schedule pods".to_owned()
-    } else {
-        format!("0/{nodes} nodes are available: {nodes} {why}")
-    };
     let condition = json!({
-        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
         "lastProbeTime": null, "lastTransitionTime": transaction.now,
     });
-    let known = list_at(pod, "/status/conditions").iter().any(|known| {
-        text(known, "type") == "PodScheduled" && text(known, "message") == text(&condition, "message")
-    });
+    let known = list_at(pod, "/status/conditions")
+        .iter()
+        .any(|known| text(known, "type") == "PodScheduled" && text(known, "message") == why);
     if known {
         return Ok(());
     }
-    events::tell(
-        transaction,
-        pod,
-        &events::FAILED_SCHEDULING,
-        text(&condition, "message"),
-    )?;
+    events::tell(transaction, pod, &events::FAILED_SCHEDULING, why)?;
     child(&mut next, "status").insert("conditions".into(), json!([condition]));
     let scheduler = Writer {
         manager: "kube-scheduler",
@@ -394,10 +371,18 @@ fn leave_pending(
     Ok(())
 }
 
-/// The status of a pod that runs, or has run where it belongs to a Job.
+/// Whether the containers of a pod end by themselves: those of Jobs, and of pods that nobody would start again.
+fn ends(pod: &Value) -> bool {
+    match controller_of(pod) {
+        Some(owner) => text(owner, "kind") == "Job",
+        None => matches!(text_at(pod, "/spec/restartPolicy"), "Never" | "OnFailure"),
+    }
+}
+
+/// The status of a pod that runs, or has run where it ends.
 fn start(transaction: &mut Transaction, node: &Value, pod: &mut Value) {
     let now = transaction.now.clone();
-    let runs_to_completion = controller_of(pod).is_some_and(|owner| text(owner, "kind") == "Job");
+    let runs_to_completion = ends(pod);
     let host = list_at(node, "/status/addresses")
         .iter()
         .find(|address| text(address, "type") == "InternalIP")
@@ -507,14 +492,23 @@ fn free_address(transaction: &Transaction, node: &Value) -> String {
         .unwrap_or_else(|| format!("{base}.254"))
 }
 
-/// Pods that found no node try again when there is another one.
+/// Pods that found no node try again when there is more room.
 pub(crate) fn retry_pending(transaction: &mut Transaction) -> Result<()> {
+    retry(transaction, "", |pod| text_at(pod, "/spec/nodeName").is_empty())
+}
+
+/// Lets those pods try again that wait: of a namespace, or all of them where it is empty.
+pub(crate) fn retry(
+    transaction: &mut Transaction,
+    namespace: &str,
+    concerns: impl Fn(&Value) -> bool,
+) -> Result<()> {
     let kind = transaction.builtin("", "pods")?;
     let pending: Vec<_> = transaction
         .state
         .objects_of(&kind)
-        .iter()
-        .filter(|(_, pod)| text_at(pod, "/spec/nodeName").is_empty() && !is_finished(pod))
+        .range(namespace, None)
+        .filter(|(_, pod)| matches!(text_at(pod, "/status/phase"), "" | "Pending") && concerns(pod))
         .map(|(_, pod)| Key::of(&kind, pod))
         .collect();
     for key in pending {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::controllers::workloads::{
-    self, Rounded, amount, children, count, count_ready, create_pod, delete_pod, fitting_nodes, is_finished,
-    is_ready, mk_pod, observe, revise, set_counts, set_label, template,
+    self, Rounded, amount, children, count, count_ready, create_pod, delete_pod, is_finished, is_ready,
+    mk_pod, observe, revise, set_counts, set_label, template,
 };
-use crate::controllers::{create, write_status};
+use crate::controllers::{create, scheduler, write_status};
 use crate::json::{child, is_deleting, list_at, name, namespace, number_at, object, text, text_at};
 use crate::status::Result;
 use crate::store::Key;
@@ -173,7 +173,7 @@ pub(crate) fn reconcile_daemon(transaction: &mut Transaction, key: &Key) -> Resu
     }
     let revision = revise(transaction, &set)?;
     let template = template(&set);
-    let nodes = fitting_nodes(transaction, template.get("spec").unwrap_or(&Value::Null), true);
+    let nodes = scheduler::nodes_for_daemon(transaction, template.get("spec").unwrap_or(&Value::Null));
     let rolling = text_at(&set, "/spec/updateStrategy/type") != "OnDelete";
     let mut covered = std::collections::BTreeSet::new();
     let mut pods = workloads::pods(transaction, &set)?;

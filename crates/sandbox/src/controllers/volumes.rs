@@ -12,6 +12,17 @@ use crate::transaction::Transaction;
 use crate::write::{self, Deletion, Place, Writer};
 
 pub(crate) fn reconcile_claim(transaction: &mut Transaction, key: &Key) -> Result<()> {
+    serve_claim(transaction, key, Consumer::Unknown)
+}
+
+/// Whether somebody is known to need a claim now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Consumer {
+    Known,
+    Unknown,
+}
+
+fn serve_claim(transaction: &mut Transaction, key: &Key, consumer: Consumer) -> Result<()> {
     let Some(claim) = transaction.state.get(key).cloned() else {
         return Ok(());
     };
@@ -22,7 +33,7 @@ pub(crate) fn reconcile_claim(transaction: &mut Transaction, key: &Key) -> Resul
         }
         return Ok(());
     }
-    if text_at(&claim, "/status/phase") == "Bound" {
+    if is_bound(&claim) {
         return Ok(());
     }
     if transaction
@@ -48,8 +59,7 @@ pub(crate) fn reconcile_claim(transaction: &mut Transaction, key: &Key) -> Resul
         else {
             return Ok(());
         };
-        let waits = text(&class, "volumeBindingMode") == "WaitForFirstConsumer";
-        if waits && users(transaction, &claim) == 0 {
+        if waits_for_consumer(&class) && consumer == Consumer::Unknown && users(transaction, &claim) == 0 {
             return Ok(());
         }
         Some(provision(transaction, &claim, &class)?)
@@ -60,33 +70,89 @@ pub(crate) fn reconcile_claim(transaction: &mut Transaction, key: &Key) -> Resul
     }
 }
 
-/// How many pods use a claim.
+/// How many pods use a claim. One that has no node yet uses nothing.
 fn users(transaction: &Transaction, claim: &Value) -> usize {
     transaction
         .state
         .collection("pods")
         .into_iter()
         .flat_map(|pods| pods.range(namespace(claim), None))
-        .filter(|(_, pod)| claims_of(pod).any(|used| used == name(claim)))
+        .filter(|(_, pod)| !text_at(pod, "/spec/nodeName").is_empty() && uses(pod, name(claim)))
         .count()
 }
 
-/// Whether a pod waits for a claim that is never bound.
-pub(crate) fn is_waiting(transaction: &Transaction, pod: &Value) -> bool {
-    claims_of(pod).any(|used| {
-        let claim = transaction
+/// Whether a pod uses a claim of its namespace.
+pub(crate) fn uses(pod: &Value, claim: &str) -> bool {
+    claims_of(pod).any(|(_, used)| used == claim)
+}
+
+fn is_bound(claim: &Value) -> bool {
+    // Copies may lack the status; the scheduler looks at the annotation.
+    let completed = claim
+        .pointer("/metadata/annotations")
+        .is_some_and(|all| all.get("pv.kubernetes.io/bind-completed").is_some());
+    text_at(claim, "/status/phase") == "Bound"
+        || (completed && !text_at(claim, "/spec/volumeName").is_empty())
+}
+
+fn waits_for_consumer(class: &Value) -> bool {
+    text(class, "volumeBindingMode") == "WaitForFirstConsumer"
+}
+
+/// What is wrong with the claims of a pod, in the words of the scheduler. Those that are bound when a pod comes hold nobody
+/// up.
+pub(crate) fn obstacle(transaction: &Transaction, pod: &Value) -> Option<String> {
+    let state = &transaction.state;
+    let mut waits = false;
+    for (_, used) in claims_of(pod) {
+        let Some(claim) = state.find("persistentvolumeclaims", namespace(pod), used) else {
+            return Some(format!("persistentvolumeclaim {used:?} not found"));
+        };
+        if is_deleting(claim) {
+            return Some(format!("persistentvolumeclaim {used:?} is being deleted"));
+        }
+        let class = text_at(claim, "/spec/storageClassName");
+        let class = state.find("storageclasses.storage.k8s.io", "", class);
+        let comes = text_at(claim, "/spec/volumeName").is_empty()
+            && class.is_some_and(|class| waits_for_consumer(class))
+            && !state.troubles.is_unbound(namespace(pod), used);
+        waits |= !is_bound(claim) && !comes;
+    }
+    waits.then(|| "pod has unbound immediate PersistentVolumeClaims".to_owned())
+}
+
+/// What keeps a kubelet from mounting the claims of a pod: the volume, and why.
+pub(crate) fn unmountable(transaction: &Transaction, pod: &Value) -> Option<(String, String)> {
+    claims_of(pod).find_map(|(volume, used)| {
+        let why = match transaction
             .state
-            .find("persistentvolumeclaims", namespace(pod), used);
-        claim.is_some_and(|claim| text_at(claim, "/status/phase") != "Bound")
-            && transaction.state.troubles.is_unbound(namespace(pod), used)
+            .find("persistentvolumeclaims", namespace(pod), used)
+        {
+            None => format!("failed to fetch PVC from API server: persistentvolumeclaims {used:?} not found"),
+            Some(claim) if !is_bound(claim) => "PVC is not bound".to_owned(),
+            Some(_) => return None,
+        };
+        let why = format!("error processing PVC {}/{used}: {why}", namespace(pod));
+        Some((volume.to_owned(), why))
     })
 }
 
-fn claims_of(pod: &Value) -> impl Iterator<Item = &str> {
+/// Binds what waited for a pod, which has a node now.
+pub(crate) fn provide(transaction: &mut Transaction, pod: &Value) -> Result<()> {
+    follow(transaction, pod, Consumer::Known)
+}
+
+/// The volumes of a pod that are claims: their names, and those of the claims.
+fn claims_of(pod: &Value) -> impl Iterator<Item = (&str, &str)> {
     list_at(pod, "/spec/volumes")
         .iter()
-        .map(|volume| text_at(volume, "/persistentVolumeClaim/claimName"))
-        .filter(|name| !name.is_empty())
+        .map(|volume| {
+            (
+                text(volume, "name"),
+                text_at(volume, "/persistentVolumeClaim/claimName"),
+            )
+        })
+        .filter(|(_, claim)| !claim.is_empty())
 }
 
 /// A volume of the same class that is there for the taking.
@@ -205,17 +271,23 @@ pub(crate) fn reconcile_volume(transaction: &mut Transaction, key: &Key) -> Resu
         let mut next = Value::clone(&volume);
         child(&mut next, "status").insert("phase".into(), "Available".into());
         write_status(transaction, &kind, &volume, next, Writer::CONTROLLER);
-        let claims = transaction.builtin("", "persistentvolumeclaims")?;
-        let waiting: Vec<_> = transaction
-            .state
-            .objects_of(&claims)
-            .iter()
-            .filter(|(_, claim)| text_at(claim, "/status/phase") == "Pending")
-            .map(|(_, claim)| Key::of(&claims, claim))
-            .collect();
-        for claim in waiting {
-            reconcile_claim(transaction, &claim)?;
-        }
+        retry_claims(transaction)?;
+    }
+    Ok(())
+}
+
+/// Lets the claims that wait look again: there is another volume or class.
+pub(crate) fn retry_claims(transaction: &mut Transaction) -> Result<()> {
+    let claims = transaction.builtin("", "persistentvolumeclaims")?;
+    let waiting: Vec<_> = transaction
+        .state
+        .objects_of(&claims)
+        .iter()
+        .filter(|(_, claim)| text_at(claim, "/status/phase") == "Pending")
+        .map(|(_, claim)| Key::of(&claims, claim))
+        .collect();
+    for claim in waiting {
+        reconcile_claim(transaction, &claim)?;
     }
     Ok(())
 }
@@ -251,13 +323,17 @@ pub(crate) fn after_claim(transaction: &mut Transaction, claim: &Value) -> Resul
 
 /// The claims that a pod uses: one may wait for it, or go with it.
 pub(crate) fn follow_pod(transaction: &mut Transaction, pod: &Value) -> Result<()> {
-    let used: Vec<_> = claims_of(pod).map(str::to_owned).collect();
+    follow(transaction, pod, Consumer::Unknown)
+}
+
+fn follow(transaction: &mut Transaction, pod: &Value, consumer: Consumer) -> Result<()> {
+    let used: Vec<_> = claims_of(pod).map(|(_, claim)| claim.to_owned()).collect();
     if used.is_empty() {
         return Ok(());
     }
     let kind = transaction.builtin("", "persistentvolumeclaims")?;
     for claim in used {
-        reconcile_claim(transaction, &Key::new(&kind, namespace(pod), &claim))?;
+        serve_claim(transaction, &Key::new(&kind, namespace(pod), &claim), consumer)?;
     }
     Ok(())
 }

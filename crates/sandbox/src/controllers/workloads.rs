@@ -5,9 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::controllers::{create, write_status};
-use crate::json::{
-    child, is_deleting, list, list_at, name, namespace, number_at, object, text, text_at, uid,
-};
+use crate::json::{child, is_deleting, list_at, name, namespace, number_at, object, text, text_at, uid};
 use crate::kinds::Resource;
 use crate::selector::Labels;
 use crate::status::Result;
@@ -185,63 +183,6 @@ pub(crate) fn delete(transaction: &mut Transaction, kind: &Arc<Resource>, object
 pub(crate) fn delete_pod(transaction: &mut Transaction, pod: &Arc<Value>) -> Result<()> {
     let kind = transaction.builtin("", "pods")?;
     delete(transaction, &kind, pod)
-}
-
-/// Which nodes could take a pod: ready, not cordoned, tolerated, and selected.
-pub(crate) fn fitting_nodes(transaction: &Transaction, spec: &Value, for_daemon: bool) -> Vec<Arc<Value>> {
-    let Some(nodes) = transaction.state.collection("nodes") else {
-        return Vec::new();
-    };
-    nodes
-        .iter()
-        .map(|(_, node)| node)
-        .filter(|node| {
-            let cordoned = node.pointer("/spec/unschedulable") == Some(&Value::Bool(true));
-            (for_daemon || (is_ready(node) && !cordoned))
-                && selects(spec, node)
-                && list_at(node, "/spec/taints")
-                    .iter()
-                    .all(|taint| tolerates(spec, taint, for_daemon))
-        })
-        .cloned()
-        .collect()
-}
-
-fn selects(spec: &Value, node: &Value) -> bool {
-    let labels = node.pointer("/metadata/labels");
-    let wanted = Labels::of_map(spec.get("nodeSelector")).is_none_or(|wanted| wanted.matches_labels(labels));
-    let affinity = spec.pointer("/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution");
-    let terms = affinity
-        .map(|affinity| list(affinity, "nodeSelectorTerms"))
-        .unwrap_or_default();
-    wanted
-        && (terms.is_empty()
-            || terms.iter().any(|term| {
-                let by_name = list(term, "matchFields").iter().all(|field| {
-                    let listed = list(field, "values").iter().any(|value| value == name(node));
-                    listed == (text(field, "operator") == "In")
-                });
-                by_name && Labels::of(Some(term)).is_none_or(|term| term.matches_labels(labels))
-            }))
-}
-
-fn tolerates(spec: &Value, taint: &Value, for_daemon: bool) -> bool {
-    let effect = text(taint, "effect");
-    if effect == "PreferNoSchedule" {
-        return true;
-    }
-    // The DaemonSet controller adds tolerations for the taints that nodes get by themselves.
-    if for_daemon && text(taint, "key").starts_with("node.kubernetes.io/") {
-        return true;
-    }
-    list(spec, "tolerations").iter().any(|toleration| {
-        let (key, its_effect) = (text(toleration, "key"), text(toleration, "effect"));
-        let key_fits =
-            key == text(taint, "key") || (key.is_empty() && text(toleration, "operator") == "Exists");
-        let value_fits =
-            text(toleration, "operator") == "Exists" || text(toleration, "value") == text(taint, "value");
-        key_fits && value_fits && (its_effect.is_empty() || its_effect == effect)
-    })
 }
 
 /// Sets the fields of a status; a zero removes the field where the server leaves zeros out.

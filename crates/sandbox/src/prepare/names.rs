@@ -117,8 +117,24 @@ pub(super) fn not_variable(text: &str) -> Vec<String> {
     why
 }
 
+/// Why a text is no name of an object of this kind.
+pub(crate) fn not_name(resource: &Resource, name: &str) -> Vec<String> {
+    match (resource.group.as_str(), resource.kind.as_str()) {
+        ("rbac.authorization.k8s.io", _) if matches!(name, "." | "..") => {
+            vec![format!("may not be '{name}'")]
+        }
+        ("rbac.authorization.k8s.io", _) => {
+            reasons(['/', '%'].map(|c| (name.contains(c), format!("may not contain '{c}'"))))
+        }
+        ("apiregistration.k8s.io", _) => Vec::new(),
+        ("", "Namespace") => not_label(name),
+        ("", "Service") => not_old_label(name),
+        _ => not_subdomain(name),
+    }
+}
+
 /// Adds what speaks against a text.
-pub(super) fn refuse(field: &str, text: &str, why: Vec<String>, causes: &mut Vec<Cause>) {
+pub(crate) fn refuse(field: &str, text: &str, why: Vec<String>, causes: &mut Vec<Cause>) {
     causes.extend(why.iter().map(|why| invalid(field, &text.into(), why)));
 }
 
@@ -344,4 +360,53 @@ fn check_docker(new: &Value) -> Option<Cause> {
     };
     let shown = format!("Invalid value: \"<secret contents redacted>\": {why}");
     Some(cause("FieldValueInvalid", field, shown))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::Builtins;
+
+    #[test]
+    fn names_are_refused_for_every_reason() {
+        let builtins = Builtins::new(20);
+        let check = |kind: &str, name: &str, expect: &[&str]| {
+            let resource = builtins.find_kind("", kind).expect("a kind");
+            let why = not_name(resource, name);
+            let begins: Vec<_> = why
+                .iter()
+                .map(|why| why.split(" must consist").next().unwrap_or_default())
+                .collect();
+            assert_eq!(begins, expect, "{kind} {name}");
+        };
+        let long = "a".repeat(64);
+        let most = "must be no more than 63 characters";
+        check("ConfigMap", &long, &[]);
+        check(
+            "ConfigMap",
+            &format!("{}é", "a".repeat(62)),
+            &["a lowercase RFC 1123 subdomain"],
+        );
+        check(
+            "ConfigMap",
+            &format!("{}_X", "a".repeat(63)),
+            &["a lowercase RFC 1123 subdomain"],
+        );
+        check(
+            "ConfigMap",
+            &format!("{}é", "a".repeat(252)),
+            &[
+                "must be no more than 253 characters",
+                "a lowercase RFC 1123 subdomain",
+            ],
+        );
+        check("Namespace", &long, &[most]);
+        check(
+            "Namespace",
+            &format!("{long}."),
+            &[most, "a lowercase RFC 1123 label"],
+        );
+        check("Service", &long, &[most]);
+        check("Service", &format!("0{long}"), &[most, "a DNS-1035 label"]);
+    }
 }

@@ -57,6 +57,24 @@ pub(super) fn find(group: &str, kind: &str) -> Option<&'static Kind> {
 static KINDS: &[Kind] = &[
     Kind {
         group: "",
+        named: "ComponentStatus",
+        columns: &["Name", "Status", "Message", "Error"],
+        cells: |o, _| {
+            let conditions = list(o, "conditions");
+            let healthy = conditions
+                .iter()
+                .find(|condition| text(condition, "type") == "Healthy");
+            let status = match healthy.map(|condition| text(condition, "status")) {
+                Some("True") => "Healthy",
+                Some(_) => "Unhealthy",
+                None => "Unknown",
+            };
+            let told = |key: &str| healthy.map_or("", |condition| text(condition, key)).into();
+            vec![n(o), status.into(), told("message"), told("error")]
+        },
+    },
+    Kind {
+        group: "",
         named: "Pod",
         columns: &[
             "Name",
