@@ -579,10 +579,11 @@ const FOUNDATION: &str = "foundation";
 
 /// All stages, in order: whatever is read by a later one is written by an earlier one, and what judges writes
 /// (webhooks) or says that all is done (the version in the status) comes last.
-const ORDER: [(&str, &str); 18] = [
+const ORDER: [(&str, &str); 19] = [
     (FOUNDATION, "Foundation"),
     ("old-installer", "Old installer"),
     ("configuration", "Configuration"),
+    ("begun", "Components that are begun"),
     ("namespaces", "Namespaces"),
     ("secrets", "Secrets"),
     ("definitions", "Custom resource definitions"),

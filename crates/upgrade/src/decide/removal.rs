@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use object::{Object, ObjectKey};
 use release::{Component, Phase, helm};
-use serde_json::Value;
 
 use super::{Decider, components::Rendered};
 use crate::{Finding, plan::Condition, preflight::some_of, reasons, settings};
@@ -201,12 +200,7 @@ impl Decider<'_> {
 
     /// An earlier installer removed nothing: what it left behind runs on until somebody asks for its removal.
     fn tell_what_runs(&mut self, component: &Component) {
-        let runs = self
-            .status_of(component)
-            .and_then(|status| status.get("status"))
-            .and_then(Value::as_str)
-            == Some("enabled");
-        if runs && component.switch.is_some() {
+        if self.is_there(component) && component.switch.is_some() {
             self.findings.push(
                 Finding::info(
                     reasons::COMPONENT_STILL_RUNS,
