@@ -23,6 +23,7 @@ mod interrupted;
 mod journal;
 mod parity;
 mod parity_all;
+mod removal;
 mod rendered;
 mod repaired;
 mod rollback;

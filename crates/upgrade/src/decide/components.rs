@@ -130,14 +130,7 @@ impl<'a> Decider<'a> {
                 .is_some_and(|path| !paths.contains(path))
         });
         disabled.retain(|rendered| self.goes(rendered, &enabled));
-        let going: BTreeSet<ObjectKey> = disabled
-            .iter()
-            .flat_map(|rendered| self.split(rendered, &enabled).1)
-            .map(|(key, _)| key)
-            .collect();
-        for rendered in &disabled {
-            self.remove(rendered, &enabled, &going);
-        }
+        self.remove(&disabled, &enabled);
         all.manifests = enabled
             .into_iter()
             .flat_map(|rendered| rendered.manifests)
