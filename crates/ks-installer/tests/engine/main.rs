@@ -16,6 +16,7 @@ mod all;
 mod backup;
 mod components;
 mod core;
+mod definitions;
 mod disturbed;
 mod drift;
 mod helm;

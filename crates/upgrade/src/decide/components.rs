@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Decider,
     helm::History,
-    judge::Judged,
+    judge::{self, Judged},
     step::{merge_patch, step},
 };
 use crate::{
@@ -96,10 +96,11 @@ impl<'a> Decider<'a> {
             }
         }
         let this = &*self;
+        let kinds = judge::kinds(&enabled);
         let judged: Vec<_> = enabled
             .par_iter()
             .zip(&histories)
-            .map(|(rendered, history)| this.judge(rendered, history, settings.spec()))
+            .map(|(rendered, history)| this.judge(rendered, history, settings.spec(), &kinds))
             .collect();
         for ((rendered, history), judged) in enabled.iter().zip(&histories).zip(judged) {
             self.component(rendered, history, judged, settings.spec());
