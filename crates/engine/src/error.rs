@@ -1,6 +1,7 @@
 //! Why a run stopped.
 
 use object::ObjectKey;
+use upgrade::plan::Condition;
 
 /// Why a run stopped. What was done until then stays; running the upgrade again goes on from there.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +13,7 @@ pub enum RunError {
     #[error("{object} is not {condition} after {seconds} s: {progress}")]
     WaitForCondition {
         object: ObjectKey,
-        condition: upgrade::plan::Condition,
+        condition: Condition,
         seconds: u64,
         progress: String,
     },
@@ -56,10 +57,33 @@ fn describe(failed: &[crate::Failure], left_out: &[(String, String)]) -> String 
     )
 }
 
+/// An object as kubectl takes it. Of custom resources others may have kinds of the same name.
+fn as_argument(object: &ObjectKey) -> String {
+    let group = if object.group.contains('.') {
+        format!(".{}", object.group)
+    } else {
+        String::new()
+    };
+    let namespace = object.namespace.as_ref().map(|name| format!(" -n {name}"));
+    format!(
+        "{}{group}{} {}",
+        object.kind.to_lowercase(),
+        namespace.unwrap_or_default(),
+        object.name
+    )
+}
+
 impl RunError {
+    /// Whether something did not come about that was waited for: somebody has to see to it.
+    pub fn is_unmet_wait(&self) -> bool {
+        matches!(self, Self::WaitForCondition { .. } | Self::ConditionFailed { .. })
+    }
+
     /// Whether a rollout did not come to its end: waiting longer or going back are the ways on.
     pub fn is_failed_rollout(&self) -> bool {
-        matches!(self, Self::WaitForCondition { .. } | Self::ConditionFailed { .. })
+        let is_deletion =
+            matches!(self, Self::WaitForCondition { condition, .. } if *condition == Condition::Gone);
+        self.is_unmet_wait() && !is_deletion
     }
 
     /// What to do about it, where there is more to say than "run it again".
@@ -67,18 +91,20 @@ impl RunError {
         match self {
             Self::WriteObject(error) => error.hint(),
             Self::ReadObject(error) => error.hint(),
-            Self::WaitForCondition { object, .. } | Self::ConditionFailed { object, .. } => {
-                let namespace = object
-                    .namespace
-                    .as_ref()
-                    .map(|n| format!(" -n {n}"))
-                    .unwrap_or_default();
-                Some(format!(
-                    "look at it with: kubectl describe {}{namespace} {}; then run it again, it goes on from here",
-                    object.kind.to_lowercase(),
-                    object.name
-                ))
-            }
+            Self::WaitForCondition {
+                object,
+                condition: Condition::Gone,
+                ..
+            } => Some(format!(
+                "see that the controller runs which has to clear its finalizers, then run it again: it goes on from here. \
+                 Where none ever will, take them off, which leaves behind what they stand for: kubectl patch {} --type=merge \
+                 -p '{{\"metadata\":{{\"finalizers\":null}}}}'",
+                as_argument(object)
+            )),
+            Self::WaitForCondition { object, .. } | Self::ConditionFailed { object, .. } => Some(format!(
+                "look at it with: kubectl describe {}; then run it again, it goes on from here",
+                as_argument(object)
+            )),
             Self::Journal(error) => error.hint(),
             Self::Components { failed, .. } => Some(
                 failed

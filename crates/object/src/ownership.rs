@@ -104,6 +104,24 @@ pub fn applied(live: &Object, new: &Value, manager: &str) -> Option<Value> {
     Some(value)
 }
 
+/// Whether nobody but a manager owns a field, and that by an apply. `path` is as in managedFields: `f:spec`, `f:replicas`.
+pub fn is_sole(live: &Object, path: &[&str], manager: &str) -> bool {
+    let entries = live.get("/metadata/managedFields").and_then(Value::as_array);
+    let mut owners = entries.into_iter().flatten().filter(|entry| {
+        let fields = entry.get("fieldsV1");
+        fields.is_some_and(|fields| {
+            path.iter()
+                .try_fold(fields, |fields, name| fields.get(*name))
+                .is_some()
+        })
+    });
+    let is_it = |entry: &Value| {
+        entry.get("manager").and_then(Value::as_str) == Some(manager)
+            && entry.get("operation").and_then(Value::as_str) == Some("Apply")
+    };
+    owners.next().is_some_and(is_it) && owners.all(is_it)
+}
+
 /// The part of a value that a field set names.
 fn restrict(value: &Value, fields: &Map<String, Value>) -> Value {
     match value {
@@ -255,6 +273,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_field_is_ones_own_when_nobody_else_has_it() {
+        let check = |managers: &[(&str, &str)], expect: bool| {
+            let entries: Vec<Value> = managers
+                .iter()
+                .map(|(manager, operation)| {
+                    json!({"manager": manager, "operation": operation, "fieldsV1": {"f:spec": {"f:a": {}}}})
+                })
+                .collect();
+            let live = json!({"apiVersion": "a.b/v1", "kind": "Thing", "metadata": {"name": "a", "managedFields": entries}});
+            let live = Object::try_from(live).unwrap();
+            assert_eq!(is_sole(&live, &["f:spec", "f:a"], "me"), expect, "{managers:?}");
+            assert!(!is_sole(&live, &["f:spec", "f:b"], "me"));
+        };
+        check(&[("me", "Apply")], true);
+        check(&[("me", "Update")], false);
+        check(&[("me", "Apply"), ("kubectl", "Update")], false);
+        check(&[], false);
+    }
 
     #[test]
     fn what_was_applied_is_told_from_what_is_owned() {

@@ -68,6 +68,8 @@ struct ReleaseFile {
     #[serde(default)]
     field_managers: Vec<String>,
     #[serde(default)]
+    dropped_fields: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
     settings: BTreeMap<String, Setting>,
     #[serde(default)]
     mirrors: BTreeMap<String, Mirror>,
@@ -87,6 +89,8 @@ pub struct Release {
     /// Field managers of the tools that earlier releases were installed with: what they own of the release's objects
     /// is handed over to the installer.
     pub field_managers: Vec<String>,
+    /// By the name of a definition of others, what earlier releases had in it and this one has not.
+    pub dropped_fields: BTreeMap<String, Vec<String>>,
     /// Settings all components share: the registry's and the like.
     pub settings: BTreeMap<String, Setting>,
     pub mirrors: BTreeMap<String, Mirror>,
@@ -142,6 +146,11 @@ fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, LoadError> {
 }
 
 impl Release {
+    /// What earlier releases had in a definition of others and this one has not.
+    pub fn dropped(&self, definition: &str) -> &[String] {
+        self.dropped_fields.get(definition).map_or(&[], Vec::as_slice)
+    }
+
     fn load(files: &Files, folder: &str) -> Result<Self, LoadError> {
         let path = format!("{folder}/release.yaml");
         let file: ReleaseFile = parse(&path, files.get(&path).unwrap_or_default())?;
@@ -155,6 +164,7 @@ impl Release {
             upgrade_from: file.upgrade_from,
             kubernetes: file.kubernetes,
             field_managers: file.field_managers,
+            dropped_fields: file.dropped_fields,
             settings: file.settings,
             mirrors: file.mirrors,
             images: file.images,

@@ -81,6 +81,8 @@ reasons! {
         "A component that is switched off leaves its data behind, for when it is enabled again";
     DEFINITION_INCOMPATIBLE = "DefinitionIncompatible" [Blocker]
         "A CustomResourceDefinition differs from the release's in a field that cannot be changed";
+    DEFINITION_KEPT = "DefinitionKept" [Warning, Info]
+        "A CustomResourceDefinition that somebody else brought knows more than the release's and stays; a warning where it lacks what a component sets";
     DEFINITION_NOT_ESTABLISHED = "DefinitionNotEstablished" [Blocker]
         "Afterwards a CustomResourceDefinition of the release is not served";
     DEFINITION_STAYS = "DefinitionStays" [Warning]

@@ -268,10 +268,10 @@ fn backup_target(is_first: bool) -> backup::Target {
     }
 }
 
-/// What comes after a run that stopped: a rollout that fails and a refusal have to be resolved by somebody.
+/// What comes after a run that stopped: a wait in vain and a refusal have to be resolved by somebody.
 fn next_of(failed: &Failed) -> Next {
     match failed {
-        Failed::Stopped(Stopped::Failed(SessionError::Run(error)), _) if error.is_failed_rollout() => {
+        Failed::Stopped(Stopped::Failed(SessionError::Run(error)), _) if error.is_unmet_wait() => {
             Next::Patience
         }
         Failed::Stopped(Stopped::Failed(SessionError::Run(engine::RunError::WriteObject(error))), _)

@@ -18,12 +18,12 @@ use crate::support::{
 
 static RELEASES: LazyLock<Releases> = LazyLock::new(|| Releases::embedded().unwrap());
 
-fn release() -> &'static Release {
+pub(crate) fn release() -> &'static Release {
     RELEASES.latest().unwrap()
 }
 
 /// Sets what switches a component, as people do it with kubectl.
-fn switch(sandbox: &Sandbox, component: &Component, is_on: bool) {
+pub(crate) fn switch(sandbox: &Sandbox, component: &Component, is_on: bool) {
     let switch = component.switch.as_ref().unwrap();
     let value = if is_on { &switch.on } else { &switch.off };
     // What some need besides to be asked for.
@@ -59,14 +59,14 @@ fn prepare(sandbox: &Sandbox) {
     support::block_on(support::upgrade(sandbox));
 }
 
-static PREPARED: LazyLock<Sandbox> = LazyLock::new(|| {
+pub(crate) static PREPARED: LazyLock<Sandbox> = LazyLock::new(|| {
     let sandbox = support::upgraded();
     std::thread::scope(|scope| scope.spawn(|| prepare(&sandbox)).join().unwrap());
     sandbox
 });
 
 /// Whether an object may stay when a component goes.
-fn is_left(key: &ObjectKey, object: &Value, state: &State) -> bool {
+pub(crate) fn is_left(key: &ObjectKey, object: &Value, state: &State) -> bool {
     // Kubernetes' own, in namespaces in which something stays.
     let is_kubernetes_own = object["type"] == "kubernetes.io/service-account-token"
         || ["kube-root-ca.crt", "default"].contains(&key.name.as_str());

@@ -429,3 +429,30 @@ async fn a_plan_of_the_way_back_holds_no_secret_and_permits_itself() {
     let alice = plan.impact.subjects.iter().find(|s| s.name == "alice").unwrap();
     assert!(alice.lost.is_empty() && !alice.gained.is_empty());
 }
+
+#[test]
+fn a_component_whose_installation_failed_is_no_more_than_before() {
+    let before = crate::components::PREPARED.fork();
+    let sandbox = before.fork();
+    crate::components::switch(
+        &sandbox,
+        crate::components::release().component("gatekeeper").unwrap(),
+        true,
+    );
+    let backup = mk_backup(&support::block_on(support::prepare(&sandbox)));
+    crate::removal::failed(&sandbox);
+    let prepared = support::block_on(async { prepare(&support::client(&sandbox), &backup).await });
+    let conflicts = prepared
+        .findings()
+        .iter()
+        .filter(|finding| finding.reason == upgrade::reasons::ROLLBACK_CONFLICT);
+    assert_eq!(conflicts.collect::<Vec<_>>(), Vec::<&Finding>::new());
+    support::block_on(async { roll_back(&support::client(&sandbox), &backup).await });
+    let state = State::of(&sandbox);
+    assert_eq!(state.get(&configuration())["status"]["gatekeeper"], Value::Null);
+    let deployments = state.of_kind("Deployment");
+    let left: Vec<_> = deployments
+        .filter(|(key, _)| key.namespace.as_deref() == Some("gatekeeper-system"))
+        .collect();
+    assert_eq!(left, Vec::new());
+}

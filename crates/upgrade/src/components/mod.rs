@@ -42,6 +42,8 @@ pub enum State {
     Enabled,
     /// The settings ask for it, and it is not there yet.
     Pending,
+    /// Its installation was begun, and is under way or has failed.
+    Installing,
     /// It is there, and not all of it runs.
     Unhealthy,
     /// The settings ask for it, and a check keeps it out.
@@ -239,7 +241,7 @@ fn state(
 ) -> (State, Option<String>) {
     if !survey.enabled.contains(&component.name) {
         return match (survey.is_noted(component), survey.mark(component)) {
-            (true, Some(_)) => (
+            (_, Some(_)) => (
                 State::Leaving,
                 Some("it is switched off, and has not gone yet; ks-installer upgrade removes it".to_owned()),
             ),
@@ -250,7 +252,7 @@ fn state(
                     component.name
                 )),
             ),
-            (false, _) => (State::Disabled, None),
+            (false, None) => (State::Disabled, None),
         };
     }
     if let Some(check) = failed_checks.iter().find(|check| !check.warning) {
@@ -263,7 +265,8 @@ fn state(
     } else {
         targets.workloads.iter().any(is_there)
     };
-    if !begun && !survey.is_noted(component) {
+    let is_marked = survey.mark(component).is_some();
+    if !begun && !survey.is_noted(component) && !is_marked {
         let reason = "the settings ask for it; ks-installer upgrade installs it".to_owned();
         return (State::Pending, Some(reason));
     }
@@ -283,7 +286,14 @@ fn state(
             }
         })
         .collect();
-    if troubles.is_empty() {
+    if is_marked && !survey.is_noted(component) {
+        let next = format!(
+            "its installation is under way or has failed; ks-installer upgrade goes on with it, ks-installer disable {} takes it back",
+            component.name
+        );
+        let words: Vec<String> = std::iter::once(next).chain(troubles).collect();
+        (State::Installing, Some(words.join("; ")))
+    } else if troubles.is_empty() {
         (State::Enabled, None)
     } else {
         (State::Unhealthy, Some(troubles.join("; ")))

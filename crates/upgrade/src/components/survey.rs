@@ -87,7 +87,7 @@ impl<'a> Survey<'a> {
         let failed = component
             .failed_checks(self.release, &inputs)
             .map_err(|error| vec![unrendered(&error)])?;
-        let was_there = self.is_noted(component);
+        let was_there = self.is_noted(component) || self.mark(component).is_some();
         let counts = |check: &&&Check| !(check.first && was_there);
         Ok(failed
             .iter()
@@ -137,13 +137,16 @@ impl<'a> Survey<'a> {
 
     /// Whether the status says that somebody installed it.
     pub(super) fn is_noted(&self, component: &Component) -> bool {
-        let status = self.status(component).and_then(|status| status.get("status"));
-        status.and_then(Value::as_str) == Some("enabled")
+        self.status(component).is_some_and(settings::is_enabled)
     }
 
-    /// The version with which this installer marks what it installed.
+    /// The version with which this installer marks what it installed, or has begun to.
     pub(super) fn mark(&self, component: &Component) -> Option<&'a str> {
-        self.status(component)?.get("version")?.as_str()
+        let status = self.status(component);
+        status
+            .filter(|status| settings::is_marked(status))?
+            .get("version")?
+            .as_str()
     }
 
     /// The version of what is there: its mark; an earlier installer brought all components with the core.

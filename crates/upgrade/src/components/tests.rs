@@ -89,7 +89,11 @@ fn the_state_is_what_settings_status_and_workloads_say() {
     check(json!({}), json!({}), State::Disabled);
     check(json!({}), enabled.clone(), State::RunsThoughOff);
     check(json!({}), marked.clone(), State::Leaving);
+    let begun = json!({"metricsServer": {"status": "installing", "version": "v3.3.1"}});
+    check(json!({}), begun.clone(), State::Leaving);
     check(on.clone(), json!({}), State::Pending);
+    let installing = check(on.clone(), begun, State::Installing);
+    assert!(installing.reason.unwrap().contains("does not exist"));
     let broken = check(on.clone(), marked, State::Unhealthy);
     assert!(broken.reason.unwrap().contains("does not exist"));
 

@@ -18,7 +18,12 @@ use rayon::prelude::*;
 use release::{Component, GeneratedSecret, Gone, Inputs, Manifest, Phase, secret::Reference};
 use serde_json::{Map, Value, json};
 
-use super::{Decider, helm::History, judge::Judged, step::step};
+use super::{
+    Decider,
+    helm::History,
+    judge::{self, Judged},
+    step::{merge_patch, step},
+};
 use crate::{
     Action, Finding,
     health::{self, Health},
@@ -83,6 +88,7 @@ impl<'a> Decider<'a> {
             }
         }
         leave_to_components(release, &mut enabled);
+        self.mark(&enabled);
         // First of all: what is made anew is not what manifests refer to now.
         for rendered in &enabled {
             for secret in &rendered.secrets {
@@ -90,10 +96,11 @@ impl<'a> Decider<'a> {
             }
         }
         let this = &*self;
+        let kinds = judge::kinds(&enabled);
         let judged: Vec<_> = enabled
             .par_iter()
             .zip(&histories)
-            .map(|(rendered, history)| this.judge(rendered, history, settings.spec()))
+            .map(|(rendered, history)| this.judge(rendered, history, settings.spec(), &kinds))
             .collect();
         for ((rendered, history), judged) in enabled.iter().zip(&histories).zip(judged) {
             self.component(rendered, history, judged, settings.spec());
@@ -124,14 +131,7 @@ impl<'a> Decider<'a> {
                 .is_some_and(|path| !paths.contains(path))
         });
         disabled.retain(|rendered| self.goes(rendered, &enabled));
-        let going: BTreeSet<ObjectKey> = disabled
-            .iter()
-            .flat_map(|rendered| self.split(rendered, &enabled).1)
-            .map(|(key, _)| key)
-            .collect();
-        for rendered in &disabled {
-            self.remove(rendered, &enabled, &going);
-        }
+        self.remove(&disabled, &enabled);
         all.manifests = enabled
             .into_iter()
             .flat_map(|rendered| rendered.manifests)
@@ -176,7 +176,7 @@ impl<'a> Decider<'a> {
             }));
         }
         if is_asked_for {
-            let is_there = self.is_there(component);
+            let is_there = self.is_there(component) || self.was_installed(component);
             let mut left_out = false;
             for check in component.failed_checks(release, inputs)? {
                 if check.first && is_there {
@@ -221,19 +221,58 @@ impl<'a> Decider<'a> {
             .try_fold(configuration.get("/status")?, |value, name| value.get(name))
     }
 
-    /// Whether this installer has installed a component, whatever became of it since.
+    /// Whether this installer has installed a component or has begun to, whatever became of it since.
     pub(super) fn was_installed(&self, component: &Component) -> bool {
-        self.status_of(component).is_some_and(|status| {
-            status.get("status").and_then(Value::as_str) == Some("enabled") && status.get("version").is_some()
-        })
+        self.status_of(component).is_some_and(settings::is_marked)
     }
 
     /// Whether a component was there before, by whomever.
-    fn is_there(&self, component: &Component) -> bool {
-        self.status_of(component)
-            .and_then(|status| status.get("status"))
-            .and_then(Value::as_str)
-            == Some("enabled")
+    pub(super) fn is_there(&self, component: &Component) -> bool {
+        self.status_of(component).is_some_and(settings::is_enabled)
+    }
+
+    /// Plans to mark what is newly installed, before anything of it is there: an installation that fails is known by its mark
+    /// as something to go on with, or to take back.
+    fn mark(&mut self, enabled: &[Rendered<'_>]) {
+        let Some(configuration) = self.snapshot.get(&settings::cluster_configuration()) else {
+            return;
+        };
+        let version = self.release.version.to_string();
+        let mut names = Vec::new();
+        let mut patch = json!({});
+        for rendered in enabled {
+            let component = rendered.component;
+            let Some(path) = component.status_path() else {
+                continue;
+            };
+            let live = self.status_of(component);
+            // Of some that are there an earlier installer noted nothing down.
+            let is_new = live.is_some_and(settings::is_disabled) || !self.has_begun(rendered);
+            let begun = settings::component_begun(live, &version);
+            let Some(begun) = begun.filter(|_| is_new) else {
+                continue;
+            };
+            merge_patch(&mut patch, &json!({ "status": at(path, begun) }));
+            names.push(component.name.as_str());
+        }
+        if !names.is_empty() {
+            let note = format!(
+                "so that it is known whose {} is, whatever becomes of it",
+                names.join(", ")
+            );
+            self.patch("begun", configuration, patch, Some(note));
+        }
+    }
+
+    /// Whether something of a component is there: one of its workloads, or, where it has none, any object.
+    fn has_begun(&self, rendered: &Rendered<'_>) -> bool {
+        let workloads = rendered.component.targets(&rendered.manifests).workloads;
+        let is_there = |key: &ObjectKey| self.snapshot.get(key).is_some();
+        if workloads.is_empty() {
+            let mut manifests = rendered.manifests.iter();
+            return manifests.any(|manifest| is_there(&manifest.object.key()));
+        }
+        workloads.iter().any(is_there)
     }
 
     /// The stage in which an object of a component is applied.
@@ -430,9 +469,7 @@ impl<'a> Decider<'a> {
         let Some(status) = settings::component_status(live, is_enabled, &version) else {
             return;
         };
-        let status = path
-            .rsplit('.')
-            .fold(status, |value, name| json!({ (name): value }));
+        let status = at(path, status);
         let stage = self.lane(component, "status");
         let says = if is_enabled { "enabled" } else { "disabled" };
         self.statuses.push(Status {
@@ -524,6 +561,12 @@ fn leave_to_components(release: &release::Release, enabled: &mut [Rendered<'_>])
         core.manifests
             .retain(|manifest| !others.contains(&manifest.object.key()));
     }
+}
+
+/// A value at a path like `network.topology`.
+fn at(path: &str, value: Value) -> Value {
+    path.rsplit('.')
+        .fold(value, |value, name| json!({ (name): value }))
 }
 
 /// Whether a value says that there is something.

@@ -1,7 +1,7 @@
 //! What is to become of each object of a component. Nothing here changes the plan, so that components are looked at side by
 //! side.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use object::{Object, ObjectKey, ownership};
 use release::{Manifest, Phase, helm};
@@ -15,7 +15,7 @@ use super::{
     immutable, rollout,
     step::{self, Compared},
 };
-use crate::{Finding, reasons};
+use crate::{Finding, preflight, reasons};
 
 /// What came of looking at a component.
 pub(super) struct Judged {
@@ -28,7 +28,13 @@ pub(super) struct Judged {
 }
 
 impl Decider<'_> {
-    pub(super) fn judge(&self, rendered: &Rendered<'_>, history: &History, spec: &Value) -> Judged {
+    pub(super) fn judge(
+        &self,
+        rendered: &Rendered<'_>,
+        history: &History,
+        spec: &Value,
+        kinds: &Kinds,
+    ) -> Judged {
         let mut recorded: Vec<Manifest> = Vec::new();
         let mut objects = Vec::new();
         for manifest in &rendered.manifests {
@@ -37,7 +43,7 @@ impl Decider<'_> {
             let live = self.snapshot.get(&key).filter(|_| !step::is_shared(&key));
             let released = history.objects.get(&key).map(Object::as_value);
             let mut findings = Vec::new();
-            let (new, shown) = self.fit(&new, &manifest.object, &mut findings);
+            let (new, shown) = self.fit(&new, &manifest.object, kinds, &mut findings);
             // Neither Helm nor kubectl: what this installer itself applied before. Whoever applied it last may have added labels
             // and annotations of their own.
             let before = live.filter(|_| released.is_none()).and_then(|live| {
@@ -87,13 +93,22 @@ impl Decider<'_> {
     }
 
     /// What is to be applied, as far as the API lets the object that is there become it; and the same as it is shown.
-    fn fit(&self, new: &Object, shown: &Object, findings: &mut Vec<Finding>) -> (Object, Object) {
+    fn fit(
+        &self,
+        new: &Object,
+        shown: &Object,
+        kinds: &Kinds,
+        findings: &mut Vec<Finding>,
+    ) -> (Object, Object) {
         let Some(live) = self.snapshot.get(&new.key()) else {
             return (new.clone(), shown.clone());
         };
         if new.kind() == "CustomResourceDefinition" {
-            let fitted = definitions::fit(live, new);
-            return (fitted.clone(), fitted);
+            let text = |pointer: &str| new.get_str(pointer).unwrap_or_default().to_owned();
+            let own = kinds.get(&(text("/spec/group"), text("/spec/names/kind")));
+            let fitted = definitions::fit(live, new, self.release, own.map_or(&[], Vec::as_slice));
+            findings.extend(kept(live, &fitted));
+            return (fitted.object.clone(), fitted.object);
         }
         let fitted = immutable::fit(live, new);
         for path in &fitted.kept {
@@ -110,6 +125,48 @@ impl Decider<'_> {
         }
         (fitted.object, immutable::fit(live, shown).object)
     }
+}
+
+/// The objects of custom kinds that the release makes, by group and kind.
+pub(super) type Kinds = BTreeMap<(String, String), Vec<Object>>;
+
+/// What the enabled components make of custom kinds.
+pub(super) fn kinds(enabled: &[Rendered<'_>]) -> Kinds {
+    let mut kinds = Kinds::new();
+    for manifest in enabled.iter().flat_map(|rendered| &rendered.manifests) {
+        let object = &manifest.object;
+        if release::is_custom(object.group()) || object.group().ends_with(".k8s.io") {
+            let kind = (object.group().to_owned(), object.kind().to_owned());
+            kinds.entry(kind).or_default().push(object.clone());
+        }
+    }
+    kinds
+}
+
+/// That a definition of others stays as it is.
+fn kept(live: &Object, fitted: &definitions::Fitted) -> Option<Finding> {
+    let more: Vec<&str> = fitted.knows_more.iter().map(String::as_str).collect();
+    if more.is_empty() {
+        return None;
+    }
+    let words = format!(
+        "it knows more than the release's ({}) and stays as it is: objects would lose that",
+        preflight::some_of(&more)
+    );
+    let misses: Vec<&str> = fitted.misses.iter().map(String::as_str).collect();
+    let finding = if misses.is_empty() {
+        Finding::info(reasons::DEFINITION_KEPT, words).hint(
+            "whoever made it keeps it up to date; nothing is to be done while the component works with it",
+        )
+    } else {
+        let words = format!(
+            "{words}; but it does not know what the component sets ({}), which the API server drops",
+            preflight::some_of(&misses)
+        );
+        Finding::warning(reasons::DEFINITION_KEPT, words)
+            .hint("have whoever made it bring it to a version that knows both")
+    };
+    Some(finding.on(live.key()))
 }
 
 /// What somebody applied, without labels and annotations.

@@ -566,7 +566,9 @@ impl<'a> Decider<'a> {
                 .iter()
                 .position(|other| other.name == *component);
             let place = LANE.iter().position(|(other, _)| *other == phase);
-            let first = before_core.contains(component.as_str()) && !leaving.contains(component);
+            // Some of people's custom resources have their controllers in the core, which is told afterwards.
+            let first = phase == removal::REMOVE_CUSTOM_DATA
+                || before_core.contains(component.as_str()) && !leaving.contains(component);
             let block = of_core(if first { BEFORE_CORE } else { COMPONENTS });
             (block, index.unwrap_or_default(), place.unwrap_or_default())
         };
@@ -579,10 +581,11 @@ const FOUNDATION: &str = "foundation";
 
 /// All stages, in order: whatever is read by a later one is written by an earlier one, and what judges writes
 /// (webhooks) or says that all is done (the version in the status) comes last.
-const ORDER: [(&str, &str); 18] = [
+const ORDER: [(&str, &str); 19] = [
     (FOUNDATION, "Foundation"),
     ("old-installer", "Old installer"),
     ("configuration", "Configuration"),
+    ("begun", "Components that are begun"),
     ("namespaces", "Namespaces"),
     ("secrets", "Secrets"),
     ("definitions", "Custom resource definitions"),
@@ -605,7 +608,7 @@ const BEFORE_CORE: &str = "before-core";
 const COMPONENTS: &str = "components";
 
 /// The stages of a component, in order; first those of one that is installed or upgraded, then those of one that goes.
-const LANE: [(&str, &str); 17] = [
+const LANE: [(&str, &str); 18] = [
     ("core", "configuration"),
     ("workloads", "workloads"),
     ("present-webhooks", "webhooks"),
@@ -615,6 +618,7 @@ const LANE: [(&str, &str); 17] = [
     ("removal-definitions", "definitions that are gone"),
     ("helm-record", "Helm record"),
     ("helm-history", "Helm history"),
+    (removal::REMOVE_CUSTOM_DATA, "people's custom resources go"),
     ("remove-resources", "custom resources go"),
     ("remove-webhooks", "webhooks go"),
     ("remove-workloads", "workloads go"),

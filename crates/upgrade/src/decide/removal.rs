@@ -1,21 +1,33 @@
 //! A component that is switched off: what goes, in which order, and what stays.
 //!
 //! ```text
-//!   custom resources ─▶ webhooks ─▶ workloads ─▶ the rest ─▶ definitions, namespaces ─▶ status
-//!   (their controllers                            (not what holds data)  (only where nothing else is in them)
-//!    still clear finalizers)
+//!   people's custom resources ─▶ custom resources ─▶ webhooks ─▶ workloads ─▶ the rest ─▶ definitions, namespaces ─▶ status
+//!   (with --delete-data alone)   (their controllers              (not what holds data)  (only where nothing else
+//!                                 still clear finalizers)                                is in them)
 //! ```
 //!
 //! Only what this installer had installed goes: what the status marks with a version. What another component has too stays.
+//! People's custom resources go before the core is told that the component is off: some have their controllers there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use object::{Object, ObjectKey};
 use release::{Component, Phase, helm};
-use serde_json::Value;
 
 use super::{Decider, components::Rendered};
 use crate::{Finding, plan::Condition, preflight::some_of, reasons, settings};
+
+/// The stage in which custom resources go that are people's.
+pub(super) const REMOVE_CUSTOM_DATA: &str = "remove-custom-data";
+
+/// A component on its way out.
+#[derive(Default)]
+struct Leaving {
+    /// What goes with it, and when.
+    objects: BTreeMap<ObjectKey, Phase>,
+    /// What holds data.
+    data: BTreeSet<ObjectKey>,
+}
 
 impl Decider<'_> {
     /// Whether a component goes: it was installed, and nothing that stays needs it.
@@ -52,55 +64,54 @@ impl Decider<'_> {
         users.is_empty()
     }
 
-    /// Plans the removal of a component that the settings do not ask for.
-    /// `going` is what goes with all of these components.
-    pub(super) fn remove(
-        &mut self,
-        rendered: &Rendered<'_>,
-        enabled: &[Rendered<'_>],
-        going: &BTreeSet<ObjectKey>,
-    ) {
-        let component = rendered.component;
-        let (stay, go) = self.split(rendered, enabled);
-        let mut data: BTreeSet<ObjectKey> = stay.into_iter().map(|(key, _)| key).collect();
-        data.extend(
-            self.snapshot
-                .objects
-                .values()
-                .map(Object::key)
-                .filter(|key| component.data.iter().any(|data| data.is(key)))
-                .filter(|key| !going.contains(key) && !is_made_by_kubernetes(self.snapshot.get(key))),
-        );
-        for (key, phase) in &go {
-            self.take(component, key, *phase, going, &data);
+    /// Plans the removal of the components that the settings do not ask for.
+    pub(super) fn remove(&mut self, disabled: &[Rendered<'_>], enabled: &[Rendered<'_>]) {
+        let snapshot = self.snapshot;
+        let mut all: Vec<(&Component, Leaving)> = disabled
+            .iter()
+            .map(|rendered| (rendered.component, self.split(rendered, enabled)))
+            .collect();
+        let mut going: BTreeSet<ObjectKey> = all
+            .iter()
+            .flat_map(|(_, leaving)| leaving.objects.keys().cloned())
+            .collect();
+        for (component, leaving) in &mut all {
+            let is_data = |key: &&ObjectKey| {
+                component.data.iter().any(|data| data.is(key))
+                    && !going.contains(*key)
+                    && !is_made_by_kubernetes(snapshot.get(key))
+            };
+            leaving
+                .data
+                .extend(snapshot.objects.keys().filter(is_data).cloned());
         }
-        if self.options.delete_data {
-            for key in &data {
-                if is_of(key, enabled) {
-                    continue;
-                }
-                let snapshot = self.snapshot;
-                if let Some(live) = snapshot.get(key) {
-                    self.delete(
-                        &format!("{}/remove-data", component.name),
-                        live,
-                        "its data, as asked for",
-                    );
+        let data: BTreeSet<ObjectKey> = all
+            .iter()
+            .flat_map(|(_, leaving)| leaving.data.iter().cloned())
+            .collect();
+        let (taken, left): (BTreeSet<ObjectKey>, BTreeSet<ObjectKey>) = data
+            .into_iter()
+            .partition(|key| self.options.delete_data && !is_of(key, enabled));
+        going.extend(taken.iter().cloned());
+        let mut seen = BTreeSet::new();
+        for (component, leaving) in &all {
+            for key in &leaving.data {
+                if seen.insert(key) {
+                    self.take_data(component, key, taken.contains(key));
                 }
             }
-        } else {
-            self.tell_what_stays(component, &data);
+            for (key, phase) in &leaving.objects {
+                self.take(component, key, *phase, &going, &left);
+            }
+            if !self.options.delete_data {
+                self.tell_what_stays(component, &leaving.data);
+            }
+            self.note_status(component, false);
         }
-        self.note_status(component, false);
     }
 
-    /// What of a component stays when it goes, since it holds data, and what goes.
-    #[expect(clippy::type_complexity, reason = "two lists of the same")]
-    pub(super) fn split(
-        &self,
-        rendered: &Rendered<'_>,
-        enabled: &[Rendered<'_>],
-    ) -> (Vec<(ObjectKey, Phase)>, Vec<(ObjectKey, Phase)>) {
+    /// What of a component goes, and what of it stays since it holds data.
+    fn split(&self, rendered: &Rendered<'_>, enabled: &[Rendered<'_>]) -> Leaving {
         let stays = |key: &ObjectKey| {
             // Of a whole kind the component's own objects go; what people made of it is not among these.
             let data = &mut rendered.component.data.iter();
@@ -108,9 +119,15 @@ impl Decider<'_> {
                 || key.is("", "PersistentVolumeClaim")
                 || rendered.secrets.iter().any(|secret| secret.key() == *key)
         };
-        self.objects_of(rendered, enabled)
-            .into_iter()
-            .partition(|(key, _)| stays(key))
+        let mut leaving = Leaving::default();
+        for (key, phase) in self.objects_of(rendered, enabled) {
+            if stays(&key) {
+                leaving.data.insert(key);
+            } else {
+                leaving.objects.insert(key, phase);
+            }
+        }
+        leaving
     }
 
     /// What is there of the component and of no other that is enabled.
@@ -124,6 +141,9 @@ impl Decider<'_> {
                 phase => phase,
             };
             objects.insert(manifest.object.key(), phase);
+        }
+        for secret in &rendered.secrets {
+            objects.entry(secret.key()).or_insert(Phase::Secrets);
         }
         if let Some(helm) = &component.helm {
             let secrets = self.snapshot.of_kind("", "Secret");
@@ -150,13 +170,46 @@ impl Decider<'_> {
         objects
     }
 
+    /// Plans to delete an object that holds data, where `is_asked_for`. Custom resources go first: once their controllers
+    /// are gone, nobody clears their finalizers any more. That holds for what somebody else is deleting, too.
+    fn take_data(&mut self, component: &Component, key: &ObjectKey, is_asked_for: bool) {
+        let Some(live) = self.snapshot.get(key) else {
+            return;
+        };
+        let is_custom = self.is_defined(key);
+        let stage = if is_custom {
+            REMOVE_CUSTOM_DATA
+        } else {
+            "remove-data"
+        };
+        let stage = format!("{}/{stage}", component.name);
+        if is_asked_for {
+            self.delete(&stage, live, "its data, as asked for");
+        }
+        if is_custom && (is_asked_for || live.is_being_deleted()) {
+            self.wait(&stage, key.clone(), Condition::Gone);
+        }
+    }
+
+    /// Whether the kind of an object is a definition's, which says more than its group: Kubernetes' own sub-projects have some.
+    fn is_defined(&self, key: &ObjectKey) -> bool {
+        let mut definitions = self
+            .snapshot
+            .of_kind("apiextensions.k8s.io", "CustomResourceDefinition");
+        definitions.any(|definition| {
+            definition.get_str("/spec/group") == Some(&key.group)
+                && definition.get_str("/spec/names/kind") == Some(&key.kind)
+        })
+    }
+
+    /// Plans to delete an object. `going` is what goes with all components, `left` the data that stays.
     fn take(
         &mut self,
         component: &Component,
         key: &ObjectKey,
         phase: Phase,
-        gone: &BTreeSet<ObjectKey>,
-        data: &BTreeSet<ObjectKey>,
+        going: &BTreeSet<ObjectKey>,
+        left: &BTreeSet<ObjectKey>,
     ) {
         let Some(live) = self.snapshot.get(key) else {
             return;
@@ -165,10 +218,10 @@ impl Decider<'_> {
             Phase::CustomResources => "remove-resources",
             Phase::Webhooks => "remove-webhooks",
             Phase::Workloads => "remove-workloads",
-            Phase::CustomResourceDefinitions if self.is_in_use(live, gone) => return,
+            Phase::CustomResourceDefinitions if self.is_in_use(live, going) => return,
             Phase::CustomResourceDefinitions => "remove-definitions",
             Phase::Namespaces
-                if data
+                if left
                     .iter()
                     .any(|data| data.namespace.as_deref() == Some(&key.name)) =>
             {
@@ -201,12 +254,7 @@ impl Decider<'_> {
 
     /// An earlier installer removed nothing: what it left behind runs on until somebody asks for its removal.
     fn tell_what_runs(&mut self, component: &Component) {
-        let runs = self
-            .status_of(component)
-            .and_then(|status| status.get("status"))
-            .and_then(Value::as_str)
-            == Some("enabled");
-        if runs && component.switch.is_some() {
+        if self.is_there(component) && component.switch.is_some() {
             self.findings.push(
                 Finding::info(
                     reasons::COMPONENT_STILL_RUNS,
@@ -222,10 +270,15 @@ impl Decider<'_> {
     }
 
     fn tell_what_stays(&mut self, component: &Component, data: &BTreeSet<ObjectKey>) {
-        if data.is_empty() {
+        let stays = |key: &&ObjectKey| {
+            self.snapshot
+                .get(key)
+                .is_some_and(|live| !live.is_being_deleted())
+        };
+        let names: Vec<String> = data.iter().filter(stays).map(ToString::to_string).collect();
+        if names.is_empty() {
             return;
         }
-        let names: Vec<String> = data.iter().map(ToString::to_string).collect();
         self.findings.push(
             Finding::info(
                 reasons::DATA_STAYS,

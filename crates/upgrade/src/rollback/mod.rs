@@ -31,7 +31,7 @@ use crate::{
     installer_key,
     plan::{self, Body, Condition, FORMAT},
     preflight, reasons,
-    settings::merge_patch_between,
+    settings::{merge_patch_between, status_on_its_way},
 };
 
 const ADMISSION: &str = "admissionregistration.k8s.io";
@@ -241,7 +241,15 @@ impl Rollback<'_> {
 
     fn put_back(&mut self, before: &Object, set: &Value, live: &Object) {
         let key = live.key();
-        let reverted = revert::revert(&key.group, set, before.as_value(), live.as_value());
+        let mut set = set.clone();
+        if let (true, Some(status), Some(now)) = (
+            key == cluster_configuration_key(),
+            set.get("status"),
+            live.get("/status"),
+        ) {
+            set["status"] = status_on_its_way(status, now);
+        }
+        let reverted = revert::revert(&key.group, &set, before.as_value(), live.as_value());
         for conflict in reverted.conflicts {
             let conflict = conflict.redacted(&key);
             self.findings.push(

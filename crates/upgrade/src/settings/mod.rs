@@ -29,7 +29,10 @@ pub(crate) use self::path::merge_patch as merge_patch_between;
 pub use self::{
     convert::{Conversion, convert},
     facts::{ClusterFacts, LiveFacts, cluster_facts},
-    patch::{NOW, component_status, label_patch, spec_patch, status_patch},
+    patch::{
+        NOW, component_begun, component_status, is_disabled, is_enabled, is_marked, label_patch, spec_patch,
+        status_on_its_way, status_patch,
+    },
     secret::{PasswordError, Secret, check_password},
 };
 use crate::{Finding, Severity};

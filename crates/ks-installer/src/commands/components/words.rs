@@ -10,6 +10,7 @@ pub(super) fn state(state: State) -> &'static str {
     match state {
         State::Enabled => "enabled",
         State::Pending => "not yet there",
+        State::Installing => "being enabled, or failed",
         State::Unhealthy => "unhealthy",
         State::LeftOut => "left out",
         State::Leaving => "not yet gone",
