@@ -311,7 +311,7 @@ pub(crate) fn meddled(
                     sandbox.service().call(request).await
                 }
                 Meddle::Delete(key) => {
-                    let uid = State::of(&sandbox).get(&key)["metadata"]["uid"].clone();
+                    let uid = state::State::of(&sandbox).get(&key)["metadata"]["uid"].clone();
                     let other = client(&sandbox)
                         .delete(&key, uid.as_str().expect("a uid"))
                         .await;
