@@ -68,7 +68,7 @@ impl Decider<'_> {
                 .objects
                 .values()
                 .map(Object::key)
-                .filter(|key| component.data.iter().any(|data| data.is(key)))
+                .filter(|key| rendered.data.iter().any(|data| data.is(key)))
                 .filter(|key| !going.contains(key) && !is_made_by_kubernetes(self.snapshot.get(key))),
         );
         for (key, phase) in &go {
@@ -103,7 +103,7 @@ impl Decider<'_> {
     ) -> (Vec<(ObjectKey, Phase)>, Vec<(ObjectKey, Phase)>) {
         let stays = |key: &ObjectKey| {
             // Of a whole kind the component's own objects go; what people made of it is not among these.
-            let data = &mut rendered.component.data.iter();
+            let data = &mut rendered.data.iter();
             data.any(|data| data.name.is_some() && data.is(key))
                 || key.is("", "PersistentVolumeClaim")
                 || rendered.secrets.iter().any(|secret| secret.key() == *key)
@@ -138,8 +138,8 @@ impl Decider<'_> {
             }
         }
         let listed = |key: &&ObjectKey| {
-            let listed = component.gone.iter().chain(&component.leaves);
-            listed.into_iter().any(|gone| gone.is(key))
+            let leaves = rendered.leaves.iter().copied();
+            component.gone.iter().chain(leaves).any(|gone| gone.is(key))
         };
         for key in self.snapshot.objects.keys().filter(listed) {
             objects
