@@ -221,18 +221,14 @@ impl Data {
 impl Gone {
     /// Whether that is the object meant.
     pub fn is(&self, key: &ObjectKey) -> bool {
-        key.is(&self.group, &self.kind)
-            && key.namespace == self.namespace
-            && is_named(&self.name, &key.name)
+        key.is(&self.group, &self.kind) && key.namespace == self.namespace && is_named(&self.name, &key.name)
     }
 }
 
 /// Whether an object is meant by a name in which one `*` may stand for anything.
 pub fn is_named(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
-        Some((start, end)) => name
-            .strip_prefix(start)
-            .is_some_and(|rest| rest.ends_with(end)),
+        Some((start, end)) => name.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
         None => name == pattern,
     }
 }

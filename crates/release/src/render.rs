@@ -372,7 +372,9 @@ impl Component {
     /// # Errors
     /// An expression does not hold.
     pub fn gone(&self, release: &Release, inputs: &Inputs) -> Result<Vec<&Gone>, RenderError> {
-        self.those(release, inputs, &self.gone, |gone| (&gone.name, gone.when.as_ref()))
+        self.those(release, inputs, &self.gone, |gone| {
+            (&gone.name, gone.when.as_ref())
+        })
     }
 
     /// What its programs made, and nobody else's.
@@ -380,7 +382,9 @@ impl Component {
     /// # Errors
     /// An expression does not hold.
     pub fn leaves(&self, release: &Release, inputs: &Inputs) -> Result<Vec<&Gone>, RenderError> {
-        self.those(release, inputs, &self.leaves, |gone| (&gone.name, gone.when.as_ref()))
+        self.those(release, inputs, &self.leaves, |gone| {
+            (&gone.name, gone.when.as_ref())
+        })
     }
 
     /// What holds its data, and nobody else's.
@@ -388,7 +392,9 @@ impl Component {
     /// # Errors
     /// An expression does not hold.
     pub fn data(&self, release: &Release, inputs: &Inputs) -> Result<Vec<&Data>, RenderError> {
-        self.those(release, inputs, &self.data, |data| (&data.about, data.when.as_ref()))
+        self.those(release, inputs, &self.data, |data| {
+            (&data.about, data.when.as_ref())
+        })
     }
 
     /// What of a list these inputs do not rule out. `condition` gives an item's name, for errors, and when it counts.

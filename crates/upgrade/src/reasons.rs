@@ -366,10 +366,12 @@ pub fn document(release: &Release) -> String {
         let severities: Vec<&str> = reason.severities.iter().map(word).collect();
         (reason.name, severities, reason.description.to_owned())
     });
-    let of_checks = of_checks(release).into_iter().map(|(name, (severities, descriptions))| {
-        let descriptions = Vec::from_iter(descriptions).join(". ");
-        (name, severities.iter().map(word).collect(), descriptions)
-    });
+    let of_checks = of_checks(release)
+        .into_iter()
+        .map(|(name, (severities, descriptions))| {
+            let descriptions = Vec::from_iter(descriptions).join(". ");
+            (name, severities.iter().map(word).collect(), descriptions)
+        });
     let mut rows: Vec<_> = own.chain(of_checks).collect();
     rows.sort_by_key(|(name, ..)| *name);
     for (name, severities, description) in rows {
@@ -432,9 +434,15 @@ mod tests {
         for (name, (_, descriptions)) in of_checks(release) {
             assert!(find(name).is_none(), "{name} means something else already");
             let is_pascal = name.starts_with(|c: char| c.is_ascii_uppercase());
-            assert!(is_pascal && name.chars().all(|c| c.is_ascii_alphanumeric()), "{name}");
+            assert!(
+                is_pascal && name.chars().all(|c| c.is_ascii_alphanumeric()),
+                "{name}"
+            );
             for description in descriptions {
-                assert!(!description.ends_with('.') && !description.contains('|'), "{description}");
+                assert!(
+                    !description.ends_with('.') && !description.contains('|'),
+                    "{description}"
+                );
             }
             assert!(text.contains(&format!("| `{name}` |")), "{name}");
         }

@@ -14,7 +14,9 @@ use sandbox::{Config, Sandbox};
 use serde_json::json;
 use upgrade::{Action, Plan, Stage};
 
-use super::{Verdict, Waits, components, connect, dump_error, plan, read_error, releases, session, upgrade_command};
+use super::{
+    Verdict, Waits, components, connect, dump_error, plan, read_error, releases, session, upgrade_command,
+};
 use crate::{
     cli::{Format, Global, RehearseArgs},
     output::{self, progress::Progress, text},
@@ -134,7 +136,10 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
         Verdict::Refused
     };
     let release = components::release(&releases, &session.options)?;
-    let not_played = announced.as_ref().map(|plan| not_played(plan, release)).unwrap_or_default();
+    let not_played = announced
+        .as_ref()
+        .map(|plan| not_played(plan, release))
+        .unwrap_or_default();
     if json {
         output::json(&json!({
             "rehearsed": true, "verified": report.is_verified(), "written": report.written,

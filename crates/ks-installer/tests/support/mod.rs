@@ -312,9 +312,7 @@ pub(crate) fn meddled(
                 }
                 Meddle::Delete(key) => {
                     let uid = state::State::of(&sandbox).get(&key)["metadata"]["uid"].clone();
-                    let other = client(&sandbox)
-                        .delete(&key, uid.as_str().expect("a uid"))
-                        .await;
+                    let other = client(&sandbox).delete(&key, uid.as_str().expect("a uid")).await;
                     other.expect("the other's deletion is accepted");
                     sandbox.service().call(request).await
                 }

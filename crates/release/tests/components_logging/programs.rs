@@ -388,7 +388,8 @@ fn istio_is_installed_adopted_and_followed() {
         assert_eq!(job(&changed().with(both)), None);
     }
     // KubeSphere's own of an earlier release is nobody else's.
-    let earlier = json!({"istiod": true, "istiods": ["istiod-1-11-2", "istiod-1-6-10"], "configuration": data(&new)});
+    let earlier =
+        json!({"istiod": true, "istiods": ["istiod-1-11-2", "istiod-1-6-10"], "configuration": data(&new)});
     assert_eq!(job(&changed().with(earlier)), job(&installed(changed())));
 
     let text = data(&changed())["istio.yaml"].clone();

@@ -220,12 +220,21 @@ fn a_metrics_server_of_somebody_else_is_told_from_ours() {
     check(with(json!({})), false);
     check(with(json!({"api": null})), false);
     check(with(json!({"status": "enabled"})), true);
-    check(with(json!({"image": "r:5000/kubesphere/metrics-server:v0.4.2"})), true);
+    check(
+        with(json!({"image": "r:5000/kubesphere/metrics-server:v0.4.2"})),
+        true,
+    );
     // A run that was cut short.
     let managers = json!([{"manager": "kubectl"}, {"manager": "ks-installer"}]);
-    check(with(json!({"deployment": false, "image": null, "apiManagers": managers})), true);
+    check(
+        with(json!({"deployment": false, "image": null, "apiManagers": managers})),
+        true,
+    );
     check(with(json!({"deploymentManagers": managers})), true);
-    check(with(json!({"deploymentManagers": [{"manager": "kubectl"}]})), false);
+    check(
+        with(json!({"deploymentManagers": [{"manager": "kubectl"}]})),
+        false,
+    );
     // Wherever else it is served from, it is somebody else's.
     let elsewhere = json!({"api": {"name": "adapter", "namespace": "monitoring"}, "status": "enabled"});
     check(elsewhere, false);

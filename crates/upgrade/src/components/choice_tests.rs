@@ -148,16 +148,37 @@ fn a_switch_that_says_something_else_is_not_overwritten() {
     let role = |value: &str| mk_at(json!({"multicluster": {"clusterRole": value}}), json!({}));
     let member = role("member");
     let reason = reasons::COMPONENT_SET_OTHERWISE;
-    check_refused(&member, Enable, &["multicluster"], reason, "enabling it would make that host");
-    check_refused(&member, Disable, &["multicluster"], reason, "is member, and stays so");
+    check_refused(
+        &member,
+        Enable,
+        &["multicluster"],
+        reason,
+        "enabling it would make that host",
+    );
+    check_refused(
+        &member,
+        Disable,
+        &["multicluster"],
+        reason,
+        "is member, and stays so",
+    );
     // Unless that is meant.
-    let meant = choose_of(&member, Enable, &["multicluster"], &["multicluster.clusterRole=host"]).unwrap();
+    let meant = choose_of(
+        &member,
+        Enable,
+        &["multicluster"],
+        &["multicluster.clusterRole=host"],
+    )
+    .unwrap();
     assert_eq!(
         meant.configuration.get_str("/spec/multicluster/clusterRole"),
         Some("host")
     );
     for value in ["none", ""] {
-        assert!(choose_of(&role(value), Enable, &["multicluster"], &[]).is_ok(), "{value:?}");
+        assert!(
+            choose_of(&role(value), Enable, &["multicluster"], &[]).is_ok(),
+            "{value:?}"
+        );
     }
     assert!(choose_of(&role("host"), Disable, &["multicluster"], &[]).is_ok());
     // What --set says besides counts, and is named.
@@ -166,11 +187,16 @@ fn a_switch_that_says_something_else_is_not_overwritten() {
         let findings = choose_of(&snapshot, Enable, &["multicluster"], &set).unwrap_err();
         assert_eq!(findings[0].reason, reasons::COMPONENT_NOT_ASKED_FOR);
         assert!(
-            findings[0].message.contains("multicluster.clusterRole is set to member, and it takes host"),
+            findings[0]
+                .message
+                .contains("multicluster.clusterRole is set to member, and it takes host"),
             "{findings:#?}"
         );
         let hint = findings[0].hint.as_deref().unwrap();
-        assert!(hint.starts_with("leave out --set multicluster.clusterRole=member"), "{hint}");
+        assert!(
+            hint.starts_with("leave out --set multicluster.clusterRole=member"),
+            "{hint}"
+        );
     }
 }
 
@@ -180,7 +206,10 @@ fn negative_numbers_are_refused() {
     let set = ["common.es.data.replicas=-1"];
     let findings = choose_of(&snapshot, Choice::Enable, &["logging"], &set).unwrap_err();
     assert_eq!(findings[0].reason, crate::settings::reasons::INVALID_SETTING);
-    assert!(findings[0].message.contains("common.es.data.replicas"), "{findings:#?}");
+    assert!(
+        findings[0].message.contains("common.es.data.replicas"),
+        "{findings:#?}"
+    );
 }
 
 #[test]

@@ -25,6 +25,7 @@ use object::ObjectKey;
 use release::{Check, Data, Switch};
 use serde::Serialize;
 
+pub(crate) use self::requests::{allocatable, of_each};
 use self::survey::Survey;
 pub use self::{
     choice::{Choice, Edit, choose},
@@ -32,7 +33,6 @@ pub use self::{
     names::{UnknownComponent, find},
     requests::{Amount, Room, room},
 };
-pub(crate) use self::requests::{allocatable, of_each};
 use crate::{Finding, Options, Snapshot, health};
 
 /// How a component is.

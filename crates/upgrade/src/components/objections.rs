@@ -155,12 +155,16 @@ pub(super) fn against_overwriting(
             let (value, on, off) = (plain(value), plain(&switch.on), plain(&switch.off));
             let (message, hint) = match choice {
                 Choice::Enable => (
-                    format!("component {name} is off, since {path} is {value}: enabling it would make that {on}"),
+                    format!(
+                        "component {name} is off, since {path} is {value}: enabling it would make that {on}"
+                    ),
                     format!("if that is meant, say so: ks-installer enable {name} --set {path}={on}"),
                 ),
                 Choice::Disable => (
                     format!("component {name} is not on: {path} is {value}, and stays so"),
-                    format!("if nothing of that is to be left, set {path} to {off} in the ClusterConfiguration"),
+                    format!(
+                        "if nothing of that is to be left, set {path} to {off} in the ClusterConfiguration"
+                    ),
                 ),
             };
             against.push(

@@ -140,7 +140,9 @@ pub(super) fn check_sizes(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Fin
         if places.iter().any(|place| wanted.fits_in(place)) {
             continue;
         }
-        let largest = places.iter().max_by_key(|place| (place.memory_bytes, place.cpu_millicores));
+        let largest = places
+            .iter()
+            .max_by_key(|place| (place.memory_bytes, place.cpu_millicores));
         findings.push(
             Finding::warning(
                 reasons::NODES_TOO_SMALL,
@@ -158,7 +160,11 @@ pub(super) fn check_sizes(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Fin
 }
 
 fn in_words(amount: &Amount) -> String {
-    format!("{}m CPU and {} MiB", amount.cpu_millicores, amount.memory_bytes >> 20)
+    format!(
+        "{}m CPU and {} MiB",
+        amount.cpu_millicores,
+        amount.memory_bytes >> 20
+    )
 }
 
 fn is_ready(node: &Object) -> bool {
@@ -279,7 +285,8 @@ mod tests {
         let small = json!({"cpu": "1", "memory": "1Gi"});
         let large = json!({"cpu": "4", "memory": "8Gi"});
         let node = |spec: Value, allocatable: Option<&Value>| {
-            let mut node = json!({"spec": spec, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+            let mut node =
+                json!({"spec": spec, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
             if let Some(allocatable) = allocatable {
                 node["status"]["allocatable"] = allocatable.clone();
             }
@@ -288,11 +295,21 @@ mod tests {
         let requests = |memory: &str| json!({"requests": {"cpu": "100m", "memory": memory}});
         let pods = |memory: &str| {
             let template = json!({"spec": {"containers": [{"name": "c", "resources": requests(memory)}]}});
-            mk("apps/v1", "Deployment", "n/a", json!({"spec": {"replicas": 1, "template": template}}))
+            mk(
+                "apps/v1",
+                "Deployment",
+                "n/a",
+                json!({"spec": {"replicas": 1, "template": template}}),
+            )
         };
         let custom = |memory: &str| {
             let spec = json!({"replicas": 1, "resources": requests(memory)});
-            mk("monitoring.coreos.com/v1", "Prometheus", "n/a", json!({ "spec": spec }))
+            mk(
+                "monitoring.coreos.com/v1",
+                "Prometheus",
+                "n/a",
+                json!({ "spec": spec }),
+            )
         };
         let check = |object: Object, nodes: &[Value], expect: bool| {
             let mut snapshot = mk_sound();
@@ -322,9 +339,17 @@ mod tests {
         let both = [node(open(), Some(&small)), node(open(), Some(&large))];
         check(pods("4Gi"), &both, false);
         // The large one takes no pods of it.
-        check(pods("4Gi"), &[node(open(), Some(&small)), node(tainted, Some(&large))], true);
+        check(
+            pods("4Gi"),
+            &[node(open(), Some(&small)), node(tainted, Some(&large))],
+            true,
+        );
         let cordoned = json!({"unschedulable": true});
-        check(pods("4Gi"), &[node(open(), Some(&small)), node(cordoned, Some(&large))], true);
+        check(
+            pods("4Gi"),
+            &[node(open(), Some(&small)), node(cordoned, Some(&large))],
+            true,
+        );
         // Nobody knows how large it is.
         check(pods("4Gi"), &[node(open(), None)], false);
     }
