@@ -53,6 +53,8 @@ pub struct Component {
     pub values: Map<String, Value>,
     pub helm: Option<HelmRelease>,
     pub health: Health,
+    /// What its Jobs would do that a rehearsal does not play, in a sentence.
+    pub rehearsal: Option<String>,
     pub secrets: Vec<GeneratedSecret>,
     /// Path inside the component's folder → template.
     pub(crate) templates: BTreeMap<String, Template>,
@@ -121,6 +123,8 @@ pub(crate) struct ComponentFile {
     #[serde(default)]
     pub health: Health,
     #[serde(default)]
+    pub rehearsal: Option<String>,
+    #[serde(default)]
     pub secrets: Vec<GeneratedSecret>,
 }
 
@@ -158,6 +162,9 @@ pub struct Check {
     /// The check counts only before a first installation.
     #[serde(default)]
     pub first: bool,
+    /// Looked at while the component is off, too, and then worth knowing: it says what is there in its place.
+    #[serde(default)]
+    pub always: bool,
     pub message: String,
     pub hint: String,
 }
@@ -172,9 +179,12 @@ pub struct Data {
     pub kind: String,
     #[serde(default)]
     pub namespace: Option<String>,
-    /// One object; `*` at the end for all whose names begin so. Absent: all of the kind but those that the component itself brings.
+    /// One object, or several ([`is_named`]). Absent: all of the kind but those that the component itself brings.
     #[serde(default)]
     pub name: Option<String>,
+    /// A Jinja expression; it is somebody else's where that is false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
     /// In a few words: `logs of the last days`.
     pub about: String,
 }
@@ -188,7 +198,7 @@ pub struct Gone {
     pub kind: String,
     #[serde(default)]
     pub namespace: Option<String>,
-    /// One object; `*` at the end for all whose names begin so and that the component does not render.
+    /// One object, or several ([`is_named`]) that the component does not render.
     pub name: String,
     /// A Jinja expression; it stays where that is false.
     #[serde(default)]
@@ -201,13 +211,7 @@ pub struct Gone {
 impl Data {
     /// Whether that is among it.
     pub fn is(&self, key: &ObjectKey) -> bool {
-        let named = self
-            .name
-            .as_ref()
-            .is_none_or(|name| match name.strip_suffix('*') {
-                Some(start) => key.name.starts_with(start),
-                None => key.name == *name,
-            });
+        let named = self.name.as_ref().is_none_or(|name| is_named(name, &key.name));
         key.is(&self.group, &self.kind)
             && (self.namespace.is_none() || key.namespace == self.namespace)
             && named
@@ -217,11 +221,15 @@ impl Data {
 impl Gone {
     /// Whether that is the object meant.
     pub fn is(&self, key: &ObjectKey) -> bool {
-        let named = match self.name.strip_suffix('*') {
-            Some(start) => key.name.starts_with(start),
-            None => key.name == self.name,
-        };
-        key.is(&self.group, &self.kind) && key.namespace == self.namespace && named
+        key.is(&self.group, &self.kind) && key.namespace == self.namespace && is_named(&self.name, &key.name)
+    }
+}
+
+/// Whether an object is meant by a name in which one `*` may stand for anything.
+pub fn is_named(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((start, end)) => name.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
+        None => name == pattern,
     }
 }
 
@@ -246,6 +254,8 @@ pub struct Relabel {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Observation {
+    /// Where its name has a `*` ([`is_named`]), templates see the names of all that are meant: those in its namespace, or
+    /// in any that is read where it has none.
     pub object: ObjectKey,
     /// JSON pointer of the value; absent: whether the object exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -429,10 +439,18 @@ impl Component {
         Some(self.status.as_deref().unwrap_or(&self.name))
     }
 
-    /// What the component wants to know of the cluster, for [`crate::Inputs::existing`]. `get` gives a live object.
-    pub fn observe<'a>(&self, get: impl Fn(&ObjectKey) -> Option<&'a Object>) -> Map<String, Value> {
+    /// What the component wants to know of the cluster, for [`crate::Inputs::existing`]. `find` gives the live objects that a
+    /// key means: one at most, or all of an observation's.
+    pub fn observe<'a, L>(&self, find: impl Fn(&ObjectKey) -> L) -> Map<String, Value>
+    where
+        L: IntoIterator<Item = &'a Object>,
+    {
         let read = |observation: &Observation| {
-            let live = get(&observation.object);
+            let mut found = find(&observation.object).into_iter();
+            if observation.object.name.contains('*') {
+                return found.map(|live| Value::from(live.name())).collect();
+            }
+            let live = found.next();
             let Some(pointer) = &observation.pointer else {
                 return live.is_some().into();
             };
@@ -506,6 +524,20 @@ mod tests {
                 .unwrap()
         });
         assert_eq!(secret.keys_to_write(live.as_ref(), &spec, None), expect);
+    }
+
+    #[test]
+    fn a_star_in_a_name_stands_for_anything() {
+        let check = |pattern: &str, name: &str, expect: bool| {
+            assert_eq!(is_named(pattern, name), expect, "{pattern} {name}");
+        };
+        check("istiod", "istiod", true);
+        check("istiod", "istiod-1", false);
+        check("istiod*", "istiod-1", true);
+        check("stats-*-1-11-2", "stats-1.11-1-11-2", true);
+        check("stats-*-1-11-2", "stats-1-11-2", false);
+        check("stats-*-1-11-2", "stats-1.11-1-12-0", false);
+        check("*", "anything", true);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use catalogs::{catalog_versions, load_catalog, nearest_catalog_version};
 pub use certificate::not_after;
 pub use component::{
     Certificate, Chart, Check, Component, Data, GeneratedKey, GeneratedSecret, Gone, Health, HelmRelease,
-    Observation, Recipe, Relabel, Switch, Target,
+    Observation, Recipe, Relabel, Switch, Target, is_named,
 };
 pub use files::Files;
 pub use image::{Image, ImageOverride, Registry, declared_images, images, images_of};

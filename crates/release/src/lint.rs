@@ -57,7 +57,10 @@ fn lint_component(release: &Release, component: &Component) -> Vec<String> {
             component
                 .gone
                 .iter()
-                .filter_map(|gone| Some((format!("gone.{}", gone.name), gone.when.as_deref()?))),
+                .chain(&component.leaves)
+                .map(|gone| (&gone.name, &gone.when))
+                .chain(component.data.iter().map(|data| (&data.about, &data.when)))
+                .filter_map(|(name, when)| Some((format!("when.{name}"), when.as_deref()?))),
         );
     for (name, text) in expressions {
         match env.compile_expression(text) {

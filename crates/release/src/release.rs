@@ -325,6 +325,7 @@ fn load_component(files: &Files, folder: &str, name: &str) -> Result<Component, 
         values: file.values,
         helm: file.helm,
         health: file.health,
+        rehearsal: file.rehearsal,
         secrets: file.secrets,
         templates,
     })

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::component::Template;
-use crate::{Check, Component, GeneratedSecret, Gone, Release, helm, template};
+use crate::{Check, Component, Data, GeneratedSecret, Gone, Release, helm, template};
 
 /// What manifests are rendered from.
 ///
@@ -372,17 +372,51 @@ impl Component {
     /// # Errors
     /// An expression does not hold.
     pub fn gone(&self, release: &Release, inputs: &Inputs) -> Result<Vec<&Gone>, RenderError> {
-        let mut gone = Vec::new();
-        for object in &self.gone {
-            let goes = match &object.when {
-                Some(when) => self.holds(release, inputs, &format!("gone.{}", object.name), when)?,
+        self.those(release, inputs, &self.gone, |gone| {
+            (&gone.name, gone.when.as_ref())
+        })
+    }
+
+    /// What its programs made, and nobody else's.
+    ///
+    /// # Errors
+    /// An expression does not hold.
+    pub fn leaves(&self, release: &Release, inputs: &Inputs) -> Result<Vec<&Gone>, RenderError> {
+        self.those(release, inputs, &self.leaves, |gone| {
+            (&gone.name, gone.when.as_ref())
+        })
+    }
+
+    /// What holds its data, and nobody else's.
+    ///
+    /// # Errors
+    /// An expression does not hold.
+    pub fn data(&self, release: &Release, inputs: &Inputs) -> Result<Vec<&Data>, RenderError> {
+        self.those(release, inputs, &self.data, |data| {
+            (&data.about, data.when.as_ref())
+        })
+    }
+
+    /// What of a list these inputs do not rule out. `condition` gives an item's name, for errors, and when it counts.
+    fn those<'c, T>(
+        &self,
+        release: &Release,
+        inputs: &Inputs,
+        list: &'c [T],
+        condition: impl Fn(&'c T) -> (&'c String, Option<&'c String>),
+    ) -> Result<Vec<&'c T>, RenderError> {
+        let mut those = Vec::new();
+        for item in list {
+            let (name, when) = condition(item);
+            let counts = match when {
+                Some(when) => self.holds(release, inputs, &format!("when.{name}"), when)?,
                 None => true,
             };
-            if goes {
-                gone.push(object);
+            if counts {
+                those.push(item);
             }
         }
-        Ok(gone)
+        Ok(those)
     }
 
     fn holds(

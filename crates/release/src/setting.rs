@@ -22,7 +22,7 @@ impl SettingType {
     fn describe(self) -> &'static str {
         match self {
             Self::Boolean => "true or false",
-            Self::Integer => "a whole number",
+            Self::Integer => "a whole number, 0 or more",
             Self::String => "a text",
             Self::List => "a list",
             Self::Map => "a map",
@@ -35,8 +35,9 @@ impl SettingType {
             | (Self::String, Value::String(_))
             | (Self::List, Value::Array(_))
             | (Self::Map, Value::Object(_)) => Some(value.clone()),
-            (Self::Integer, Value::Number(n)) if n.is_i64() || n.is_u64() => Some(value.clone()),
-            (Self::Integer, Value::String(text)) => text.trim().parse::<i64>().ok().map(Value::from),
+            // Counts, days, ports: none of them is negative.
+            (Self::Integer, Value::Number(n)) if n.is_u64() => Some(value.clone()),
+            (Self::Integer, Value::String(text)) => text.trim().parse::<u64>().ok().map(Value::from),
             (Self::Boolean, Value::String(text)) => match text.to_ascii_lowercase().as_str() {
                 "true" | "yes" => Some(true.into()),
                 "false" | "no" => Some(false.into()),
@@ -223,8 +224,16 @@ mod tests {
         check(
             of("integer"),
             json!({"a":"many"}),
-            Err("spec.a is not a whole number"),
+            Err("spec.a is not a whole number, 0 or more"),
         );
+        check(of("integer"), json!({"a":0}), Ok(json!(0)));
+        for negative in [json!(-1), json!("-1")] {
+            check(
+                of("integer"),
+                json!({ "a": negative }),
+                Err("spec.a is not a whole number, 0 or more"),
+            );
+        }
         check(of("list"), json!({"a":{}}), Err("spec.a is not a list"));
     }
 

@@ -100,6 +100,7 @@ pub(crate) fn expressions<'a>() -> Result<Environment<'a>, Error> {
             found
         }
     });
+    env.add_test("address", |text: String| text.parse::<std::net::IpAddr>().is_ok());
     env.add_function("version_at_least", |version: String, least: String| {
         let parse = |text: &str| {
             text.parse::<Version>()

@@ -1,8 +1,12 @@
 //! The stable reasons of findings. Scripts may rely on them: none is ever renamed.
 
-use std::fmt::Write as _;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use ::access::reason as access;
+use release::Release;
 
 use crate::{
     Severity::{self, Blocker, Info, Warning},
@@ -71,6 +75,8 @@ reasons! {
         "A component is to be enabled that needs another one, which is switched off";
     COMPONENT_NOT_ASKED_FOR = "ComponentNotAskedFor" [Blocker]
         "A component is to be enabled, and a setting besides its switch forbids it";
+    COMPONENT_SET_OTHERWISE = "ComponentSetOtherwise" [Blocker]
+        "The setting that switches a component says something that is neither on nor off, and switching it would overwrite that";
     COMPONENT_STILL_RUNS = "ComponentStillRuns" [Info]
         "A component is switched off, but an earlier installer, which removes nothing, left it running";
     COMPONENT_UNHEALTHY = "ComponentUnhealthy" [Warning]
@@ -115,6 +121,8 @@ reasons! {
         "A manifest of the release cannot be made from the settings";
     NAMESPACE_TERMINATING = "NamespaceTerminating" [Blocker, Warning]
         "A namespace that the upgrade writes in is being deleted";
+    NODES_TOO_SMALL = "NodesTooSmall" [Warning]
+        "A pod of the new release asks for more than any node has that may take it";
     NODE_NOT_READY = "NodeNotReady" [Info]
         "A node is not ready or cordoned";
     NOT_CONVERGED = "NotConverged" [Warning]
@@ -345,33 +353,51 @@ pub fn find(name: &str) -> Option<&'static Reason> {
     OWN.iter().chain(FOREIGN).find(|reason| reason.name == name)
 }
 
-/// The table of all reasons, as docs/findings.md has it.
-pub fn document() -> String {
+/// The reasons of the release's own checks, each with its severities and what it means. What keeps a component out is a blocker
+/// where somebody enables it, and a warning where it is enabled already.
+fn of_checks(release: &Release) -> BTreeMap<&str, (BTreeSet<Severity>, BTreeSet<String>)> {
+    let mut found: BTreeMap<&str, (BTreeSet<Severity>, BTreeSet<String>)> = BTreeMap::new();
+    for component in &release.components {
+        for check in &component.checks {
+            let (severities, descriptions) = found.entry(&check.reason).or_default();
+            severities.insert(Warning);
+            severities.extend((!check.warning).then_some(Blocker));
+            severities.extend(check.always.then_some(Info));
+            descriptions.insert(format!("Component {}: {}", component.name, check.message));
+        }
+    }
+    found
+}
+
+/// The table of all reasons, as docs/findings.md has it; those of a release's checks among them.
+pub fn document(release: &Release) -> String {
     let mut text = String::from(
         "# Findings\n\n\
          What the checks before an upgrade, the plan and the verification afterwards report. The reasons are stable:\n\
          scripts may rely on them. A *blocker* keeps the upgrade from writing anything, or says that an upgrade did not\n\
          come out as it should; a *warning* asks somebody to look; an *info* is worth knowing. This file is generated\n\
-         from `crates/upgrade/src/reasons.rs`.\n\n\
+         from `crates/upgrade/src/reasons.rs` and the checks in `component.yaml` of each component.\n\n\
          | reason | severity | meaning |\n|---|---|---|\n",
     );
-    for reason in all() {
-        let severities: Vec<&str> = reason
-            .severities
-            .iter()
-            .map(|severity| match severity {
-                Blocker => "blocker",
-                Warning => "warning",
-                Info => "info",
-            })
-            .collect();
-        let _ = writeln!(
-            text,
-            "| `{}` | {} | {} |",
-            reason.name,
-            severities.join(", "),
-            reason.description
-        );
+    let word = |severity: &Severity| match severity {
+        Blocker => "blocker",
+        Warning => "warning",
+        Info => "info",
+    };
+    let own = all().into_iter().map(|reason| {
+        let severities: Vec<&str> = reason.severities.iter().map(word).collect();
+        (reason.name, severities, reason.description.to_owned())
+    });
+    let of_checks = of_checks(release)
+        .into_iter()
+        .map(|(name, (severities, descriptions))| {
+            let descriptions = Vec::from_iter(descriptions).join(". ");
+            (name, severities.iter().map(word).collect(), descriptions)
+        });
+    let mut rows: Vec<_> = own.chain(of_checks).collect();
+    rows.sort_by_key(|(name, ..)| *name);
+    for (name, severities, description) in rows {
+        let _ = writeln!(text, "| `{name}` | {} | {description} |", severities.join(", "));
     }
     text
 }
@@ -423,9 +449,32 @@ mod tests {
     }
 
     #[test]
+    fn reasons_of_checks_are_of_the_same_form_and_in_the_document() {
+        let releases = release::Releases::embedded().unwrap();
+        let release = releases.latest().unwrap();
+        let text = document(release);
+        for (name, (_, descriptions)) in of_checks(release) {
+            assert!(find(name).is_none(), "{name} means something else already");
+            let is_pascal = name.starts_with(|c: char| c.is_ascii_uppercase());
+            assert!(
+                is_pascal && name.chars().all(|c| c.is_ascii_alphanumeric()),
+                "{name}"
+            );
+            for description in descriptions {
+                assert!(
+                    !description.ends_with('.') && !description.contains('|'),
+                    "{description}"
+                );
+            }
+            assert!(text.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
+
+    #[test]
     fn the_document_is_fresh() {
+        let releases = release::Releases::embedded().unwrap();
         assert!(
-            document() == include_str!("../../../docs/findings.md"),
+            document(releases.latest().unwrap()) == include_str!("../../../docs/findings.md"),
             "docs/findings.md is not fresh: run `cargo run -p upgrade --example findings > docs/findings.md`"
         );
     }

@@ -67,6 +67,24 @@ impl Snapshot {
         self.objects.get(key)
     }
 
+    /// The objects that a component looks at: one, or all that a name with a `*` means ([`release::is_named`]), in one namespace or
+    /// in any.
+    pub fn find(&self, wanted: &ObjectKey) -> Vec<&Object> {
+        if !wanted.name.contains('*') {
+            return self.get(wanted).into_iter().collect();
+        }
+        let is_meant = |key: &ObjectKey| {
+            (wanted.namespace.is_none() || key.namespace == wanted.namespace)
+                && release::is_named(&wanted.name, &key.name)
+        };
+        self.objects
+            .range(ObjectKey::cluster(&wanted.group, &wanted.kind, "")..)
+            .take_while(|(key, _)| key.is(&wanted.group, &wanted.kind))
+            .filter(|(key, _)| is_meant(key))
+            .map(|(_, object)| object)
+            .collect()
+    }
+
     /// All objects of a kind, in order of namespace and name.
     pub fn of_kind<'a>(&'a self, group: &'a str, kind: &'a str) -> impl Iterator<Item = &'a Object> {
         self.objects

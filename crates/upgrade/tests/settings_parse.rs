@@ -192,7 +192,7 @@ fn settings_of_a_wrong_type_are_all_named() {
     assert_eq!(
         messages,
         [
-            "common.core.console.port is a text, not a whole number",
+            "common.core.console.port is a text, not a whole number, 0 or more",
             "common.core.console.type is not one of NodePort, ClusterIP, LoadBalancer",
             "etcd is a list, not a map",
             "authentication.jwtSecret is a map, not a text",

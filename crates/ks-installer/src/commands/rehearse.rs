@@ -1,6 +1,7 @@
 //! `rehearse`: the upgrade on a copy in the sandbox.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -8,10 +9,14 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use cluster::{Cluster, Scope, dump};
 use object::Object;
+use release::Release;
 use sandbox::{Config, Sandbox};
 use serde_json::json;
+use upgrade::{Action, Plan, Stage};
 
-use super::{Verdict, Waits, connect, dump_error, plan, read_error, releases, session, upgrade_command};
+use super::{
+    Verdict, Waits, components, connect, dump_error, plan, read_error, releases, session, upgrade_command,
+};
 use crate::{
     cli::{Format, Global, RehearseArgs},
     output::{self, progress::Progress, text},
@@ -130,11 +135,16 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
     } else {
         Verdict::Refused
     };
+    let release = components::release(&releases, &session.options)?;
+    let not_played = announced
+        .as_ref()
+        .map(|plan| not_played(plan, release))
+        .unwrap_or_default();
     if json {
         output::json(&json!({
             "rehearsed": true, "verified": report.is_verified(), "written": report.written,
             "seconds": report.took.as_secs_f64(), "plan": announced, "findings": findings,
-            "verification": report.findings, "saved": args.save,
+            "verification": report.findings, "saved": args.save, "notPlayed": not_played,
         }))?;
         return Ok(verdict);
     }
@@ -153,6 +163,9 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
     out.push_str(
         "Not played in a rehearsal: what KubeSphere's own controllers do after they start, such as bringing the new\nbuilt-in roles into every workspace and project.\n",
     );
+    for (component, text) in &not_played {
+        out.push_str(&format!("Not played of component {component}: {text}.\n"));
+    }
     if let Some(path) = &args.save {
         out.push_str(&format!(
             "State after the upgrade: {} (it holds secrets)\n",
@@ -161,6 +174,23 @@ pub(super) async fn rehearse(global: &Global, args: RehearseArgs) -> anyhow::Res
     }
     output::print(&out);
     Ok(verdict)
+}
+
+/// What Jobs would do that the plan makes, by component: a copy runs no programs.
+fn not_played<'a>(plan: &Plan, release: &'a Release) -> BTreeMap<&'a str, &'a str> {
+    let makes_job = |stage: &&Stage| {
+        let mut steps = stage.steps.iter();
+        steps.any(|step| {
+            step.object.is("batch", "Job")
+                && matches!(step.action, Action::Apply { .. } | Action::Patch { .. })
+        })
+    };
+    plan.stages
+        .iter()
+        .filter(makes_job)
+        .filter_map(|stage| release.component(stage.component.as_ref()?))
+        .filter_map(|component| Some((component.name.as_str(), component.rehearsal.as_deref()?)))
+        .collect()
 }
 
 /// Writes all that a sandbox holds to a file.

@@ -13,6 +13,7 @@ mod blockers;
 mod commands;
 mod components;
 mod components_data;
+mod components_others;
 mod drift;
 mod install;
 mod operator;

@@ -49,6 +49,26 @@ fn network_settings_have_no_objects_of_their_own() {
         assert!(is_enabled(component, &fresh(spec.clone())) && !is_enabled(component, &fresh(json!({}))));
         assert_eq!(rendered(component, &fresh(spec.clone())), []);
     }
+    let unenforced = ["NetworkPoliciesNotEnforced"];
+    let plain = json!({"daemonSets": ["kube-proxy"], "definitions": ["a.b"]});
+    assert_eq!(
+        failed_checks("networkpolicy", &with(spec.clone(), plain.clone())),
+        unenforced
+    );
+    for enforced in [
+        json!({"daemonSets": ["kube-proxy", "calico-node"]}),
+        json!({"daemonSets": ["kube-proxy"], "definitions": ["ciliumnetworkpolicies.cilium.io"]}),
+        // Nothing was seen, which says nothing.
+        json!({"daemonSets": []}),
+    ] {
+        assert_eq!(
+            failed_checks("networkpolicy", &with(spec.clone(), enforced)),
+            [""; 0]
+        );
+    }
+    let mut k3s = with(spec.clone(), plain);
+    k3s.cluster.kubernetes_version = "v1.22.5+k3s1".into();
+    assert_eq!(failed_checks("networkpolicy", &k3s), [""; 0]);
     assert_eq!(failed_checks("ippool", &fresh(spec.clone())), ["CalicoMissing"]);
     assert_eq!(
         failed_checks("ippool", &with(spec, json!({"calicoPools": true}))),

@@ -376,7 +376,21 @@ fn istio_is_installed_adopted_and_followed() {
     assert_eq!(job(&later(mk(everything()))), None);
     assert_eq!(data(&later(mk(everything()))), data(&adopted), "nothing to write");
     assert_eq!(job(&later(changed())), Some(second));
-    assert_eq!(job(&mk(everything()).with(json!({"foreign": true}))), None);
+    // Beside somebody else's nothing is installed, whatever the configuration becomes.
+    for name in ["istiod", "istiod-1-14-3"] {
+        let foreign = |case: Case| case.with(json!({"istiods": [name]}));
+        assert_eq!(job(&foreign(mk(everything()))), None);
+        let later = |case: Case| {
+            case.with(json!({"istiods": [name], "configuration": data(&foreign(mk(everything())))}))
+        };
+        assert_eq!(job(&later(changed())), None);
+        let both = json!({"istiod": true, "istiods": [name, "istiod-1-11-2"], "configuration": data(&new)});
+        assert_eq!(job(&changed().with(both)), None);
+    }
+    // KubeSphere's own of an earlier release is nobody else's.
+    let earlier =
+        json!({"istiod": true, "istiods": ["istiod-1-11-2", "istiod-1-6-10"], "configuration": data(&new)});
+    assert_eq!(job(&changed().with(earlier)), job(&installed(changed())));
 
     let text = data(&changed())["istio.yaml"].clone();
     let istio = object::parse_documents(text.as_str().unwrap()).unwrap().remove(0);

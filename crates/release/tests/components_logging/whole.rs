@@ -227,9 +227,17 @@ fn settings_ask_for_components() {
         )),
         ["snapshot-controller"]
     );
-    let snapshots = mk(json!({})).with(json!({"foreign": true}));
-    assert!(
-        !snapshots.is_enabled("snapshot-controller"),
-        "somebody else's controller does the work"
-    );
+    for foreign in [
+        json!({"deployment": true}),
+        json!({"statefulSet": true}),
+        json!({"statefulSet": true, "release": "somebodys"}),
+    ] {
+        let case = mk(json!({})).with(foreign);
+        assert!(
+            !case.is_enabled("snapshot-controller"),
+            "somebody else's controller does the work"
+        );
+    }
+    let ours = json!({"statefulSet": true, "release": "snapshot-controller"});
+    assert!(mk(json!({})).with(ours).is_enabled("snapshot-controller"));
 }

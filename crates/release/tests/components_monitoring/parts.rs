@@ -187,18 +187,57 @@ fn checks_tell_what_is_missing() {
         ["EtcdSecretMissing"]
     );
     assert_eq!(failed("etcd-monitoring", etcd, json!({"secret": true})), none);
-    let nowhere = json!({"etcd": {"monitoring": true, "endpointIps": "localhost", "tlsEnable": false}});
-    assert_eq!(
-        failed("etcd-monitoring", nowhere, json!({})),
-        ["EtcdAddressesMissing"]
+    let at = |addresses: &str| {
+        let etcd = json!({"etcd": {"monitoring": true, "endpointIps": addresses, "tlsEnable": false}});
+        failed("etcd-monitoring", etcd, json!({}))
+    };
+    assert_eq!(at("10.0.0.1, fd00::1"), none);
+    for nowhere in ["", "localhost", "a.b.c", "10.0.0.1,10.0.0.256"] {
+        assert_eq!(at(nowhere), ["EtcdAddressesMissing"], "{nowhere}");
+    }
+}
+
+#[test]
+fn a_metrics_server_of_somebody_else_is_told_from_ours() {
+    let release = &*RELEASE;
+    let component = release.component("metrics-server").unwrap();
+    let check = |existing: Value, is_ours: bool| {
+        let mut inputs = inputs(release, "metrics-server", &json!({}));
+        inputs.existing = existing.as_object().unwrap().clone();
+        let failed = component.failed_checks(release, &inputs).unwrap();
+        assert_eq!(failed.is_empty(), is_ours, "{existing}");
+    };
+    let with = |more: Value| {
+        let mut existing = json!({"api": {"name": "metrics-server", "namespace": "kube-system"}, "deployment": true,
+            "image": "registry.k8s.io/metrics-server/metrics-server:v0.6.1"});
+        existing
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        existing
+    };
+    check(json!({}), true);
+    check(with(json!({})), false);
+    check(with(json!({"api": null})), false);
+    check(with(json!({"status": "enabled"})), true);
+    check(
+        with(json!({"image": "r:5000/kubesphere/metrics-server:v0.4.2"})),
+        true,
     );
-    let api = |namespace: &str| json!({"api": {"name": "metrics-server", "namespace": namespace}});
-    assert_eq!(failed("metrics-server", json!({}), json!({})), none);
-    assert_eq!(failed("metrics-server", json!({}), api("kube-system")), none);
-    assert_eq!(
-        failed("metrics-server", json!({}), api("monitoring")),
-        ["MetricsServedByOthers"]
+    // A run that was cut short.
+    let managers = json!([{"manager": "kubectl"}, {"manager": "ks-installer"}]);
+    check(
+        with(json!({"deployment": false, "image": null, "apiManagers": managers})),
+        true,
     );
+    check(with(json!({"deploymentManagers": managers})), true);
+    check(
+        with(json!({"deploymentManagers": [{"manager": "kubectl"}]})),
+        false,
+    );
+    // Wherever else it is served from, it is somebody else's.
+    let elsewhere = json!({"api": {"name": "adapter", "namespace": "monitoring"}, "status": "enabled"});
+    check(elsewhere, false);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use release::{Component, Release, Releases, Version};
 use serde_json::{Map, Value, json};
 
 use super::{
-    objections::{against_disabling, against_enabling, without_switch},
+    objections::{against_disabling, against_enabling, against_overwriting, without_switch},
     survey::Survey,
 };
 use crate::{Finding, Options, Snapshot, cluster_configuration_key, install, preflight, reasons, settings};
@@ -60,6 +60,10 @@ pub fn choose(
         .collect();
     if !switchless.is_empty() {
         return Err(switchless);
+    }
+    let overwritten = against_overwriting(&before, &components, choice, assignments);
+    if !overwritten.is_empty() {
+        return Err(overwritten);
     }
 
     let mut configuration = live.clone();

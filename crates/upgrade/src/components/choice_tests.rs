@@ -143,6 +143,76 @@ fn what_speaks_against_it_is_named() {
 }
 
 #[test]
+fn a_switch_that_says_something_else_is_not_overwritten() {
+    use Choice::{Disable, Enable};
+    let role = |value: &str| mk_at(json!({"multicluster": {"clusterRole": value}}), json!({}));
+    let member = role("member");
+    let reason = reasons::COMPONENT_SET_OTHERWISE;
+    check_refused(
+        &member,
+        Enable,
+        &["multicluster"],
+        reason,
+        "enabling it would make that host",
+    );
+    check_refused(
+        &member,
+        Disable,
+        &["multicluster"],
+        reason,
+        "is member, and stays so",
+    );
+    // Unless that is meant.
+    let meant = choose_of(
+        &member,
+        Enable,
+        &["multicluster"],
+        &["multicluster.clusterRole=host"],
+    )
+    .unwrap();
+    assert_eq!(
+        meant.configuration.get_str("/spec/multicluster/clusterRole"),
+        Some("host")
+    );
+    for value in ["none", ""] {
+        assert!(
+            choose_of(&role(value), Enable, &["multicluster"], &[]).is_ok(),
+            "{value:?}"
+        );
+    }
+    assert!(choose_of(&role("host"), Disable, &["multicluster"], &[]).is_ok());
+    // What --set says besides counts, and is named.
+    for snapshot in [role("none"), role("host"), member] {
+        let set = ["multicluster.clusterRole=member"];
+        let findings = choose_of(&snapshot, Enable, &["multicluster"], &set).unwrap_err();
+        assert_eq!(findings[0].reason, reasons::COMPONENT_NOT_ASKED_FOR);
+        assert!(
+            findings[0]
+                .message
+                .contains("multicluster.clusterRole is set to member, and it takes host"),
+            "{findings:#?}"
+        );
+        let hint = findings[0].hint.as_deref().unwrap();
+        assert!(
+            hint.starts_with("leave out --set multicluster.clusterRole=member"),
+            "{hint}"
+        );
+    }
+}
+
+#[test]
+fn negative_numbers_are_refused() {
+    let snapshot = mk_at(json!({}), json!({}));
+    let set = ["common.es.data.replicas=-1"];
+    let findings = choose_of(&snapshot, Choice::Enable, &["logging"], &set).unwrap_err();
+    assert_eq!(findings[0].reason, crate::settings::reasons::INVALID_SETTING);
+    assert!(
+        findings[0].message.contains("common.es.data.replicas"),
+        "{findings:#?}"
+    );
+}
+
+#[test]
 fn what_a_check_keeps_out_is_not_enabled() {
     let snapshot = mk_at(json!({}), json!({}));
     let releases = releases();

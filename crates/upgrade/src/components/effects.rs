@@ -2,14 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use release::Manifest;
+use object::{Object, ObjectKey};
+use release::{Component, Manifest, Phase};
 use serde_json::Value;
 
 use super::survey::Survey;
+use crate::decide::MANAGER;
 
-/// In words, for who decides: what makes place, what changes of the core, what the API server asks from then on, and which ports
-/// of the nodes are taken. `with` is the survey with it enabled, `manifests` what comes then.
-pub(super) fn effects(before: &Survey<'_>, with: &Survey<'_>, manifests: &[Manifest]) -> Vec<String> {
+/// In words, for who decides: what makes place, what is taken over, what changes of the core, what the API server asks from then
+/// on, and which ports of the nodes are taken. `with` is the survey with it enabled, `manifests` what comes then, `unaccounted`
+/// what of it is there.
+pub(super) fn effects(
+    before: &Survey<'_>,
+    with: &Survey<'_>,
+    manifests: &[Manifest],
+    unaccounted: &[ObjectKey],
+) -> Vec<String> {
     let mut effects = Vec::new();
     let gone: Vec<&str> = before
         .enabled
@@ -19,10 +27,52 @@ pub(super) fn effects(before: &Survey<'_>, with: &Survey<'_>, manifests: &[Manif
     if !gone.is_empty() {
         effects.push(format!("takes the place of {}", gone.join(", ")));
     }
+    if !unaccounted.is_empty() {
+        let names: Vec<String> = unaccounted.iter().map(ToString::to_string).collect();
+        effects.push(format!(
+            "takes over what is there already, though nothing says that KubeSphere made it: {}",
+            names.join(", ")
+        ));
+    }
     effects.extend(core(before, with));
     effects.extend(manifests.iter().flat_map(webhooks));
     effects.extend(ports(before, manifests));
     effects
+}
+
+/// Objects of a component that are there though no status speaks of it, and that neither this installer nor the component's Helm
+/// release wrote: they may be somebody else's. Namespaces get labels only, and definitions stay where they serve as much.
+pub(super) fn unaccounted(
+    before: &Survey<'_>,
+    component: &Component,
+    manifests: &[Manifest],
+) -> Vec<ObjectKey> {
+    if before.is_noted(component) {
+        return Vec::new();
+    }
+    let may_be_others = |manifest: &&Manifest| {
+        let live = before.snapshot.get(&manifest.object.key());
+        !matches!(
+            manifest.phase,
+            Phase::Namespaces | Phase::CustomResourceDefinitions
+        ) && live.is_some_and(|live| !is_accounted_for(live, manifest))
+    };
+    manifests
+        .iter()
+        .filter(may_be_others)
+        .map(|manifest| manifest.object.key())
+        .collect()
+}
+
+fn is_accounted_for(live: &Object, manifest: &Manifest) -> bool {
+    let managers = live.get("/metadata/managedFields").and_then(Value::as_array);
+    let mut managers = managers.into_iter().flatten();
+    let is_own = managers.any(|entry| entry.get("manager").and_then(Value::as_str) == Some(MANAGER));
+    let release = |object: &Object| {
+        let name = object.get_str("/metadata/annotations/meta.helm.sh~1release-name");
+        name.map(str::to_owned)
+    };
+    is_own || manifest.in_helm_release && release(live) == release(&manifest.object)
 }
 
 /// Objects of the core that change.
@@ -103,7 +153,7 @@ fn webhooks(manifest: &Manifest) -> Vec<String> {
 
 /// Ports of the nodes that Services take, and who has them.
 fn ports(before: &Survey<'_>, manifests: &[Manifest]) -> Vec<String> {
-    let of = |service: &object::Object| -> BTreeSet<i64> {
+    let of = |service: &Object| -> BTreeSet<i64> {
         let ports = service.get("/spec/ports").and_then(Value::as_array);
         let ports = ports.into_iter().flatten();
         ports.filter_map(|port| port.get("nodePort")?.as_i64()).collect()

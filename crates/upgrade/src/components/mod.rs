@@ -25,6 +25,7 @@ use object::ObjectKey;
 use release::{Check, Data, Switch};
 use serde::Serialize;
 
+pub(crate) use self::requests::{allocatable, of_each};
 use self::survey::Survey;
 pub use self::{
     choice::{Choice, Edit, choose},
@@ -191,12 +192,19 @@ fn info(survey: &Survey<'_>, component: &release::Component) -> ComponentInfo {
             .then(|| "its switch alone does not enable it: another setting decides as well".to_owned())
     });
     let mut all = manifests.clone();
+    let mut unaccounted = effects::unaccounted(survey, component, &manifests);
     for other in brings
         .iter()
         .filter_map(|other: &String| release.component(other))
     {
-        all.extend(shown.render(other).unwrap_or_default());
+        let manifests = shown.render(other).unwrap_or_default();
+        unaccounted.extend(effects::unaccounted(survey, other, &manifests));
+        all.extend(manifests);
     }
+    if failed_checks.iter().any(|check| !check.warning) {
+        unaccounted.clear();
+    }
+    let data = shown.data(component);
     let is_there = !matches!(state, State::Disabled | State::Pending | State::LeftOut);
     let needed_by = release.components.iter().filter(|other| {
         // What is there always need not be told to be needed.
@@ -221,15 +229,15 @@ fn info(survey: &Survey<'_>, component: &release::Component) -> ComponentInfo {
         brings,
         effects: switched
             .as_ref()
-            .map(|with| effects::effects(survey, with, &all))
+            .map(|with| effects::effects(survey, with, &all, &unaccounted))
             .unwrap_or_default(),
         whole: Footprint::of(&all, nodes),
         failed_checks,
         objects: manifests.iter().map(|manifest| manifest.object.key()).collect(),
         images: release::images_of(&manifests),
         requests: requests::of_all(&manifests, nodes),
-        data: component.data.clone(),
-        data_there: data_there(survey.snapshot, component),
+        data_there: data_there(survey.snapshot, &data),
+        data: data.into_iter().cloned().collect(),
     }
 }
 
@@ -240,6 +248,11 @@ fn state(
     failed_checks: &[Check],
 ) -> (State, Option<String>) {
     if !survey.enabled.contains(&component.name) {
+        // Nobody has to ask for it, so a check keeps it out.
+        let in_its_place = failed_checks.iter().find(|check| check.always && !check.warning);
+        if let Some(check) = in_its_place.filter(|_| component.switch.is_none()) {
+            return (State::LeftOut, Some(format!("{}; {}", check.message, check.hint)));
+        }
         return match (survey.is_noted(component), survey.mark(component)) {
             (_, Some(_)) => (
                 State::Leaving,
@@ -301,15 +314,15 @@ fn state(
 }
 
 /// What of a component's data is in the cluster.
-fn data_there(snapshot: &Snapshot, component: &release::Component) -> Vec<ObjectKey> {
-    if component.data.is_empty() {
+fn data_there(snapshot: &Snapshot, data: &[&Data]) -> Vec<ObjectKey> {
+    if data.is_empty() {
         return Vec::new();
     }
     let is_token = |key: &ObjectKey| {
         let kind = snapshot.get(key).and_then(|object| object.get_str("/type"));
         kind.is_some_and(|kind| kind == "kubernetes.io/service-account-token" || kind.starts_with("helm.sh/"))
     };
-    let is_data = |key: &&ObjectKey| component.data.iter().any(|data| data.is(key));
+    let is_data = |key: &&ObjectKey| data.iter().any(|data| data.is(key));
     let keys = snapshot.objects.keys().filter(is_data);
     keys.filter(|key| !is_token(key)).cloned().collect()
 }

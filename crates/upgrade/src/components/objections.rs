@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use release::Component;
+use serde_json::Value;
 
 use super::{choice::Choice, survey::Survey};
 use crate::{
@@ -75,14 +76,18 @@ pub(super) fn against_enabling(
                 .as_ref()
                 .map(|switch| switch.paths.join(", "))
                 .unwrap_or_default();
-            let (message, hint) = match in_its_place(after, component) {
-                Some(other) => (
+            let (message, hint) = match (set_otherwise(after, component), in_its_place(after, component)) {
+                (Some((path, value, on)), _) => (
+                    format!("component {name} stays off: {path} is set to {value}, and it takes {on}"),
+                    format!("leave out --set {path}={value}: ks-installer enable {name} sets it to {on}"),
+                ),
+                (None, Some(other)) => (
                     format!("component {name} stays off: with these settings, {other} comes in its place"),
                     format!(
                         "ks-installer enable {other}; or see what decides: ks-installer components {name}"
                     ),
                 ),
-                None => (
+                (None, None) => (
                     format!("component {name} stays off with {paths} set: another setting forbids it"),
                     format!("look at it with ks-installer components {name}; set what it takes with --set"),
                 ),
@@ -120,6 +125,70 @@ pub(super) fn against_enabling(
         }
     }
     against
+}
+
+/// Settings that switch these components and say something that is neither on nor off: what a cluster is in a federation that
+/// another one leads. `assignments` may say that it is meant.
+pub(super) fn against_overwriting(
+    before: &Survey<'_>,
+    components: &[&Component],
+    choice: Choice,
+    assignments: &[String],
+) -> Vec<Finding> {
+    let mut against = Vec::new();
+    for component in components {
+        let name = &component.name;
+        for (path, switch) in component
+            .switch
+            .iter()
+            .flat_map(|switch| switch.paths.iter().map(move |path| (path, switch)))
+        {
+            let Some(value) = before.settings.get(path) else {
+                continue;
+            };
+            let is_assigned = assignments
+                .iter()
+                .any(|assignment| assignment.split('=').next() == Some(path));
+            if [&switch.on, &switch.off, &Value::from("")].contains(&value) || is_assigned {
+                continue;
+            }
+            let (value, on, off) = (plain(value), plain(&switch.on), plain(&switch.off));
+            let (message, hint) = match choice {
+                Choice::Enable => (
+                    format!(
+                        "component {name} is off, since {path} is {value}: enabling it would make that {on}"
+                    ),
+                    format!("if that is meant, say so: ks-installer enable {name} --set {path}={on}"),
+                ),
+                Choice::Disable => (
+                    format!("component {name} is not on: {path} is {value}, and stays so"),
+                    format!(
+                        "if nothing of that is to be left, set {path} to {off} in the ClusterConfiguration"
+                    ),
+                ),
+            };
+            against.push(
+                Finding::blocker(reasons::COMPONENT_SET_OTHERWISE, message)
+                    .on(cluster_configuration_key())
+                    .hint(hint),
+            );
+        }
+    }
+    against
+}
+
+/// A switch's value, as people write it.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// What a switch is set to instead of on, where `--set` says so: `enable` itself sets it to on.
+fn set_otherwise(after: &Survey<'_>, component: &Component) -> Option<(String, String, String)> {
+    let switch = component.switch.as_ref()?;
+    switch.paths.iter().find_map(|path| {
+        let value = after.settings.get(path).filter(|value| **value != switch.on)?;
+        Some((path.clone(), plain(value), plain(&switch.on)))
+    })
 }
 
 /// Another component of the same switch that the settings ask for.

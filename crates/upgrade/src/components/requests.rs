@@ -77,7 +77,7 @@ fn narrow(value: i128) -> i64 {
 
 /// What a pod asks for: all its containers together, or the greediest of those that run before them. A limit without a request
 /// is one.
-fn of_pod(spec: &Value) -> Amount {
+pub(crate) fn of_pod(spec: &Value) -> Amount {
     let containers = |name: &str| spec.get(name).and_then(Value::as_array).into_iter().flatten();
     let of = |container: &Value| {
         let resources = container.get("resources");
@@ -111,6 +111,17 @@ fn of_pod(spec: &Value) -> Amount {
         .plus(overhead)
 }
 
+/// What each pod of an object asks for, and the spec that says where it may run; `None` for what makes no pods. A custom
+/// resource's own spec says both.
+pub(crate) fn of_each(object: &Object) -> Option<(Amount, &Value)> {
+    if release::is_custom(object.group()) {
+        let requests = object.get("/spec/resources/requests")?;
+        return Some((Amount::read(Some(requests)), object.get("/spec")?));
+    }
+    let spec = object.get("/spec/template/spec")?;
+    Some((of_pod(spec), spec))
+}
+
 /// What an object's pods ask for. Jobs end, and so do not count. Where a custom resource says what the pods are to ask for
 /// that are made of it, that is taken.
 fn of_object(object: &Object, nodes: usize) -> Amount {
@@ -139,6 +150,12 @@ pub(super) fn of_all(manifests: &[Manifest], nodes: usize) -> Amount {
         .fold(Amount::default(), Amount::plus)
 }
 
+/// What a node lets pods have; `None` where it does not say.
+pub(crate) fn allocatable(node: &Object) -> Option<Amount> {
+    let says = |pointer: &str| node.get(pointer).map(|values| Amount::read(Some(values)));
+    says("/status/allocatable").or_else(|| says("/status/capacity"))
+}
+
 /// What the nodes have left that take pods, as far as the snapshot has the pods.
 pub fn room(snapshot: &Snapshot) -> Room {
     let takes_pods = |node: &&Object| node.get("/spec/unschedulable").and_then(Value::as_bool) != Some(true);
@@ -150,12 +167,7 @@ pub fn room(snapshot: &Snapshot) -> Room {
     };
     let allocatable = nodes
         .iter()
-        .map(|node| {
-            Amount::read(
-                node.get("/status/allocatable")
-                    .or_else(|| node.get("/status/capacity")),
-            )
-        })
+        .filter_map(|node| allocatable(node))
         .fold(Amount::default(), Amount::plus);
     let requested = snapshot
         .of_kind("", "Pod")

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use release::{Check, Component, Inputs, Manifest, Release, RenderError};
+use release::{Check, Component, Data, Inputs, Manifest, Release, RenderError};
 use serde_json::Value;
 
 use crate::{
@@ -73,7 +73,7 @@ impl<'a> Survey<'a> {
 
     pub(super) fn inputs(&self, component: &Component) -> Result<Inputs, Vec<Finding>> {
         self.settings
-            .inputs(self.release, component, |key| self.snapshot.get(key))
+            .inputs(self.release, component, |key| self.snapshot.find(key))
     }
 
     pub(super) fn render(&self, component: &Component) -> Result<Vec<Manifest>, Vec<Finding>> {
@@ -94,6 +94,13 @@ impl<'a> Survey<'a> {
             .filter(counts)
             .map(|check| (*check).clone())
             .collect())
+    }
+
+    /// What holds its data; what cannot be told counts as its own.
+    pub(super) fn data<'c>(&self, component: &'c Component) -> Vec<&'c Data> {
+        let inputs = self.inputs(component).ok();
+        let data = inputs.and_then(|inputs| component.data(self.release, &inputs).ok());
+        data.unwrap_or_else(|| component.data.iter().collect())
     }
 
     /// What draws a component in that has no switch: those with one that need it, through others without one if need be.

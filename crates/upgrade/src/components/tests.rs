@@ -281,3 +281,32 @@ fn what_enabling_does_to_others_is_told() {
     );
     assert_eq!(info_of(&snapshot, "redis").effects, Vec::<String>::new());
 }
+
+#[test]
+fn what_is_there_and_nothing_accounts_for_is_told() {
+    let argo = json!({"spec": {"replicas": 1}});
+    let effect = |snapshot: &Snapshot| {
+        let mut effects = info_of(snapshot, "devops").effects.into_iter();
+        effects.find(|effect| effect.starts_with("takes over what is there already"))
+    };
+    let key = info_of(&mk_at(json!({}), json!({})), "argocd")
+        .objects
+        .into_iter()
+        .find(|key| key.kind == "Deployment")
+        .unwrap();
+    let name = format!("{}/{}", key.namespace.as_deref().unwrap(), key.name);
+    let with = |status: Value, metadata: Value| {
+        let mut snapshot = mk_at(json!({}), status);
+        let mut more = argo.clone();
+        more["metadata"] = metadata;
+        mk_add(&mut snapshot, mk("apps/v1", "Deployment", &name, more));
+        snapshot
+    };
+    let theirs = effect(&with(json!({}), json!({}))).unwrap();
+    assert!(theirs.contains(&key.to_string()), "{theirs}");
+    let written = json!({"managedFields": [{"manager": "ks-installer"}]});
+    assert_eq!(effect(&with(json!({}), written)), None);
+    let noted = json!({"argocd": {"status": "enabled"}});
+    assert_eq!(effect(&with(noted, json!({}))), None);
+    assert_eq!(effect(&mk_at(json!({}), json!({}))), None);
+}

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use object::{Object, ObjectKey};
 use rayon::prelude::*;
-use release::{Component, GeneratedSecret, Gone, Inputs, Manifest, Phase, secret::Reference};
+use release::{Component, Data, GeneratedSecret, Gone, Inputs, Manifest, Phase, secret::Reference};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -57,6 +57,10 @@ pub(super) struct Rendered<'a> {
     pub manifests: Vec<Manifest>,
     pub secrets: Vec<GeneratedSecret>,
     pub gone: Vec<&'a Gone>,
+    /// What goes with it when it is switched off.
+    pub leaves: Vec<&'a Gone>,
+    /// What holds its data.
+    pub data: Vec<&'a Data>,
 }
 
 impl<'a> Decider<'a> {
@@ -142,7 +146,7 @@ impl<'a> Decider<'a> {
     /// Everything about a component that depends on no other one; `None` where it cannot be told.
     fn read(&self, component: &'a Component, settings: &Settings) -> (Option<Asked<'a>>, Vec<Finding>) {
         let mut findings = Vec::new();
-        let inputs = match settings.inputs(self.release, component, |key| self.snapshot.get(key)) {
+        let inputs = match settings.inputs(self.release, component, |key| self.snapshot.find(key)) {
             Ok(inputs) => inputs,
             Err(findings) => return (None, findings),
         };
@@ -168,42 +172,26 @@ impl<'a> Decider<'a> {
         let release = self.release;
         let is_asked_for = component.is_enabled(release, inputs)?;
         if !is_asked_for && !self.was_installed(component) {
+            self.tell_whose_place_it_is(component, inputs, findings)?;
             return Ok(Asked::No(Rendered {
                 component,
                 manifests: Vec::new(),
                 secrets: Vec::new(),
                 gone: Vec::new(),
+                leaves: Vec::new(),
+                data: Vec::new(),
             }));
         }
-        if is_asked_for {
-            let is_there = self.is_there(component) || self.was_installed(component);
-            let mut left_out = false;
-            for check in component.failed_checks(release, inputs)? {
-                if check.first && is_there {
-                    continue;
-                }
-                let (text, hint) = (&check.message, &check.hint);
-                left_out |= !check.warning;
-                let message = if check.warning {
-                    format!("component {}: {text}", component.name)
-                } else {
-                    format!("component {} is left out: {text}", component.name)
-                };
-                findings.push(
-                    Finding::warning(&check.reason, message)
-                        .on(settings::cluster_configuration())
-                        .hint(hint.clone()),
-                );
-            }
-            if left_out {
-                return Ok(Asked::LeftOut);
-            }
+        if is_asked_for && self.is_kept_out(component, inputs, findings)? {
+            return Ok(Asked::LeftOut);
         }
         let rendered = Rendered {
             component,
             manifests: release::render(release, component, inputs)?,
             secrets: component.generated_secrets(release, inputs)?,
             gone: component.gone(release, inputs)?,
+            leaves: component.leaves(release, inputs)?,
+            data: component.data(release, inputs)?,
         };
         if !is_asked_for {
             return Ok(Asked::No(rendered));

@@ -1,6 +1,7 @@
 //! From what is there to what is to be done.
 
 mod access;
+mod checks;
 mod components;
 mod core;
 mod definitions;

@@ -67,17 +67,17 @@ impl Decider<'_> {
     /// Plans the removal of the components that the settings do not ask for.
     pub(super) fn remove(&mut self, disabled: &[Rendered<'_>], enabled: &[Rendered<'_>]) {
         let snapshot = self.snapshot;
-        let mut all: Vec<(&Component, Leaving)> = disabled
+        let mut all: Vec<(&Rendered<'_>, Leaving)> = disabled
             .iter()
-            .map(|rendered| (rendered.component, self.split(rendered, enabled)))
+            .map(|rendered| (rendered, self.split(rendered, enabled)))
             .collect();
         let mut going: BTreeSet<ObjectKey> = all
             .iter()
             .flat_map(|(_, leaving)| leaving.objects.keys().cloned())
             .collect();
-        for (component, leaving) in &mut all {
+        for (rendered, leaving) in &mut all {
             let is_data = |key: &&ObjectKey| {
-                component.data.iter().any(|data| data.is(key))
+                rendered.data.iter().any(|data| data.is(key))
                     && !going.contains(*key)
                     && !is_made_by_kubernetes(snapshot.get(key))
             };
@@ -94,7 +94,8 @@ impl Decider<'_> {
             .partition(|key| self.options.delete_data && !is_of(key, enabled));
         going.extend(taken.iter().cloned());
         let mut seen = BTreeSet::new();
-        for (component, leaving) in &all {
+        for (rendered, leaving) in &all {
+            let component = rendered.component;
             for key in &leaving.data {
                 if seen.insert(key) {
                     self.take_data(component, key, taken.contains(key));
@@ -114,7 +115,7 @@ impl Decider<'_> {
     fn split(&self, rendered: &Rendered<'_>, enabled: &[Rendered<'_>]) -> Leaving {
         let stays = |key: &ObjectKey| {
             // Of a whole kind the component's own objects go; what people made of it is not among these.
-            let data = &mut rendered.component.data.iter();
+            let data = &mut rendered.data.iter();
             data.any(|data| data.name.is_some() && data.is(key))
                 || key.is("", "PersistentVolumeClaim")
                 || rendered.secrets.iter().any(|secret| secret.key() == *key)
@@ -158,8 +159,8 @@ impl Decider<'_> {
             }
         }
         let listed = |key: &&ObjectKey| {
-            let listed = component.gone.iter().chain(&component.leaves);
-            listed.into_iter().any(|gone| gone.is(key))
+            let leaves = rendered.leaves.iter().copied();
+            component.gone.iter().chain(leaves).any(|gone| gone.is(key))
         };
         for key in self.snapshot.objects.keys().filter(listed) {
             objects

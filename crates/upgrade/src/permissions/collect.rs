@@ -317,7 +317,7 @@ impl Collector {
             if !gone.finalizers.is_empty() {
                 self.object(&key, &["get", "patch"], reason);
             }
-            if gone.name.ends_with('*') {
+            if gone.name.contains('*') {
                 self.object(&key, verbs, reason);
             } else {
                 self.object_by_name(&key, verbs, reason);

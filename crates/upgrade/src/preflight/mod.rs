@@ -172,6 +172,7 @@ pub fn check(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
     findings.extend(version::check_kubernetes(snapshot, context));
     findings.extend(permissions::check_unreadable(snapshot, context));
     findings.extend(workloads::check_nodes(snapshot, context));
+    findings.extend(workloads::check_sizes(snapshot, context));
     findings.extend(api::check(snapshot, context));
     findings.extend(webhooks::check(snapshot, context));
     findings.extend(deletion::check(snapshot, context));

@@ -8,7 +8,11 @@ use super::{
     selector::{labels_of, meets},
     some_of,
 };
-use crate::{Finding, Severity, Snapshot, health, reasons};
+use crate::{
+    Finding, Severity, Snapshot,
+    components::{Amount, allocatable, of_each},
+    health, reasons,
+};
 
 /// An unwell component is no blocker: an upgrade that was cut leaves such ones, and running it again mends them.
 pub(super) fn check_health(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
@@ -111,6 +115,56 @@ pub(super) fn check_nodes(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Fin
         }
     }
     findings
+}
+
+/// A pod that asks for more than any node has is never scheduled. What other pods have taken is not counted: they come and go.
+pub(super) fn check_sizes(snapshot: &Snapshot, context: &Context<'_>) -> Vec<Finding> {
+    let ready: Vec<&Object> = snapshot
+        .of_kind("", "Node")
+        .filter(|node| is_ready(node))
+        .collect();
+    let mut findings = Vec::new();
+    for object in context.rendered {
+        let Some((wanted, spec)) = of_each(object) else {
+            continue;
+        };
+        let places: Option<Vec<Amount>> = ready
+            .iter()
+            .filter(|node| fits(spec, node))
+            .map(|node| allocatable(node))
+            .collect();
+        // That no node takes it at all is said elsewhere, and one that does not tell its size may do.
+        let Some(places) = places.filter(|places| !places.is_empty()) else {
+            continue;
+        };
+        if places.iter().any(|place| wanted.fits_in(place)) {
+            continue;
+        }
+        let largest = places
+            .iter()
+            .max_by_key(|place| (place.memory_bytes, place.cpu_millicores));
+        findings.push(
+            Finding::warning(
+                reasons::NODES_TOO_SMALL,
+                format!(
+                    "a pod of it asks for {}, and no node that may take it has as much: the largest has {}",
+                    in_words(&wanted),
+                    largest.map(in_words).unwrap_or_default(),
+                ),
+            )
+            .on(object.key())
+            .hint("add a node that is large enough, or let it ask for less where it has a setting for that"),
+        );
+    }
+    findings
+}
+
+fn in_words(amount: &Amount) -> String {
+    format!(
+        "{}m CPU and {} MiB",
+        amount.cpu_millicores,
+        amount.memory_bytes >> 20
+    )
 }
 
 fn is_ready(node: &Object) -> bool {
@@ -224,6 +278,80 @@ mod tests {
         assert_eq!(mk_reasons(&snapshot, |_| {}), [reasons::COMPONENT_UNHEALTHY]);
         snapshot.objects.remove(&apiserver());
         assert_eq!(mk_reasons(&snapshot, |_| {}), [reasons::COMPONENT_MISSING]);
+    }
+
+    #[test]
+    fn a_pod_that_is_larger_than_every_node_is_named() {
+        let small = json!({"cpu": "1", "memory": "1Gi"});
+        let large = json!({"cpu": "4", "memory": "8Gi"});
+        let node = |spec: Value, allocatable: Option<&Value>| {
+            let mut node =
+                json!({"spec": spec, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+            if let Some(allocatable) = allocatable {
+                node["status"]["allocatable"] = allocatable.clone();
+            }
+            node
+        };
+        let requests = |memory: &str| json!({"requests": {"cpu": "100m", "memory": memory}});
+        let pods = |memory: &str| {
+            let template = json!({"spec": {"containers": [{"name": "c", "resources": requests(memory)}]}});
+            mk(
+                "apps/v1",
+                "Deployment",
+                "n/a",
+                json!({"spec": {"replicas": 1, "template": template}}),
+            )
+        };
+        let custom = |memory: &str| {
+            let spec = json!({"replicas": 1, "resources": requests(memory)});
+            mk(
+                "monitoring.coreos.com/v1",
+                "Prometheus",
+                "n/a",
+                json!({ "spec": spec }),
+            )
+        };
+        let check = |object: Object, nodes: &[Value], expect: bool| {
+            let mut snapshot = mk_sound();
+            snapshot.objects.retain(|key, _| key.kind != "Node");
+            for (i, node) in nodes.iter().enumerate() {
+                mk_add(&mut snapshot, mk("v1", "Node", &format!("node{i}"), node.clone()));
+            }
+            let found = mk_checked(&snapshot, |context| context.rendered = vec![object.clone()]);
+            let found: Vec<_> = found
+                .iter()
+                .filter(|finding| finding.reason == reasons::NODES_TOO_SMALL)
+                .collect();
+            assert_eq!(!found.is_empty(), expect, "{found:?}");
+            for finding in found {
+                assert_eq!(
+                    finding.message,
+                    "a pod of it asks for 100m CPU and 4096 MiB, and no node that may take it has as much: the largest has \
+                     1000m CPU and 1024 MiB"
+                );
+            }
+        };
+        let open = || json!({});
+        let tainted = json!({"taints": [{"key": "a", "effect": "NoSchedule"}]});
+        check(pods("4Gi"), &[node(open(), Some(&small))], true);
+        check(custom("4Gi"), &[node(open(), Some(&small))], true);
+        check(pods("512Mi"), &[node(open(), Some(&small))], false);
+        let both = [node(open(), Some(&small)), node(open(), Some(&large))];
+        check(pods("4Gi"), &both, false);
+        // The large one takes no pods of it.
+        check(
+            pods("4Gi"),
+            &[node(open(), Some(&small)), node(tainted, Some(&large))],
+            true,
+        );
+        let cordoned = json!({"unschedulable": true});
+        check(
+            pods("4Gi"),
+            &[node(open(), Some(&small)), node(cordoned, Some(&large))],
+            true,
+        );
+        // Nobody knows how large it is.
+        check(pods("4Gi"), &[node(open(), None)], false);
     }
 
     #[test]

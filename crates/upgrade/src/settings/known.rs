@@ -104,7 +104,7 @@ impl Kind {
     fn expected(self) -> String {
         match self {
             Self::Boolean => "true or false".into(),
-            Self::Integer => "a whole number".into(),
+            Self::Integer => "a whole number, 0 or more".into(),
             Self::Text => "a text".into(),
             Self::Quantity => "a quantity such as 20Gi".into(),
             Self::List => "a list".into(),
@@ -124,7 +124,7 @@ impl Kind {
                 "false" | "no" | "off" => Some(false.into()),
                 _ => None,
             },
-            (Self::Integer, Value::String(text)) => text.trim().parse::<i64>().ok().map(Value::from),
+            (Self::Integer, Value::String(text)) => text.trim().parse::<u64>().ok().map(Value::from),
             (Self::Text | Self::Quantity, Value::Number(number)) => Some(number.to_string().into()),
             (Self::Text, Value::Bool(boolean)) => Some(boolean.to_string().into()),
             (Self::Quantity, Value::String(text)) => {
@@ -143,9 +143,7 @@ impl Kind {
             | (Self::List, Value::Array(_))
             | (Self::Map, Value::Object(_))
             | (Self::Legacy | Self::Ignored(_), _) => Some(value.clone()),
-            (Self::Integer, Value::Number(number)) if number.is_i64() || number.is_u64() => {
-                Some(value.clone())
-            }
+            (Self::Integer, Value::Number(number)) if number.is_u64() => Some(value.clone()),
             _ => None,
         }
     }
@@ -449,7 +447,7 @@ mod tests {
     fn every_setting_of_a_wrong_type_is_named() {
         let spec = json!({
             "alerting": true,
-            "common": {"redis": {"volumeSize": "20GB"}, "es": {"logMaxAge": "week"}},
+            "common": {"redis": {"volumeSize": "20GB"}, "es": {"logMaxAge": "week", "data": {"replicas": -1}}},
             "authentication": {"jwtSecret": ["hunter2"]},
             "edgeruntime": {"kubeedge": {"cloudCore": {"cloudHub": {"advertiseAddress": [{}]}}}},
             "multicluster": {"clusterRole": "boss"},
@@ -465,7 +463,8 @@ mod tests {
             [
                 "alerting is a boolean, not a map",
                 "common.redis.volumeSize is not a quantity such as 20Gi",
-                "common.es.logMaxAge is a text, not a whole number",
+                "common.es.logMaxAge is a text, not a whole number, 0 or more",
+                "common.es.data.replicas is a number, not a whole number, 0 or more",
                 "authentication.jwtSecret is a list, not a text",
                 "edgeruntime.kubeedge.cloudCore.cloudHub.advertiseAddress is a list, not a list of texts",
                 "multicluster.clusterRole is not one of host, member, none",

@@ -190,16 +190,19 @@ impl Settings {
         &self.cluster
     }
 
-    /// What `component` is rendered from; `live` gives objects of the cluster. Secrets are in it as references.
+    /// What `component` is rendered from; `live` gives objects of the cluster ([`Component::observe`]). Secrets are in it as references.
     ///
     /// # Errors
     /// A blocker for every setting that the component cannot read.
-    pub fn inputs<'a>(
+    pub fn inputs<'a, L>(
         &self,
         release: &Release,
         component: &Component,
-        live: impl Fn(&ObjectKey) -> Option<&'a Object>,
-    ) -> Result<Inputs, Vec<Finding>> {
+        live: impl Fn(&ObjectKey) -> L,
+    ) -> Result<Inputs, Vec<Finding>>
+    where
+        L: IntoIterator<Item = &'a Object>,
+    {
         let settings = release.read_settings(component, &self.spec).map_err(|errors| {
             let finding = |error: release::SettingError| {
                 Finding::blocker(reasons::INVALID_SETTING, error.to_string()).on(cluster_configuration())

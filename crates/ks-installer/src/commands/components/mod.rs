@@ -91,7 +91,7 @@ fn unreadable(json: bool, findings: &[Finding]) -> anyhow::Result<Verdict> {
     Ok(Verdict::Refused)
 }
 
-fn release<'a>(releases: &'a release::Releases, options: &Options) -> anyhow::Result<&'a Release> {
+pub(super) fn release<'a>(releases: &'a release::Releases, options: &Options) -> anyhow::Result<&'a Release> {
     upgrade::target(releases, options).map_err(|finding| anyhow!("{}", finding.message))
 }
 
