@@ -79,6 +79,7 @@ impl Resource {
             generation: Generation::None,
             store: "componentstatuses".into(),
             definition: None,
+            minor: BASE,
         }
     }
 
