@@ -206,6 +206,7 @@ fn an_empty_cluster_gets_the_foundation_first_and_the_version_last() {
         core,
         [
             "foundation",
+            "begun",
             "namespaces",
             "secrets",
             "definitions",

@@ -63,7 +63,7 @@ fn is_of_others(live: &Object, new: &Object) -> bool {
 
 /// The versions in which the component uses the kind: those of its objects, else the one in which objects are stored.
 fn needed<'a>(new: &'a Object, own: &'a [Object]) -> BTreeSet<&'a str> {
-    let used = own.iter().map(|object| object.api_version());
+    let used = own.iter().map(Object::api_version);
     let used = used.map(|api| api.split_once('/').map_or(api, |(_, version)| version));
     let used: BTreeSet<&str> = used
         .filter(|name| versions(new).any(|has| is_named(has, name)))

@@ -243,8 +243,7 @@ fn calls_nothing_else(tokens: &[(Token<'_>, bool)]) -> bool {
     (0..tokens.len()).all(|at| {
         let next = tokens.get(at + 1).map(|(token, _)| token);
         match &tokens[at].0 {
-            Token::Sign('*') => false,
-            Token::Word("data" | "with") => false,
+            Token::Sign('*') | Token::Word("data" | "with") => false,
             // The body of one without braces has no end that could be told.
             Token::Word("if") => next == Some(&Token::Sign('{')),
             Token::Word("import") => matches!(next, Some(Token::Word("future" | "rego"))),
