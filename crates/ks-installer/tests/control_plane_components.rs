@@ -11,7 +11,7 @@ use std::time::Duration;
 use cluster::Cluster;
 use object::ObjectKey;
 use release::Releases;
-use serde_json::Value;
+use serde_json::{Value, json};
 use xtask::control_plane::{ControlPlane, Options, read_dump};
 
 use common::{CALLER, Caller, Key, UPGRADE, dump, state, writes_of};
@@ -25,7 +25,7 @@ mod matrix;
 const SETTLES: Duration = Duration::from_mins(2);
 
 /// Everything that can be enabled on this cluster beside what is on already.
-const ALL: [&str; 15] = [
+const ALL: [&str; 16] = [
     "alerting",
     "auditing",
     "devops",
@@ -40,6 +40,7 @@ const ALL: [&str; 15] = [
     "multicluster",
     "networkpolicy",
     "openpitrix",
+    "redis",
     "servicemesh",
 ];
 
@@ -101,6 +102,30 @@ async fn control_plane_takes_every_component_and_gives_it_back() {
         enabled.len()
     );
 
+    const REGISTRY: &str = "registry.example:5000";
+    set_registry(&client, REGISTRY).await;
+    caller.run(UPGRADE).await.expect(0);
+    real.wait_until_settled(SETTLES).await.unwrap();
+    caller.upgrade_writes_nothing().await;
+    let edited = state(&client).await;
+    let mut followed = 0;
+    for (key, object) in edited.iter().filter(|(key, _)| enabled.contains(&name(key))) {
+        let is_workload = ["Deployment", "StatefulSet", "DaemonSet"].contains(&key.1.as_str());
+        if !is_workload || before.contains(&name(key)) {
+            continue;
+        }
+        let containers = object.pointer("/spec/template/spec/containers");
+        for container in containers.and_then(Value::as_array).into_iter().flatten() {
+            let image = container["image"].as_str().unwrap_or_default();
+            assert!(image.starts_with(REGISTRY), "{key:?}: {image}");
+            followed += 1;
+        }
+    }
+    assert!(followed > 30, "{followed}");
+    set_registry(&client, "").await;
+    caller.run(UPGRADE).await.expect(0);
+    real.wait_until_settled(SETTLES).await.unwrap();
+
     caller.run(&arguments("disable", &[])).await.expect(0);
     real.wait_until_settled(SETTLES).await.unwrap();
     caller.upgrade_writes_nothing().await;
@@ -135,6 +160,16 @@ async fn control_plane_takes_every_component_and_gives_it_back() {
     assert_eq!(missing, Vec::<&String>::new());
 }
 
+/// Edits the setting that every component follows, as people do it with kubectl.
+async fn set_registry(client: &kube::Client, registry: &str) {
+    let cluster = Cluster::new(client.clone());
+    let edit = json!({"spec": {"local_registry": registry}});
+    cluster
+        .merge_patch(&upgrade::cluster_configuration_key(), &edit)
+        .await
+        .unwrap();
+}
+
 fn name(key: &Key) -> String {
     format!("{key:?}")
 }
@@ -166,7 +201,10 @@ fn stays(key: &Key, object: &Value, state: &BTreeMap<Key, Value>) -> bool {
     });
     let is_of_kubernetes = text("/type") == "kubernetes.io/service-account-token"
         || ["default", "kube-root-ca.crt"].contains(&key.name.as_str())
-        || key.name.starts_with("sh.helm.release.v1.ks-core.")
+        // Further revisions of what is there always: the edit of the registry is one.
+        || ["ks-core", "notification-manager", "snapshot-controller"]
+            .iter()
+            .any(|release| key.name.starts_with(&format!("sh.helm.release.v1.{release}.")))
         || [
             "Namespace",
             "PersistentVolumeClaim",
