@@ -32,6 +32,7 @@ impl Kind {
 }
 
 /// Where in a pod something is named.
+#[derive(Clone, Copy)]
 enum Place<'a> {
     Volume(&'a str),
     /// The environment of a container.
@@ -125,70 +126,29 @@ fn lacking(transaction: &Transaction, pod: &Value, reference: &Reference) -> Opt
 /// All ConfigMaps and Secrets that a pod cannot do without.
 fn references(pod: &Value) -> impl Iterator<Item = Reference<'_>> {
     let account = text_at(pod, "/spec/serviceAccountName");
-    let mounted = list_at(pod, "/spec/volumes").iter().flat_map(move |volume| {
-        let place = text(volume, "name");
+    let mounted = list_at(pod, "/spec/volumes").iter().flat_map(|volume| {
+        let place = Place::Volume(text(volume, "name"));
         let direct = [
-            reference(
-                Kind::ConfigMap,
-                volume.get("configMap"),
-                "name",
-                Place::Volume(place),
-            ),
-            reference(
-                Kind::Secret,
-                volume.get("secret"),
-                "secretName",
-                Place::Volume(place),
-            ),
+            reference(Kind::ConfigMap, volume.get("configMap"), "name", place),
+            reference(Kind::Secret, volume.get("secret"), "secretName", place),
         ];
-        let projected = list_at(volume, "/projected/sources")
-            .iter()
-            .flat_map(move |source| {
-                [
-                    reference(
-                        Kind::ConfigMap,
-                        source.get("configMap"),
-                        "name",
-                        Place::Volume(place),
-                    ),
-                    reference(Kind::Secret, source.get("secret"), "name", Place::Volume(place)),
-                ]
-            });
-        direct.into_iter().chain(projected).flatten()
+        let projected = list_at(volume, "/projected/sources");
+        direct
+            .into_iter()
+            .chain(either(projected, ["/configMap", "/secret"], place))
+            .flatten()
     });
     let environment = ["/spec/initContainers", "/spec/containers"]
         .into_iter()
         .flat_map(move |key| list_at(pod, key))
         .flat_map(|container| {
-            let place = text(container, "name");
-            let whole = list(container, "envFrom").iter().flat_map(move |source| {
-                [
-                    reference(
-                        Kind::ConfigMap,
-                        source.get("configMapRef"),
-                        "name",
-                        Place::Container(place),
-                    ),
-                    reference(
-                        Kind::Secret,
-                        source.get("secretRef"),
-                        "name",
-                        Place::Container(place),
-                    ),
-                ]
-            });
-            let single = list(container, "env").iter().flat_map(move |variable| {
-                let from = |kind, key: &str| {
-                    let source = variable.pointer(&format!("/valueFrom/{key}"));
-                    let mut found = reference(kind, source, "name", Place::Container(place))?;
-                    found.key = source.map(|source| text(source, "key"));
-                    Some(found)
-                };
-                [
-                    from(Kind::ConfigMap, "configMapKeyRef"),
-                    from(Kind::Secret, "secretKeyRef"),
-                ]
-            });
+            let place = Place::Container(text(container, "name"));
+            let whole = either(list(container, "envFrom"), ["/configMapRef", "/secretRef"], place);
+            let single = either(
+                list(container, "env"),
+                ["/valueFrom/configMapKeyRef", "/valueFrom/secretKeyRef"],
+                place,
+            );
             whole.chain(single).flatten()
         });
     // What every pod gets for its account is the cluster's own affair, and copies may lack it.
@@ -203,6 +163,20 @@ fn references(pod: &Value) -> impl Iterator<Item = Reference<'_>> {
         })
 }
 
+/// What each of a list names: a ConfigMap at the first path, a Secret at the second.
+fn either<'a>(
+    all: &'a [Value],
+    [config_map, secret]: [&'static str; 2],
+    place: Place<'a>,
+) -> impl Iterator<Item = Option<Reference<'a>>> {
+    all.iter().flat_map(move |one| {
+        [
+            reference(Kind::ConfigMap, one.pointer(config_map), "name", place),
+            reference(Kind::Secret, one.pointer(secret), "name", place),
+        ]
+    })
+}
+
 fn reference<'a>(
     kind: Kind,
     source: Option<&'a Value>,
@@ -215,7 +189,7 @@ fn reference<'a>(
     is_needed.then_some(Reference {
         kind,
         name,
-        key: None,
+        key: source.get("key").and_then(Value::as_str),
         place,
     })
 }
