@@ -104,6 +104,13 @@ pub fn applied(live: &Object, new: &Value, manager: &str) -> Option<Value> {
     Some(value)
 }
 
+/// Whether a manager owns anything of an object.
+pub fn has_written(live: &Object, manager: &str) -> bool {
+    let entries = live.get("/metadata/managedFields").and_then(Value::as_array);
+    let mut entries = entries.into_iter().flatten();
+    entries.any(|entry| entry.get("manager").and_then(Value::as_str) == Some(manager))
+}
+
 /// Whether nobody but a manager owns a field, and that by an apply. `path` is as in managedFields: `f:spec`, `f:replicas`.
 pub fn is_sole(live: &Object, path: &[&str], manager: &str) -> bool {
     let entries = live.get("/metadata/managedFields").and_then(Value::as_array);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use object::{Object, ObjectKey};
+use object::{Object, ObjectKey, ownership};
 use release::{Component, Manifest, Phase};
 use serde_json::Value;
 
@@ -65,14 +65,12 @@ pub(super) fn unaccounted(
 }
 
 fn is_accounted_for(live: &Object, manifest: &Manifest) -> bool {
-    let managers = live.get("/metadata/managedFields").and_then(Value::as_array);
-    let mut managers = managers.into_iter().flatten();
-    let is_own = managers.any(|entry| entry.get("manager").and_then(Value::as_str) == Some(MANAGER));
     let release = |object: &Object| {
         let name = object.get_str("/metadata/annotations/meta.helm.sh~1release-name");
         name.map(str::to_owned)
     };
-    is_own || manifest.in_helm_release && release(live) == release(&manifest.object)
+    ownership::has_written(live, MANAGER)
+        || manifest.in_helm_release && release(live) == release(&manifest.object)
 }
 
 /// Objects of the core that change.
