@@ -109,9 +109,11 @@ pub fn migrate_records(
         policy,
         options,
     };
-    let roles = judge_roles(&state, releases);
-    let bindings = judge_bindings(&state, releases);
-    let (assessed, assessment) = impact::assess(&state, releases, &roles.changes, &bindings);
+    let (held, (roles, bindings)) = rayon::join(
+        || impact::Held::new(&state),
+        || (judge_roles(&state, releases), judge_bindings(&state, releases)),
+    );
+    let (assessed, assessment) = impact::assess(&state, held, releases, &roles.changes, &bindings);
     let mut migration = Migration::default();
     let findings = roles.findings;
     let (suggestions, ()) = rayon::join(
@@ -363,9 +365,9 @@ fn find_dangling(
                     .subjects()
                     .any(|subject| subject.kind == "User" && subject.is_person())
         };
-        if (record.is_iam() || record.user.is_some() || is_of_users())
+        if binding.found.is_none()
             && !changes.contains_key(&index)
-            && binding.found.is_none()
+            && (record.is_iam() || record.user.is_some() || is_of_users())
             && releases.brought(state, binding).is_none()
         {
             findings.push(dangling(binding));

@@ -114,6 +114,7 @@ pub(crate) struct Assessment<'s, 'a, 'r> {
 /// binding of the same place or a wider one, a group, or what everyone has.
 pub(crate) fn assess<'s, 'a, 'r>(
     state: &'s State<'a>,
+    held: Held<'a>,
     releases: Releases<'r>,
     changes: &'s BTreeMap<usize, RoleChange>,
     bindings: &'s BTreeMap<usize, BindingChange>,
@@ -123,7 +124,7 @@ pub(crate) fn assess<'s, 'a, 'r>(
         releases,
         changes,
         bindings,
-        held: Held::new(state),
+        held,
         sides: Vec::new(),
         alike: FastMap::default(),
         deltas: vec![None; state.roles.len()],

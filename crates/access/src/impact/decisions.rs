@@ -92,8 +92,13 @@ pub(crate) fn find_left_without(
             after: after.map(|after| manages[after]).unwrap_or_default(),
         };
         let is_held = |subject: &SubjectId<'_>| {
-            let members = state.members.get(subject.name);
-            subject.kind != "Group" || members.is_some_and(|members| !members.is_empty())
+            let has_members = || {
+                state
+                    .members
+                    .get(subject.name)
+                    .is_some_and(|members| !members.is_empty())
+            };
+            subject.kind != "Group" || has_members()
         };
         if matches!(binding.place, Place::Platform | Place::Cluster)
             && binding
@@ -107,8 +112,8 @@ pub(crate) fn find_left_without(
                 let (is_there, gives_role) = (binding.found.is_some(), assessment.gives_role(index));
                 for subject in binding.subjects() {
                     let own = [subject.name].into_iter().filter(|_| subject.kind == "User");
-                    let members = state.members.get(subject.name).into_iter().flatten().copied();
-                    let members = members.filter(|_| subject.kind == "Group");
+                    let of_group = (subject.kind == "Group").then(|| state.members.get(subject.name));
+                    let members = of_group.flatten().into_iter().flatten().copied();
                     for user in own.chain(members) {
                         if is_there {
                             had.insert(user);

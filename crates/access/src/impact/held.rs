@@ -17,7 +17,7 @@ pub(super) type PlaceNumber = usize;
 /// Everyone who is logged in.
 const AUTHENTICATED: &str = "system:authenticated";
 
-pub(super) struct Held<'a> {
+pub(crate) struct Held<'a> {
     /// Sorted: all that bindings and groups name.
     pub(super) subjects: Vec<SubjectId<'a>>,
     /// Sorted: all that have bindings.
@@ -59,7 +59,7 @@ impl<T: Copy + Ord + Hash> Numbering<T> {
 }
 
 impl<'a> Held<'a> {
-    pub(super) fn new(state: &State<'a>) -> Self {
+    pub(crate) fn new(state: &State<'a>) -> Self {
         let mut subjects = Numbering(FastMap::default());
         let mut places = Numbering(FastMap::default());
         let mut all: Vec<(SubjectNumber, PlaceNumber, usize)> = Vec::with_capacity(state.bindings.len());

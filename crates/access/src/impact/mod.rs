@@ -6,19 +6,15 @@ mod held;
 mod proof;
 mod suggest;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    ops::Deref,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Grant, IAM_GROUP, Renamed, Request};
+use crate::{Grant, IAM_GROUP, Renamed, Request, hash::FastSet};
 
 pub(crate) use assess::assess;
 pub(crate) use decisions::find_left_without;
+pub(crate) use held::Held;
 pub use proof::{Deviation, deviations};
 pub use suggest::Suggestion;
 pub(crate) use suggest::suggest;
@@ -262,9 +258,9 @@ impl SubjectImpact {
 
 impl Impact {
     pub fn summary(&self) -> Summary {
-        let mut affected: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        let mut losing = BTreeSet::new();
-        let mut reasons: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        let mut affected: BTreeMap<&str, FastSet<&str>> = BTreeMap::new();
+        let mut losing = FastSet::default();
+        let mut reasons: BTreeMap<&str, FastSet<&str>> = BTreeMap::new();
         for subject in &self.subjects {
             affected.entry(&subject.kind).or_default().insert(&subject.name);
             if subject.kind != "User" {
@@ -277,7 +273,7 @@ impl Impact {
                 reasons.entry(why.reason()).or_default().insert(&subject.name);
             }
         }
-        let count = |kind| affected.get(kind).map_or(0, BTreeSet::len);
+        let count = |kind| affected.get(kind).map_or(0, FastSet::len);
         Summary {
             users_losing: losing.len(),
             users_affected: count("User"),

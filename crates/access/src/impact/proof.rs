@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use super::{Scope, assess};
+use super::{Held, Scope, assess};
 use crate::{
     Canonical, Catalog, Grant, Grants, MigrateOptions, Policy, Records,
     migrate::{judge_bindings, judge_roles},
@@ -65,7 +65,7 @@ pub fn deviations(
     };
     let roles = judge_roles(&before, releases);
     let bindings = judge_bindings(&before, releases);
-    let (_, assessment) = assess(&before, releases, &roles.changes, &bindings);
+    let (_, assessment) = assess(&before, Held::new(&before), releases, &roles.changes, &bindings);
 
     let mut forms = Forms::default();
     let sides: Vec<usize> = assessment.sides().map(|grants| forms.number(grants)).collect();
