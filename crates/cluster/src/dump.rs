@@ -162,14 +162,15 @@ pub enum Piece {
 /// How much text is given at once.
 const PIECE: usize = 1 << 20;
 
-/// Reads a dump piece by piece, so that a large one need not be in memory as a whole; `take` says whether to go on.
+/// Reads a dump piece by piece, so that a large one need not be in memory as a whole. `take` gives memory for the next
+/// piece, best that of one that it is done with, as fresh memory costs time; `None`: no more is wanted.
 ///
 /// # Errors
 /// See [`read`]; what is in the lines is the caller's to read.
 pub fn read_pieces(
     name: &str,
     source: impl Read,
-    mut take: impl FnMut(Piece) -> bool,
+    mut take: impl FnMut(Piece) -> Option<Vec<u8>>,
 ) -> Result<(), DumpError> {
     open(name, source, |reader, source| {
         let mut first = Vec::new();
@@ -201,9 +202,14 @@ pub fn read_pieces(
                 }
                 lines += 1;
             }
-            if text.is_empty() || !take(Piece::Lines(number, std::mem::take(&mut text))) {
+            if text.is_empty() {
                 return Ok(());
             }
+            let Some(memory) = take(Piece::Lines(number, text)) else {
+                return Ok(());
+            };
+            text = memory;
+            text.clear();
             number += lines;
             text.reserve(PIECE + PIECE / 8);
         }

@@ -91,30 +91,29 @@ fn read(path: &Path) -> Result<Vec<Text>, DumpError> {
     let (name, source) = dump::source(path)?;
     let mut texts = Vec::new();
     let mut wrong = None;
-    dump::read_pieces(&name, source, |piece| {
-        match piece {
-            Piece::Lines(first, text) => {
-                for (number, line) in (first..).zip(text.split(|byte| *byte == b'\n')) {
-                    if line.iter().all(u8::is_ascii_whitespace) {
-                        continue;
-                    }
-                    match Text::parse(line) {
-                        Ok(text) => texts.push(text),
-                        Err(error) => {
-                            wrong = Some((number, error));
-                            return false;
-                        }
+    dump::read_pieces(&name, source, |piece| match piece {
+        Piece::Lines(first, text) => {
+            for (number, line) in (first..).zip(text.split(|byte| *byte == b'\n')) {
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                match Text::parse(line) {
+                    Ok(text) => texts.push(text),
+                    Err(error) => {
+                        wrong = Some((number, error));
+                        return None;
                     }
                 }
             }
-            Piece::Objects(objects) => {
-                let read = objects
-                    .iter()
-                    .map(|object| Text::parse(object.as_value().to_string().as_bytes()));
-                texts.extend(read.flatten());
-            }
+            Some(text)
         }
-        true
+        Piece::Objects(objects) => {
+            let read = objects
+                .iter()
+                .map(|object| Text::parse(object.as_value().to_string().as_bytes()));
+            texts.extend(read.flatten());
+            None
+        }
     })?;
     match wrong {
         None => Ok(texts),

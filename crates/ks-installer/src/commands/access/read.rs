@@ -47,10 +47,13 @@ fn read(name: &str, source: impl Read) -> Result<Records, DumpError> {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let (send, receive) = mpsc::sync_channel::<Piece>(workers * 2);
     let receive = Mutex::new(receive);
+    // The memory of texts that are done with goes back.
+    let (give_back, given_back) = mpsc::channel();
     thread::scope(|scope| {
         let receive = &receive;
         let readers: Vec<_> = (0..workers)
             .map(|_| {
+                let give_back = give_back.clone();
                 scope.spawn(move || -> Result<Loader, (usize, Problem)> {
                     let mut loader = Loader::default();
                     loop {
@@ -69,13 +72,18 @@ fn read(name: &str, source: impl Read) -> Result<Records, DumpError> {
                                     while receive.lock().is_ok_and(|pieces| pieces.recv().is_ok()) {}
                                     return Err(error);
                                 }
+                                // Nobody waits for the last.
+                                let _ = give_back.send(text);
                             }
                         }
                     }
                 })
             })
             .collect();
-        let read = dump::read_pieces(name, source, |piece| send.send(piece).is_ok());
+        let read = dump::read_pieces(name, source, |piece| {
+            send.send(piece).ok()?;
+            Some(given_back.try_recv().unwrap_or_default())
+        });
         drop(send);
         let mut whole = Loader::default();
         let mut first_error: Option<(usize, Problem)> = None;
