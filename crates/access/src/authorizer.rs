@@ -117,6 +117,13 @@ struct Granting {
     policy: Option<usize>,
 }
 
+/// A DevOps project, as far as it is known.
+#[derive(Debug, Default)]
+struct DevopsProject<'a> {
+    namespace: Option<&'a str>,
+    workspace: Option<&'a str>,
+}
+
 /// Answers questions about one cluster.
 #[derive(Debug)]
 pub struct Authorizer<'a> {
@@ -134,8 +141,7 @@ pub struct Authorizer<'a> {
     places: FastMap<Place<'a>, u32>,
     /// Bindings by subject and place, ascending.
     held: FastMap<u64, Vec<u32>>,
-    /// The namespace of each DevOps project.
-    devops: FastMap<&'a str, &'a str>,
+    devops: FastMap<&'a str, DevopsProject<'a>>,
     interpreter: Option<Interpreter>,
 }
 
@@ -224,10 +230,15 @@ impl<'a> Authorizer<'a> {
                 member_of.entry(user).or_default().push(group);
             }
         }
-        let namespaces = records.namespaces.iter();
-        let devops = namespaces
-            .filter_map(|(name, record)| Some((record.devops.as_deref()?, &**name)))
-            .collect();
+        let mut devops: FastMap<&str, DevopsProject<'_>> = FastMap::default();
+        for (name, workspace) in &records.devops {
+            devops.entry(name).or_default().workspace = workspace.as_deref();
+        }
+        for (name, record) in &records.namespaces {
+            if let Some(project) = record.devops.as_deref() {
+                devops.entry(project).or_default().namespace = Some(name);
+            }
+        }
         Self {
             state,
             numbering,
@@ -314,7 +325,7 @@ impl<'a> Authorizer<'a> {
             RequestScope::DevOps => Some(
                 self.devops
                     .get(&*question.devops)
-                    .copied()
+                    .and_then(|project| project.namespace)
                     .unwrap_or(&question.devops),
             ),
             _ => None,
@@ -332,11 +343,9 @@ impl<'a> Authorizer<'a> {
         let namespace = self.namespace_of(question);
         let owner = match question.scope {
             RequestScope::DevOps => self
-                .state
-                .records
                 .devops
                 .get(&*question.devops)
-                .and_then(Option::as_deref),
+                .and_then(|project| project.workspace),
             _ => None,
         };
         let owner = owner.or_else(|| self.state.namespaces.get(namespace?)?.workspace.as_deref());

@@ -156,12 +156,11 @@ impl Authorizer<'_> {
             || self.users.contains_key(user)
             || self.member_of.contains_key(user)
             || federated.any(|record| record.brings(user));
-        let knows_devops = records.devops.contains_key(devops) || self.devops.contains_key(devops);
         let names = [
             ("user", user, knows_user),
             ("workspace", workspace, records.workspaces.contains_key(workspace)),
             ("namespace", namespace, records.namespaces.contains_key(namespace)),
-            ("DevOps project", devops, knows_devops),
+            ("DevOps project", devops, self.devops.contains_key(devops)),
         ];
         let unknown = names
             .into_iter()

@@ -1,7 +1,7 @@
 //! `access check`: may somebody do something?
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
 
 use access::{Answer, Authorizer, Question};
@@ -75,6 +75,13 @@ fn line(through: &str, answer: &Answer) -> String {
 /// How much text is read before it is given to a thread; less where there is no more for now.
 const SHARE: usize = 1 << 18;
 
+/// Lines of questions, and of their answers. Its memory is used again, as fresh memory costs time.
+#[derive(Default)]
+struct Share {
+    questions: Vec<u8>,
+    answers: Vec<u8>,
+}
+
 /// Answers questions, one a line, in their order. What is there is answered before more is waited for, so that a program
 /// can ask and wait for the answer.
 fn batch(
@@ -86,50 +93,56 @@ fn batch(
     let mut answers = BufWriter::new(answers);
     let workers = thread::available_parallelism().map_or(1, usize::from);
     if workers == 1 {
-        while let Some(share) = next_share(&mut questions)? {
-            answers.write_all(&answer_all(authorizer, &share))?;
+        let mut share = Share::default();
+        while share.read(&mut questions)? {
+            share.answer(authorizer);
+            answers.write_all(&share.answers)?;
             answers.flush()?;
         }
         return Ok(());
     }
     thread::scope(|scope| {
-        // Shares go to the threads in turn, and their answers are taken in the same turn.
+        // Shares go to the threads in turn, their answers are taken in the same turn, and then they are filled again.
         let mut asks = Vec::new();
         let mut replies = Vec::new();
         for _ in 0..workers {
-            let (ask, asked) = mpsc::sync_channel::<Vec<u8>>(2);
-            let (reply, replied) = mpsc::sync_channel::<Vec<u8>>(2);
+            let (ask, asked) = mpsc::sync_channel::<Share>(2);
+            let (reply, replied) = mpsc::sync_channel::<Share>(2);
             asks.push(ask);
             replies.push(replied);
             scope.spawn(move || {
-                for share in asked {
-                    if reply.send(answer_all(authorizer, &share)).is_err() {
+                for mut share in asked {
+                    share.answer(authorizer);
+                    if reply.send(share).is_err() {
                         return;
                     }
                 }
             });
         }
-        let asks = Arc::new(asks);
+        let (give_back, given_back) = mpsc::channel::<Share>();
         let writer = scope.spawn(move || -> std::io::Result<()> {
             for turn in 0.. {
-                let Ok(text) = replies[turn % replies.len()].recv() else {
+                let Ok(share) = replies[turn % replies.len()].recv() else {
                     break;
                 };
-                answers.write_all(&text)?;
+                answers.write_all(&share.answers)?;
                 answers.flush()?;
+                // Nobody waits for the last.
+                let _ = give_back.send(share);
             }
             Ok(())
         });
         let mut turn = 0;
         let read = loop {
-            match next_share(&mut questions) {
-                Ok(Some(share)) => {
+            let mut share = given_back.try_recv().unwrap_or_default();
+            match share.read(&mut questions) {
+                Ok(true) => {
                     if asks[turn % asks.len()].send(share).is_err() {
                         break Ok(());
                     }
                     turn += 1;
                 }
-                Ok(None) => break Ok(()),
+                Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
@@ -143,39 +156,42 @@ fn batch(
     })
 }
 
-/// The whole lines that are there; waits for one.
-fn next_share(questions: &mut BufReader<impl BufRead>) -> std::io::Result<Option<Vec<u8>>> {
-    let mut share = Vec::new();
-    if questions.read_until(b'\n', &mut share)? == 0 {
-        return Ok(None);
-    }
-    // What is buffered does not have to be waited for.
-    while share.len() < SHARE {
-        let Some(end) = questions.buffer().iter().rposition(|byte| *byte == b'\n') else {
-            break;
-        };
-        share.extend_from_slice(&questions.buffer()[..=end]);
-        questions.consume(end + 1);
-    }
-    Ok(Some(share))
-}
-
-fn answer_all(authorizer: &Authorizer<'_>, share: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(share.len());
-    let text = share.strip_suffix(b"\n").unwrap_or(share);
-    for line in text.split(|byte| *byte == b'\n') {
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
+impl Share {
+    /// Takes the whole lines that are there, and waits for one. Returns whether there was one.
+    fn read(&mut self, questions: &mut BufReader<impl BufRead>) -> std::io::Result<bool> {
+        let share = &mut self.questions;
+        share.clear();
+        if questions.read_until(b'\n', share)? == 0 {
+            return Ok(false);
         }
-        let answer = match serde_json::from_slice::<Question<'_>>(line) {
-            Ok(question) => authorizer.check(&question),
-            Err(error) => Answer::undecided(&format!("this is not a question: {error}")),
-        };
-        // Writing to memory does not fail.
-        let _ = serde_json::to_writer(&mut out, &answer);
-        out.push(b'\n');
+        // What is buffered does not have to be waited for.
+        while share.len() < SHARE {
+            let Some(end) = questions.buffer().iter().rposition(|byte| *byte == b'\n') else {
+                break;
+            };
+            share.extend_from_slice(&questions.buffer()[..=end]);
+            questions.consume(end + 1);
+        }
+        Ok(true)
     }
-    out
+
+    fn answer(&mut self, authorizer: &Authorizer<'_>) {
+        let out = &mut self.answers;
+        out.clear();
+        let text = self.questions.strip_suffix(b"\n").unwrap_or(&self.questions);
+        for line in text.split(|byte| *byte == b'\n') {
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let answer = match serde_json::from_slice::<Question<'_>>(line) {
+                Ok(question) => authorizer.check(&question),
+                Err(error) => Answer::undecided(&format!("this is not a question: {error}")),
+            };
+            // Writing to memory does not fail.
+            let _ = serde_json::to_writer(&mut *out, &answer);
+            out.push(b'\n');
+        }
+    }
 }
 
 #[cfg(test)]
