@@ -17,7 +17,8 @@ mod sandbox;
 mod world;
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -411,33 +412,35 @@ fn measure(command: Command) -> anyhow::Result<Sample> {
     measure_with(command, Stdio::null())
 }
 
-/// The same, with something on its standard input.
+/// The same, with something on its standard input. What it writes goes to files: who read it meanwhile would take the
+/// time of its processors.
 fn measure_with(mut command: Command, input: Stdio) -> anyhow::Result<Sample> {
-    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let file = || tempfile::tempfile().context("making a file for what the program says");
+    let (stdout, stderr) = (file()?, file()?);
+    let end_of = |file: &File| file.try_clone().context("sharing a file with the program");
+    command
+        .stdin(input)
+        .stdout(end_of(&stdout)?)
+        .stderr(end_of(&stderr)?);
     let begin = Instant::now();
     let mut child = command.spawn().context("starting the program")?;
-    let stdout = reader(child.stdout.take());
-    let stderr = reader(child.stderr.take());
     let peak = peak_until_end(&mut child)?;
     let wall = begin.elapsed();
     let status = child.wait().context("waiting for the program")?;
-    let text = |reader: std::thread::JoinHandle<String>| reader.join().unwrap_or_default();
-    let (stdout, stderr) = (text(stdout), text(stderr));
+    let (stdout, stderr) = (text(stdout)?, text(stderr)?);
     if !status.success() {
         bail!("{command:?}: {status}\n{stdout}\n{stderr}");
     }
     Ok(Sample { wall, peak, stdout })
 }
 
-/// Reads a pipe in a thread, so that the program never waits for its reader.
-fn reader(pipe: Option<impl std::io::Read + Send + 'static>) -> std::thread::JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            let _ = pipe.read_to_end(&mut bytes);
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+/// All that is in a file.
+fn text(mut file: File) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .context("reading what the program said")?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The kernel's own high-water mark of a process, read every two milliseconds until the process ends, since an ended one
