@@ -82,6 +82,30 @@ fn wherever_a_component_is_cut_the_next_run_comes_to_the_same() {
     go_on_from(&WHOLE, &states);
 }
 
+/// Who approved a plan does not have to approve it again for what its own run has done already.
+#[test]
+fn a_saved_plan_permits_the_rest_wherever_its_run_is_cut() {
+    for run in [&*RUN, &*WHOLE] {
+        let plan = |sandbox: &Sandbox| block_on(support::prepare(sandbox)).decision.plan.unwrap();
+        let saved = serde_json::to_value(plan(&run.start)).unwrap();
+        let saved: upgrade::Plan = serde_json::from_value(saved).unwrap();
+        // Of the components' own writes, a part.
+        let core = run.core();
+        let states = (0..=run.writes.len()).filter(|n| *n <= core || n % 4 == 0);
+        for_all(&states.collect::<Vec<_>>(), |writes| {
+            let differences = saved
+                .check_permits(&plan(run.at(writes)))
+                .err()
+                .unwrap_or_default();
+            assert!(
+                differences.is_empty(),
+                "{}: {differences:#?}",
+                cut_at(run, writes)
+            );
+        });
+    }
+}
+
 fn go_on_from(run: &Run, states: &[usize]) {
     let started = Instant::now();
     for_all(states, |writes| {

@@ -106,9 +106,12 @@ impl Decider<'_> {
         if new.kind() == "CustomResourceDefinition" {
             let text = |pointer: &str| new.get_str(pointer).unwrap_or_default().to_owned();
             let own = kinds.get(&(text("/spec/group"), text("/spec/names/kind")));
-            let fitted = definitions::fit(live, new, self.release, own.map_or(&[], Vec::as_slice));
+            let own = own.map_or(&[][..], Vec::as_slice);
+            let fitted = definitions::fit(live, new, self.release, own);
             findings.extend(kept(live, &fitted));
-            return (fitted.object.clone(), fitted.object);
+            // A conversion webhook's authority may be a secret that is made by then.
+            let shown = definitions::fit(live, shown, self.release, own);
+            return (fitted.object, shown.object);
         }
         let fitted = immutable::fit(live, new);
         for path in &fitted.kept {
