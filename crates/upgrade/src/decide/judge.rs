@@ -109,6 +109,9 @@ impl Decider<'_> {
             let own = own.map_or(&[][..], Vec::as_slice);
             let fitted = definitions::fit(live, new, self.release, own);
             findings.extend(kept(live, &fitted));
+            if shown == new {
+                return (fitted.object.clone(), fitted.object);
+            }
             // A conversion webhook's authority may be a secret that is made by then.
             let shown = definitions::fit(live, shown, self.release, own);
             return (fitted.object, shown.object);
