@@ -379,3 +379,52 @@ fn html(out: &mut dyn Write, migration: &Migration, from: &str, to: &str) -> io:
     })?;
     writeln!(out, "</tbody></table></html>")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn everybody_is_listed_once_and_in_order() {
+        // Enough for every thread to use its memory again.
+        const USERS: usize = 5000;
+        let user = |number: usize| SubjectImpact {
+            kind: "User".to_owned(),
+            // Shorter ones come after longer ones, so that what is left of these would show.
+            name: format!("{}-{number}", "u".repeat(1 + (USERS - number) / 100)),
+            members: Vec::new(),
+            scope: Scope::Platform,
+            through: Vec::new(),
+            lost: Changes::default(),
+            gained: Changes::default(),
+            kubectl: access::DirectChange::default(),
+            kept: Kept::default(),
+            reasons: Vec::new(),
+        };
+        let subjects: Vec<_> = (0..USERS).map(user).collect();
+        let migration = Migration {
+            impact: Impact {
+                subjects,
+                ..Impact::default()
+            },
+            ..Migration::default()
+        };
+        let mut out = Vec::new();
+        json(&mut out, &migration, ["v1", "v2"], [Duration::ZERO; 2]).unwrap();
+        let document: Value = serde_json::from_slice(&out).unwrap();
+        let listed: Vec<_> = document["subjects"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|subject| subject["name"].as_str().unwrap())
+            .collect();
+        let names = migration
+            .impact
+            .subjects
+            .iter()
+            .map(|subject| subject.name.as_str());
+        assert_eq!(listed, names.collect::<Vec<_>>());
+    }
+}
